@@ -1,0 +1,154 @@
+"""Where the time of a training step goes: data wait, host to device, compute.
+
+    python -m benchmarks.train_step --config configs/lmgait.py [--steps 20] [--quick]
+    python -m benchmarks.train_step --config configs/lmgait.py:ccpg --random
+
+--random feeds random arrays (machines without the data set or TFDS); the wait is then
+null. The last line is one JSON object: step_ms, wait_share, host_to_device_ms,
+compute_ms, compile_s, peak_mib, flops_per_step, flops_share_of_peak, device.
+"""
+
+import argparse
+import functools
+import importlib.util
+import json
+import resource
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+
+from gaitjax import state as states  # noqa: E402
+from gaitjax.train import train_step  # noqa: E402
+
+
+def load_config(name: str):
+    """configs/X.py[:variant] -> config."""
+    path, _, variant = name.partition(":")
+    spec = importlib.util.spec_from_file_location("config", ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variant) if variant else module.get_config()
+
+
+def random_batches(config):
+    """Random arrays of the training batch's shapes, labels grouped by identity."""
+    rng = np.random.default_rng(0)
+    batch = {}
+    for name, shape in states.example_batch(config).items():
+        batch[name] = rng.integers(0, 2, shape.shape).astype(shape.dtype)
+    batch["valid"][:] = True
+    batch["ratios"][:] = 0.4
+    batch["labels"] = np.repeat(
+        np.arange(config.data.ids_per_batch), config.data.seqs_per_id
+    ).astype(np.int32)
+    while True:
+        yield batch
+
+
+def data_batches(config, steps):
+    from gaitjax.data import pipeline, source
+
+    data = source.open_split(
+        config.data.data_dir, config.data.train_dataset, config.data.train_split
+    )
+    return pipeline.host_batches(data, config, start_step=0, stop_step=steps)
+
+
+def matmul_peak(dtype) -> float:
+    """Best FLOP/s of a square matrix product in `dtype` on this device."""
+    size = 1536 if jax.default_backend() == "cpu" else 8192
+    x = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda a: a @ a)
+    product(x).block_until_ready()
+    best = 0.0
+    for _ in range(7):
+        start = time.perf_counter()
+        product(x).block_until_ready()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def measure(config, steps: int, random: bool) -> dict:
+    from gaitjax.data.pipeline import to_global
+
+    setup = states.build(config, states.example_batch(config))
+    state = setup.new_state()
+    rng = jax.random.key(1)
+    step = jax.jit(
+        functools.partial(
+            train_step, model=setup.model, tx=setup.tx, losses=config.loss.to_dict()
+        ),
+        donate_argnums=0,
+    )
+    warm = 3
+    batches = random_batches(config) if random else data_batches(config, steps + warm)
+    first = to_global(next(batches), setup.mesh)
+    started = time.perf_counter()
+    compiled = step.lower(state, first, rng).compile()
+    compile_s = time.perf_counter() - started
+    costs = compiled.cost_analysis() or {}
+    times = {"wait": [], "transfer": [], "compute": []}
+    for number in range(steps + warm - 1):
+        t0 = time.perf_counter()
+        host = next(batches)
+        t1 = time.perf_counter()
+        batch = jax.block_until_ready(to_global(host, setup.mesh))
+        t2 = time.perf_counter()
+        state, metrics = compiled(state, batch, rng)
+        jax.block_until_ready((state, metrics))
+        t3 = time.perf_counter()
+        if number >= warm - 1:
+            for name, seconds in zip(times, (t1 - t0, t2 - t1, t3 - t2)):
+                times[name].append(seconds)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    total = sum(sum(values) for values in times.values())
+    memory = jax.devices()[0].memory_stats() or {}
+    peak = memory.get("peak_bytes_in_use")  # CPU devices report none: the process's
+    peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    flops, best = costs.get("flops"), matmul_peak(jnp.dtype(config.model.dtype))
+    return {
+        "step_ms": round(1e3 * total / steps, 1),
+        "wait_ms": None if random else round(1e3 * median["wait"], 2),
+        "wait_share": None if random else round(sum(times["wait"]) / total, 4),
+        "host_to_device_ms": round(1e3 * median["transfer"], 2),
+        "compute_ms": round(1e3 * median["compute"], 1),
+        "compile_s": round(compile_s, 1),
+        "peak_mib": round(peak / 2**20),
+        "flops_per_step": flops,
+        "flops_share_of_peak": (
+            round(flops / median["compute"] / best, 4) if flops else None
+        ),
+        "matmul_peak_gflops": round(best / 1e9, 1),
+        "steps": steps,
+        "device": f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s)",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="configs/lmgait.py")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--quick", action="store_true", help="8 steps")
+    parser.add_argument("--random", action="store_true", help="random input arrays")
+    parser.add_argument("--data_dir", default=str(ROOT / "data"))
+    arguments = parser.parse_args()
+    config = load_config(arguments.config)
+    config.data.data_dir = arguments.data_dir
+    steps = 8 if arguments.quick else arguments.steps
+    result = measure(config, steps, arguments.random)
+    print(f"{arguments.config}: {jax.__version__} {result['device']}")
+    for name, value in result.items():
+        print(f"  {name:22} {value}")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

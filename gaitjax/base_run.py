@@ -1,0 +1,118 @@
+"""The finished run that a re-ranker builds on: its model, and stored embeddings."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from gaitjax import evaluate
+from gaitjax.data import source
+from gaitjax.state import Setup, TrainState, build, example_batch, model_variables
+
+
+class Base(NamedTuple):
+    """A finished run: its config, model and weights; fingerprint: hash of all three."""
+
+    config: ConfigDict
+    setup: Setup
+    state: TrainState
+    fingerprint: str
+
+
+class Table(NamedTuple):
+    """Embeddings f32 [n S D] (memory-mapped or not) of n sequences.
+
+    subject: [n] identity of each. metric: the base model's ("euclidean", "cosine").
+    fingerprint: equal for equal embeddings.
+    """
+
+    embeddings: np.ndarray
+    subject: np.ndarray
+    metric: str
+    fingerprint: str
+
+
+def load_base(config) -> Base:
+    """The newest checkpoint of the run that config.base_run names.
+
+    Raises:
+      ValueError: there is no such run.
+    """
+    folder = Path(config.base_run)
+    path = folder / "config.json"
+    if not config.base_run or not path.is_file():
+        raise ValueError(
+            f"config.base_run={config.base_run!r} is no trained run: there is no "
+            f"{path}. Train one, for instance ./run.sh train configs/gaitbase.py, and "
+            "name its folder with --config.base_run=runs/gaitbase."
+        )
+    base_config = ConfigDict(_with_tuples(json.loads(path.read_text())))
+    base_config.mesh = config.mesh  # the devices of today, not those of its training
+    if config.data.data_dir:
+        base_config.data.data_dir = config.data.data_dir
+    setup = build(base_config, example_batch(base_config))
+    state = evaluate.load_run(setup, setup.new_state(), config.base_run)
+    what = {
+        "model": base_config.model.to_dict(),
+        "modalities": base_config.data.modalities,
+        "max_frames": base_config.evaluation.max_frames,
+    }
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+    weights = (state.params, state.frozen, state.batch_stats)
+    for leaf in jax.tree.leaves(multihost_utils.process_allgather(weights, tiled=True)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return Base(base_config, setup, state, digest.hexdigest()[:16])
+
+
+def open_base_split(base: Base, split: str, dataset: str = "") -> source.Source:
+    """Split "train" or "test" of the base run's data set, or of `dataset`."""
+    data = base.config.data
+    name, part = {
+        "train": (data.train_dataset, data.train_split),
+        "test": (data.test_dataset, data.test_split),
+    }[split]
+    return source.open_split(data.data_dir, dataset or name, part)
+
+
+def stored_embeddings(base: Base, data: source.Source, workdir: str) -> Table:
+    """The split's embeddings under the base model, from WORKDIR/embeddings.
+
+    Computed where no file of this model and data is there; a file appears only whole.
+    """
+    digest = hashlib.sha256((base.fingerprint + data.fingerprint).encode())
+    fingerprint = digest.hexdigest()[:16]
+    path = Path(workdir) / "embeddings" / f"{fingerprint}.npy"
+    if not path.exists():
+        embeddings = evaluate.embed_split(
+            base.setup.model,
+            model_variables(base.state),
+            data,
+            base.config,
+            base.setup.mesh,
+        )
+        if jax.process_index() == 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}.tmp")
+            with partial.open("wb") as file:
+                np.save(file, embeddings)
+            os.replace(partial, path)
+        multihost_utils.sync_global_devices(f"embeddings {fingerprint}")
+    return Table(
+        np.load(path, mmap_mode="r"),
+        data.index.subject,
+        base.config.evaluation.metric,
+        fingerprint,
+    )
+
+
+def _with_tuples(value):
+    """JSON's lists as the tuples that configs have."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(item) for name, item in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

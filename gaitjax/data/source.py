@@ -1,0 +1,139 @@
+"""Prepared data sets on disk: random access to records, and the table of sequences.
+
+`tfds_builders` writes what is read here; neither imports the other. Reading needs no
+TensorFlow: TFDS's `as_data_source` over array_record shards.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Index(NamedTuple):
+    """One row per sequence of a split, in record order; every column is an array [n].
+
+    subject, condition, view, key: str. num_frames: int, frames stored of the sequence.
+    """
+
+    subject: np.ndarray
+    condition: np.ndarray
+    view: np.ndarray
+    key: np.ndarray
+    num_frames: np.ndarray
+
+    def rows(self, selection) -> "Index":
+        """The sub-table of `selection` (row numbers or a bool mask)."""
+        return Index(*(column[selection] for column in self))
+
+
+class Source(NamedTuple):
+    """A prepared split: `records[i]` decodes the i-th record; `index` describes it.
+
+    fingerprint: hash over the table and the shard sizes; equal for equal builds.
+    """
+
+    name: str
+    records: Sequence[dict[str, Any]]
+    index: Index
+    fingerprint: str
+
+
+def open_split(data_dir: str, name: str, split: str) -> Source:
+    """Opens `split` ("train", "test") of data set `name` ("ccpg", "cmu_walk/tiny").
+
+    Raises ValueError where nothing is prepared, with the command that prepares it, and
+    where the split does not exist or is empty.
+    """
+    import tensorflow_datasets as tfds
+
+    folder = _version_folder(data_dir, name)
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+        splits = sorted(builder.info.splits)
+    except Exception as error:  # TFDS raises a dozen types for damaged metadata
+        raise ValueError(
+            f"The prepared data set at {folder} cannot be read ({error}). "
+            f"Build it again: ./run.sh build {name} --overwrite"
+        ) from error
+    if split not in splits:
+        raise ValueError(f"{name} has no split {split!r}; it has {splits}.")
+    shards = [Path(file) for file in builder.info.splits[split].filepaths]
+    missing = [str(shard) for shard in shards if not shard.exists()]
+    if missing:
+        raise ValueError(
+            f"{name}: {len(missing)} of {len(shards)} shards of split {split!r} are "
+            f"missing, the first is {missing[0]}. Build it again: "
+            f"./run.sh build {name} --overwrite"
+        )
+    if builder.info.splits[split].num_examples == 0:
+        raise ValueError(f"{name}: split {split!r} has no sequences.")
+    records = builder.as_data_source(split)
+    index, fingerprint = _index(folder, split, records, shards)
+    return Source(name, records, index, fingerprint)
+
+
+def _version_folder(data_dir: str, name: str) -> Path:
+    """DATA_DIR/NAME[/CONFIG]/VERSION of the newest version."""
+    root = Path(data_dir) / name
+    candidates = [root, root / "default"]  # NAME alone means its config `default`
+    for folder in candidates:
+        versions = [
+            path
+            for path in (folder.iterdir() if folder.is_dir() else [])
+            if (path / "dataset_info.json").exists()
+        ]
+        if versions:
+            return max(versions, key=lambda p: [int(x) for x in p.name.split(".")])
+    raise ValueError(
+        f"No prepared data set at {root}. Run: ./run.sh build {name} "
+        f"--data_dir={data_dir} (add --manual_dir=DIR for data you downloaded)."
+    )
+
+
+def _index(folder, split, records, shards) -> tuple[Index, str]:
+    """Scans the text columns once and caches them beside the shards.
+
+    The cache carries the shards' names, sizes and times, so a rebuilt data set is
+    scanned again; a folder that cannot be written is scanned at every start.
+    """
+    state = [(s.name, s.stat().st_size, s.stat().st_mtime_ns) for s in shards]
+    state = json.dumps(state)
+    cache = folder / f"index_{split}.npz"
+    if cache.exists():
+        try:
+            with np.load(cache, allow_pickle=False) as stored:
+                if str(stored["state"]) == state:
+                    index = Index(*(stored[column] for column in Index._fields))
+                    return index, str(stored["fingerprint"])
+        except (OSError, ValueError, KeyError):
+            pass  # a damaged cache is only slow
+    rows = [_describe(records[i]) for i in range(len(records))]
+    index = Index(*(np.array(column) for column in zip(*rows)))
+    if len(set(index.key.tolist())) != len(index.key):
+        raise ValueError(f"{folder}: sequence keys of split {split!r} are not unique.")
+    digest = hashlib.sha256()
+    for row in sorted(rows, key=lambda row: row[3]):
+        digest.update(repr(row).encode())
+    digest.update(repr([(s.name, s.stat().st_size) for s in shards]).encode())
+    fingerprint = digest.hexdigest()[:16]
+    try:
+        partial = cache.with_suffix(f".{os.getpid()}.tmp.npz")
+        np.savez(partial, state=state, fingerprint=fingerprint, **index._asdict())
+        os.replace(partial, cache)
+    except OSError:
+        pass  # read-only folder
+    return index, fingerprint
+
+
+def _describe(record) -> tuple[str, str, str, str, int]:
+    text = [_text(record[name]) for name in ("subject", "condition", "view", "key")]
+    return (*text, len(record["ratios"]))
+
+
+def _text(value) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

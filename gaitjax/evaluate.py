@@ -1,0 +1,245 @@
+"""Embed a split once, run its protocols, write results.json and the pictures."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from gaitjax import log, report
+from gaitjax.checkpoints import Checkpoints, abstract
+from gaitjax.data import pipeline, source
+from gaitjax.retrieval import distance, metrics, protocols
+from gaitjax.state import (
+    Setup,
+    TrainState,
+    build,
+    example_batch,
+    model_variables,
+    stored_part,
+)
+
+
+class Evaluation(NamedTuple):
+    """metrics: "protocol/task/metric" -> value. embeddings: [n S D] in row order."""
+
+    metrics: dict[str, float]
+    embeddings: np.ndarray
+    data: source.Source
+    seconds: float
+
+
+def embed_split(model, variables, data: source.Source, config, mesh) -> np.ndarray:
+    """Embeddings f32 [n S D] of every sequence of `data`, in record order.
+
+    All frames in order, whole sequences padded to length buckets. Whatever the model
+    can compute once instead of per batch (LMGait's text vectors) is computed once.
+    """
+    constants = {}
+    if getattr(model, "uses_text", False):
+        constants["text"] = model.apply(variables, method="text_vectors")
+
+    @jax.jit
+    def forward(variables, constants, batch):
+        return model.apply(variables, batch, train=False, **constants).embeddings
+
+    rows = np.arange(len(data.index.key))
+    embeddings = None
+    with tqdm(
+        total=len(rows), unit="seq", desc=f"embed {data.name}", dynamic_ncols=True,
+        disable=jax.process_index() > 0, mininterval=1.0,
+    ) as bar:  # fmt: skip
+        for batch, batch_rows in pipeline.eval_batches(data, rows, config, mesh):
+            block = forward(variables, constants, batch)
+            block = np.asarray(multihost_utils.process_allgather(block, tiled=True))
+            real = batch_rows >= 0
+            if embeddings is None:
+                shape = (len(rows), *block.shape[1:])
+                embeddings = np.full(shape, np.nan, np.float32)
+            embeddings[batch_rows[real]] = block[real]
+            bar.update(int(real.sum()))
+    return embeddings
+
+
+def evaluate_state(config, setup: Setup, state: TrainState) -> Evaluation:
+    """Every protocol of config.evaluation on the test split, with `state`'s model."""
+    started = time.time()
+    data = source.open_split(
+        config.data.data_dir, config.data.test_dataset, config.data.test_split
+    )
+    variables = model_variables(state)
+    embeddings = embed_split(setup.model, variables, data, config, setup.mesh)
+    flat = {}
+    for protocol in config.evaluation.protocols:
+        flat |= protocols.evaluate(
+            protocol, embeddings, data.index, metric=config.evaluation.metric
+        )
+    return Evaluation(flat, embeddings, data, time.time() - started)
+
+
+def run(config, workdir: str) -> dict[str, Any]:
+    """Mode "evaluate": the newest checkpoint of a run, on the config's test split.
+
+    The run is config.base_run where that is set (to test one run on several data sets,
+    each into its own workdir), else the one in `workdir`. A model without parameters
+    (GEI) needs none. Raises ValueError where a model with parameters has no checkpoint.
+    """
+    setup = build(config, example_batch(config))
+    state = setup.new_state()
+    if jax.tree.leaves(state.params):
+        state = load_run(setup, state, config.base_run or workdir)
+    else:
+        write_config(config, workdir)
+    return finish(config, setup, state, workdir)
+
+
+def load_run(setup: Setup, state: TrainState, workdir: str) -> TrainState:
+    """`state` with the parameters of the newest readable checkpoint in `workdir`."""
+    if not (Path(workdir) / "checkpoints").is_dir():
+        raise ValueError(
+            f"There is no trained run in {workdir}. Train it first: the same command "
+            "with --config.mode=train, or name its folder with --workdir."
+        )
+    checkpoints = Checkpoints(workdir, keep=None)
+    target = stored_part(abstract(setup.abstract_state, setup.shardings))
+    restored = checkpoints.restore(target, description=None)
+    checkpoints.close()
+    if restored is None:
+        raise ValueError(f"No checkpoint in {workdir} can be read.")
+    return state._replace(**restored[0])
+
+
+def write_config(config, workdir: str) -> None:
+    """WORKDIR/config.json, whole or not at all: what re-rankers read a run by."""
+    if jax.process_index() > 0:
+        return
+    path = Path(workdir) / "config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name("config.json.tmp")
+    plain = json.loads(config.to_json_best_effort())
+    partial.write_text(json.dumps(plain, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, Any]:
+    """Evaluates, writes WORKDIR/results.json and pictures/, prints the table."""
+    evaluation = evaluate_state(config, setup, state)
+    index = evaluation.data.index
+    results = {
+        "config": config.name,
+        "model": config.model.name,
+        "step": int(state.step),
+        "dataset": config.data.test_dataset,
+        "split": config.data.test_split,
+        "identities": len(np.unique(index.subject)),
+        "sequences": len(index.key),
+        "metric": config.evaluation.metric,
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "evaluation_seconds": round(evaluation.seconds, 1),
+        "results": evaluation.metrics,
+    }
+    if jax.process_index() > 0:
+        return results
+    folder = Path(workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "results.json.tmp"
+    partial.write_text(json.dumps(results, indent=2) + "\n")
+    os.replace(partial, folder / "results.json")
+    print(
+        f"\n{config.name} at step {results['step']:,} on {results['dataset']}/"
+        f"{results['split']}: {results['sequences']:,} sequences of "
+        f"{results['identities']} identities never seen in training."
+    )
+    print(log.results_table(evaluation.metrics))
+    print(f"results: {folder / 'results.json'}")
+    if config.pictures:
+        pictures = draw(config, setup, state, evaluation, folder / "pictures")
+        print(f"pictures: {folder / 'pictures'}/ ({', '.join(pictures)})")
+    return results
+
+
+def draw(config, setup, state, evaluation: Evaluation, folder: Path) -> list[str]:
+    """Learning curves, CMC, ranked lists and, for RGB, what the model sees in a walk.
+
+    Ranked lists and CMC are those of the first protocol. Returns the file names.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data, drawn = evaluation.data, []
+    history = folder.parent / "metrics.jsonl"
+    if history.exists():
+        report.learning_curves(log.read_metrics(history), folder / "learning.png")
+        drawn.append("learning.png")
+
+    subject, curves = data.index.subject, {}
+    for task in protocols.tasks(config.evaluation.protocols[0], data.index):
+        matrix = np.asarray(
+            distance.pairwise_distance(
+                evaluation.embeddings[task.probe],
+                evaluation.embeddings[task.gallery],
+                metric=config.evaluation.metric,
+            )
+        )
+        matrix = np.where(task.excluded, np.inf, matrix)
+        curves[task.name] = metrics.cmc(
+            matrix, subject[task.probe], subject[task.gallery], task.excluded
+        )
+        if len(curves) == 1:
+            path = folder / f"ranked_{task.name}.png"
+            report.filmstrips(_ranked_lists(config, data, task, matrix), path)
+            drawn.append(path.name)
+    chance = 100 / len(np.unique(subject))
+    report.cmc_curves(curves, folder / "cmc.png", chance=chance)
+    drawn.append("cmc.png")
+    if "frames" in config.data.modalities:
+        report.frame_maps(*_maps(config, setup, state, data), folder / "maps.png")
+        drawn.append("maps.png")
+    return drawn
+
+
+PROBES_SHOWN, RANKS_SHOWN = 6, 5
+
+
+def _ranked_lists(config, data: source.Source, task, matrix):
+    """Rows for report.filmstrips: evenly chosen probes with their top matches."""
+    index, rows = data.index, []
+    chosen = np.linspace(0, len(task.probe) - 1, PROBES_SHOWN).round().astype(int)
+    for number in dict.fromkeys(chosen):
+        probe = task.probe[number]
+        cells = [("probe\n" + index.key[probe], _strip(config, data, probe), None)]
+        order = np.argsort(matrix[number], kind="stable")[:RANKS_SHOWN]
+        for column in order[np.isfinite(matrix[number][order])]:
+            match = task.gallery[column]
+            caption = f"{index.key[match]}\n{matrix[number, column]:.2f}"
+            right = bool(index.subject[match] == index.subject[probe])
+            cells.append((caption, _strip(config, data, match), right))
+        rows.append((f"{task.name}: {index.key[probe]}", cells))
+    return rows
+
+
+def _strip(config, data: source.Source, row: int) -> np.ndarray:
+    """Frames of a sequence as uint8 RGB [t H W 3], whatever the modality."""
+    frames = np.linspace(0, data.index.num_frames[row] - 1, 3).round().astype(int)
+    name = config.data.modalities[0]
+    images = pipeline.load_clip(data, row, frames, (name,))[name]
+    return images if images.ndim == 4 else np.stack([images] * 3, axis=-1)
+
+
+def _maps(config, setup: Setup, state: TrainState, data: source.Source):
+    """(frames [T H W 3], {name: [T h w]}) of the first sequence of the split."""
+    frames = np.arange(min(8, data.index.num_frames[0]))
+    clip = pipeline.load_clip(data, 0, frames, ("frames",))
+    batch = {name: value[None] for name, value in clip.items()}
+    batch["valid"] = np.ones((1, len(frames)), bool)
+    aux = setup.model.apply(model_variables(state), batch, train=False).aux
+    shown = {
+        "text mask": aux.get("text_mask"),
+        "decoder silhouette": aux.get("foreground_probability"),
+        "motion": aux.get("motion"),
+    }
+    maps = {name: np.asarray(x[0]) for name, x in shown.items() if x is not None}
+    return clip["frames"], maps

@@ -1,0 +1,234 @@
+"""Metrics of a run: metrics.jsonl and TensorBoard events, and tables for people.
+
+One line of metrics.jsonl is one JSON object: {"step": 200, "kind": "train",
+"total": 1.25, ...}. A run that was killed and resumed leaves the same rows as an
+undisturbed one.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+FILE_NAME = "metrics.jsonl"
+EVENTS_FOLDER = "tensorboard"
+SIGNIFICANT_DIGITS = 6
+
+
+class MetricLog:
+    """Context manager that appends metric rows to a run's folder, on process 0 only.
+
+    On entry the rows of steps after `resume_step` are dropped (they will be computed
+    again), so write a step's rows *before* its checkpoint: what a restored checkpoint
+    does not know of comes again, what it knows of is on disk.
+
+    Args:
+      workdir: the run's folder, local or mounted; made if absent.
+      resume_step: the step the restored checkpoint has finished; 0 starts afresh.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, resume_step: int = 0):
+        self._folder = Path(workdir)
+        self._resume_step = int(resume_step)
+        self._file = self._events = None
+
+    def __enter__(self) -> "MetricLog":
+        if jax.process_index() != 0:
+            return self
+        from tensorboardX import SummaryWriter
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / FILE_NAME
+        _drop_rows_after(path, self._resume_step)
+        self._file = path.open("a", encoding="utf-8")
+        # events of this step and later, left by the killed run, are hidden
+        purge_step = self._resume_step + 1 if self._resume_step else 0
+        self._events = SummaryWriter(
+            str(self._folder / EVENTS_FOLDER), purge_step=purge_step
+        )
+        return self
+
+    def __exit__(self, *exception) -> None:
+        for sink in (self._file, self._events):
+            if sink is not None:
+                sink.close()
+        self._file = self._events = None
+
+    def write(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
+        """Appends one row; it survives a kill from the moment this returns.
+
+        Args:
+          step: the number of finished steps.
+          kind: "train", "eval", ...
+          metrics: name -> scalar (Python, numpy or jax; shape []). Floats keep six
+            significant digits, NaN and infinities become null, integers stay.
+        """
+        if jax.process_index() != 0:
+            return
+        if self._file is None or self._events is None:
+            raise RuntimeError(
+                "MetricLog.write outside its context. Write `with MetricLog(workdir, "
+                "resume_step) as log:` around the loop."
+            )
+        reserved = {"step", "kind"} & set(metrics)
+        if reserved:
+            raise ValueError(
+                f"Metric names {sorted(reserved)} are taken by every row; rename."
+            )
+        values = {name: _scalar(name, v) for name, v in jax.device_get(metrics).items()}
+        row = {"step": int(step), "kind": kind, **values}
+        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if value is not None:
+                self._events.add_scalar(f"{kind}/{name}", value, int(step))
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl (or of the run folder that holds it); null becomes NaN.
+
+    A last line that a kill cut short is left out.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line is not a JSON object; names file and line.
+    """
+    path = Path(path)
+    path = path / FILE_NAME if path.is_dir() else path
+    if not path.exists():
+        raise FileNotFoundError(
+            f"No metrics at {path}. A run writes them there; name its folder, "
+            "for example runs/lmgait."
+        )
+    rows = [row for _, row in _lines(path)]
+    return [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+
+
+def table(
+    rows: Mapping[str, Mapping[str, Any]] | Iterable[Mapping[str, Any]],
+    columns: Sequence[str] | None = None,
+    *,
+    digits: int = 2,
+) -> str:
+    """A plain-text table: aligned columns, numbers to the right.
+
+    Args:
+      rows: dicts column -> value, or {row name: dict}, whose names become the first
+        column. A value is a string, a number, a pair (mean, spread) or None ("-").
+      columns: which, in which order; all, in order of appearance, where None.
+      digits: after the decimal point, for floats.
+    """
+    if isinstance(rows, Mapping):
+        names: list[str] | None = [str(name) for name in rows]
+        cells = list(rows.values())
+    else:
+        names, cells = None, list(rows)
+    if columns is None:
+        columns = list(dict.fromkeys(column for row in cells for column in row))
+    grid = [[_text(row.get(column), digits) for column in columns] for row in cells]
+    numeric = [all(_is_numeric(row.get(c)) for row in cells) for c in columns]
+    header = list(columns)
+    if names is not None:
+        header, numeric = ["", *header], [False, *numeric]
+        grid = [[name, *line] for name, line in zip(names, grid, strict=True)]
+    widths = [max(len(line[i]) for line in [header, *grid]) for i in range(len(header))]
+    lines = [header, ["-" * width for width in widths], *grid]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def results_table(results: Mapping[str, float]) -> str:
+    """One table per protocol, rows = tasks ("mean" last), columns = metrics.
+
+    Args:
+      results: flat keys "protocol/task/metric", as in results.json.
+
+    Raises:
+      ValueError: a key has not these three parts.
+    """
+    blocks: dict[str, dict[str, dict[str, float]]] = {}
+    for key, value in results.items():
+        protocol, _, rest = key.partition("/")
+        task, _, metric = rest.rpartition("/")
+        if not (protocol and task and metric):
+            raise ValueError(
+                f'Result key "{key}", expected "protocol/task/metric", for example '
+                '"ccpg_gait/CL/rank1". A bare metric does not say how it was measured.'
+            )
+        blocks.setdefault(protocol, {}).setdefault(task, {})[metric] = value
+    return "\n\n".join(
+        f"{protocol}\n{table(dict(sorted(tasks.items(), key=_mean_last)))}"
+        for protocol, tasks in blocks.items()
+    )
+
+
+def _mean_last(item: tuple[str, Any]) -> bool:
+    """Sort key; sorting is stable, so the other tasks keep their order."""
+    return item[0] == "mean"
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """Rewrites the file, atomically, without rows after `step` (where 0: all rows)."""
+    if not path.exists():
+        return
+    kept = [line for line, row in _lines(path) if step and row["step"] <= step]
+    new = path.with_name(path.name + ".new")
+    with new.open("w", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """(text, row) of each complete line."""
+    complete = path.read_text(encoding="utf-8").split("\n")[:-1]
+    pairs = []
+    for number, line in enumerate(complete, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}:{number}: expected a JSON object, got {line[:60]!r}. "
+                "Something other than gaitjax wrote here; remove the line."
+            ) from error
+        pairs.append((line, row))
+    return pairs
+
+
+def _scalar(name: str, value: Any) -> float | int | None:
+    array = np.asarray(value)
+    if array.shape != ():
+        raise ValueError(
+            f'Metric "{name}" has shape {array.shape}, expected a scalar. Reduce it '
+            "before logging."
+        )
+    if np.issubdtype(array.dtype, np.integer) or array.dtype == bool:
+        return int(array)
+    number = float(array)
+    return float(f"{number:.{SIGNIFICANT_DIGITS}g}") if math.isfinite(number) else None
+
+
+def _is_numeric(value: Any) -> bool:
+    return not isinstance(value, str)
+
+
+def _text(value: Any, digits: int) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, (str, int, np.integer)):
+        return str(value)
+    if isinstance(value, (tuple, list)):
+        mean, spread = value
+        return f"{mean:.{digits}f} ± {spread:.{digits}f}"
+    return f"{float(value):.{digits}f}"

@@ -1,0 +1,92 @@
+"""Trains, continues or evaluates what a config describes.
+
+    python -m gaitjax.main --config=configs/lmgait.py
+    python -m gaitjax.main --config=configs/lmgait.py:ccpg --config.data.data_dir=/data
+    python -m gaitjax.main --config=configs/lmgait.py --config.mode=evaluate
+
+Any field is overridden by --config.field.name=value; `--print_config` lists them all.
+The same command again continues a run where it stopped.
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, with a variant after a colon.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of checkpoints, results, pictures. Default: runs/<name>."
+)
+_PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and stop.")
+_TRACEBACK = flags.DEFINE_bool("traceback", False, "Errors with their traceback.")
+
+# A user's mistake (wrong path, name, shape, field, data) is one of these; everything
+# else is ours and keeps its traceback.
+_USER_ERRORS = (ValueError, FloatingPointError, FileNotFoundError, PermissionError)
+
+
+def main(argv) -> int:
+    if len(argv) > 1:
+        raise ValueError(f"Arguments not understood: {argv[1:]}. See --help.")
+    if _CONFIG.value is None:
+        raise ValueError("No --config given, for instance --config=configs/lmgait.py.")
+    path = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")[0]
+    if not os.path.isfile(path):
+        raise ValueError(f"There is no config file {path}; see the folder configs/.")
+    config = _CONFIG.value
+    if _PRINT_CONFIG.value:
+        print(config)
+        return 0
+    workdir = _WORKDIR.value or os.path.join("runs", config.name)
+
+    from gaitjax import evaluate, train, train_reranker  # late: --help is quick
+
+    modes = {"train": train.run, "evaluate": evaluate.run}
+    if config.model.name == "cargait":
+        rerank = train_reranker.rerank
+        modes = {"train": train_reranker.run, "rerank": rerank, "evaluate": rerank}
+    if config.mode not in modes:
+        raise ValueError(
+            f"Unknown config.mode {config.mode!r} of {config.name}; choose from "
+            f"{', '.join(modes)} (re-ranking: configs/cargait.py)."
+        )
+    modes[config.mode](config, workdir)
+    return 0
+
+
+def _parse(arguments):
+    """absl's parser, with every mistake in the flags or the config file as one line."""
+    try:
+        return flags.FLAGS(arguments)
+    except Exception as error:  # config files run arbitrary code
+        if "--traceback" in arguments:
+            raise
+        _exit(error)
+
+
+def _main(argv) -> int:
+    try:
+        return main(argv)
+    except _USER_ERRORS as error:
+        if _TRACEBACK.value:
+            raise
+        _exit(error)
+
+
+def _exit(error: Exception):
+    text = str(error)
+    if isinstance(error, AttributeError) and isinstance(error.args[0], KeyError):
+        text = f"No such config field: {error.args[0].args[0]}"  # ml_collections' way
+    if "Traceback (most recent call last)" in text:  # config_flags quotes one
+        text = text.strip().splitlines()[-1]
+    text = " ".join(text.split()) or type(error).__name__
+    print(f"gaitjax: {text}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)  # Orbax and TFDS are chatty
+    app.run(_main, flags_parser=_parse)

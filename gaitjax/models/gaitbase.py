@@ -1,0 +1,76 @@
+"""GaitBase: a residual network per frame with the usual strip head.
+
+Paper: Fan et al., "OpenGait: Revisiting Gait Recognition Towards Better Practicality"
+(CVPR 2023), section 4.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gaitjax.models.layers import StripHead, image_sequence
+from gaitjax.models.output import GaitOutput
+from gaitjax.models.resnet import Stage, Stem
+
+
+class GaitBase(nn.Module):
+    """ResNet9 on each frame -> temporal maximum -> strips -> BN neck.
+
+    Args:
+      num_classes: training identities.
+      channels, layers, strides: per stage its width, number of blocks, spatial stride.
+      modality: which batch entry it reads: "silhouettes", "heatmaps" or "frames".
+
+    Differences from the paper: none known; batch norm counts valid frames only, which
+    is the same where there is no padding.
+    """
+
+    num_classes: int
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    layers: tuple[int, ...] = (1, 1, 1, 1)
+    strides: tuple[int, ...] = (1, 2, 2, 1)
+    num_strips: int = 16
+    embedding_size: int = 256
+    modality: str = "silhouettes"
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
+        """batch: images [B T H W (C)] (integers are divided by 255), valid bool [B T].
+
+        Returns embeddings [B S D], logits [B S N]. aux is empty.
+        """
+        if not len(self.channels) == len(self.layers) == len(self.strides):
+            raise ValueError(
+                "model.channels, layers and strides need one entry per stage; got "
+                f"{self.channels}, {self.layers} and {self.strides}."
+            )
+        valid = batch["valid"]
+        x = image_sequence(batch, self.modality)  # [B T H W C]
+        x = Stem(self.channels[0], self.dtype, name="stem")(
+            x, train=train, valid=valid
+        )  # [B T H W C]
+        for index, (features, blocks, stride) in enumerate(
+            zip(self.channels, self.layers, self.strides, strict=True), start=1
+        ):
+            x = Stage("2d", features, blocks, stride, self.dtype, name=f"stage{index}")(
+                x, train=train, valid=valid
+            )  # [B T h w C]
+        embeddings, logits = StripHead(
+            self.num_classes, self.num_strips, self.embedding_size, name="head"
+        )(x, valid, train=train)
+        return GaitOutput(embeddings, logits, {})
+
+
+def create(config, num_classes: int) -> GaitBase:
+    model = config.model
+    return GaitBase(
+        num_classes,
+        channels=tuple(model.channels),
+        layers=tuple(model.layers),
+        strides=tuple(model.strides),
+        num_strips=model.num_strips,
+        embedding_size=model.embedding_size,
+        modality=config.data.modalities[0],
+        dtype=jnp.dtype(model.dtype),
+    )

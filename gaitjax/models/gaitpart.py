@@ -1,0 +1,178 @@
+"""GaitPart: focal convolutions and micro-motion per part.
+
+Paper: Fan et al., "GaitPart: Temporal Part-based Model for Gait Recognition" (CVPR
+2020).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gaitjax.models.layers import (
+    Conv,
+    SeparateDense,
+    fold_frames,
+    horizontal_pool,
+    image_sequence,
+    leaky_relu,
+    mask_frames,
+    max_pool,
+    set_pool,
+)
+from gaitjax.models.output import GaitOutput
+
+
+class FocalConv(nn.Module):
+    """Convolution that does not look beyond its horizontal strip, leaky ReLU.
+
+    The map is cut into 2 ** halvings equal strips that share one kernel and are padded
+    with zeros (section 3.2, FConv).
+    """
+
+    features: int
+    halvings: int = 0
+    kernel: int = 3
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N H W C] -> [N H W features]."""
+        count, height, width, channels = x.shape
+        strips = 2**self.halvings
+        if height % strips:
+            raise ValueError(
+                f"GaitPart: {strips} strips do not divide the {height} rows of the "
+                "feature map; choose model.halvings accordingly."
+            )
+        x = x.reshape(count * strips, height // strips, width, channels)
+        x = Conv(self.features, kernel=self.kernel, dtype=self.dtype, name="conv")(x)
+        return leaky_relu(x).reshape(count, height, width, self.features)
+
+
+class StripTemporalConv(nn.Module):
+    """Convolution over time, one kernel per strip: [B T S C] -> [B T S features]."""
+
+    features: int
+    kernel: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        frames, strips, channels = x.shape[1:]
+        initializer = nn.initializers.variance_scaling(
+            1.0, "fan_avg", "uniform", batch_axis=0
+        )  # Xavier-uniform of each strip's kernel
+        kernel = self.param(
+            "kernel", initializer, (strips, self.kernel, channels, self.features)
+        )
+        margin = self.kernel // 2
+        padded = jnp.pad(x, ((0, 0), (margin, margin), (0, 0), (0, 0)))
+        taps = [padded[:, tap : tap + frames] for tap in range(self.kernel)]
+        stacked = jnp.concatenate(taps, axis=-1).astype(self.dtype)  # [B T S k*C]
+        kernel = kernel.reshape(strips, -1, self.features).astype(self.dtype)
+        return jnp.einsum("btsc,scd->btsd", stacked, kernel)
+
+
+class MicroMotion(nn.Module):
+    """Attention over short windows of time, per strip (section 3.3, MCM).
+
+    For windows of 3 and 5 frames: average + maximum over the window, weighted by a
+    sigmoid of two temporal convolutions (the second of kernel 1 and 3); the two
+    branches are added and the maximum over time is taken.
+    """
+
+    squeeze: int = 4
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, valid: jax.Array) -> jax.Array:
+        """x [B T S C], valid bool [B T] -> [B S C]."""
+        frames, _, channels = x.shape[1:]
+        x = mask_frames(x, valid)
+
+        def windows(window, fill):
+            """All frames of the window around each frame: list of [B T S C]."""
+            margin = window // 2
+            outside = valid[:, :, None, None]
+            padded = jnp.pad(
+                jnp.where(outside, x, fill),
+                ((0, 0), (margin, margin), (0, 0), (0, 0)),
+                constant_values=fill,
+            )
+            return [padded[:, tap : tap + frames] for tap in range(window)]
+
+        def branch(name, window, last_kernel):
+            hidden = StripTemporalConv(
+                channels // self.squeeze, 3, self.dtype, name=f"{name}_squeeze"
+            )(x)
+            hidden = mask_frames(leaky_relu(hidden), valid)
+            scores = StripTemporalConv(
+                channels, last_kernel, self.dtype, name=f"{name}_expand"
+            )(hidden)  # [B T S C]
+            average = sum(windows(window, 0.0)) / window
+            # as the reference: the average counts zeros beyond the ends
+            top = windows(window, jnp.finfo(x.dtype).min)
+            highest = top[0]
+            for other in top[1:]:
+                highest = jnp.where(other > highest, other, highest)
+            return nn.sigmoid(scores) * (average + highest).astype(scores.dtype)
+
+        motion = branch("short", 3, 1) + branch("long", 5, 3)  # [B T S C]
+        return set_pool(motion, valid)  # [B S C]
+
+
+class GaitPart(nn.Module):
+    """Focal convolutions per frame -> strips -> micro-motion -> matrix per strip.
+
+    Args:
+      channels, halvings: per pair of convolutions its width and how often the map is
+        halved into strips; a 2x2 maximum follows the first two pairs.
+        (32, 64, 128) with (0, 2, 3) for CASIA-B, (32, 64, 128, 256) with (0, 0, 3, 3)
+        for OU-MVLP and GREW.
+
+    Differences from the paper: horizontal pooling adds mean and maximum, as the
+    published models do. Frames must be consecutive and in order.
+    """
+
+    channels: tuple[int, ...] = (32, 64, 128)
+    halvings: tuple[int, ...] = (0, 2, 3)
+    num_strips: int = 16
+    embedding_size: int = 128
+    squeeze: int = 4
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
+        """batch: silhouettes [B T H W], valid bool [B T].
+
+        Returns embeddings [B S D]; no logits, empty aux.
+        """
+        valid = batch["valid"]
+        x = fold_frames(image_sequence(batch, "silhouettes"))  # [B*T H W 1]
+        for pair, (features, halvings) in enumerate(
+            zip(self.channels, self.halvings, strict=True)
+        ):
+            for index in range(2):
+                kernel = 5 if pair == index == 0 else 3
+                x = FocalConv(
+                    features, halvings, kernel, self.dtype, name=f"pair{pair}_{index}"
+                )(x)
+            if pair < 2:
+                x = max_pool(x)
+        strips = horizontal_pool(x, self.num_strips)  # [B*T S C]
+        strips = strips.reshape(valid.shape + strips.shape[1:])  # [B T S C]
+        strips = MicroMotion(self.squeeze, self.dtype, name="motion")(strips, valid)
+        embeddings = SeparateDense(self.embedding_size, name="dense")(strips)
+        return GaitOutput(embeddings, None, {})
+
+
+def create(config, num_classes: int) -> GaitPart:
+    model = config.model
+    return GaitPart(
+        channels=tuple(model.channels),
+        halvings=tuple(model.halvings),
+        num_strips=model.num_strips,
+        embedding_size=model.embedding_size,
+        squeeze=model.squeeze,
+        dtype=jnp.dtype(model.dtype),
+    )

@@ -1,0 +1,125 @@
+"""SkeletonGait++: silhouettes and skeleton heat maps, fused after the first stage.
+
+Paper: Fan et al., "SkeletonGait: Gait Recognition Using Skeleton Maps" (AAAI 2024),
+section 3.3.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gaitjax.models.layers import (
+    BatchNorm,
+    Conv,
+    StripHead,
+    fold_frames,
+    image_sequence,
+)
+from gaitjax.models.output import GaitOutput
+from gaitjax.models.resnet import Stage, Stem
+
+
+class AttentionFusion(nn.Module):
+    """Mixes two maps with weights per pixel and channel that sum to 1.
+
+    Both sources' softmax logits come from one bottleneck of 1x1, 3x3 and 1x1
+    convolutions; output channel s * C + c weighs channel c of source s.
+    """
+
+    squeeze: int = 16
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, first: jax.Array, second: jax.Array, *, train: bool, valid: jax.Array
+    ) -> jax.Array:
+        """first, second [N H W C], valid bool [N] -> [N H W C]."""
+        channels = first.shape[-1]
+        inner = channels // self.squeeze
+
+        def conv(x, features, kernel, name):
+            return Conv(features, kernel=kernel, dtype=self.dtype, name=name)(x)
+
+        x = jnp.concatenate([first, second], axis=-1)  # [N H W 2C]
+        x = conv(x, inner, 1, "reduce")
+        x = nn.relu(BatchNorm(name="reduce_norm")(x, train=train, valid=valid))
+        x = conv(x, inner, 3, "mix")
+        x = nn.relu(BatchNorm(name="mix_norm")(x, train=train, valid=valid))
+        x = conv(x, 2 * channels, 1, "expand").astype(jnp.float32)
+        weights = nn.softmax(x.reshape(x.shape[:-1] + (2, channels)), axis=-2)
+        return first * weights[..., 0, :] + second * weights[..., 1, :]  # [N H W C]
+
+
+class SkeletonGaitPP(nn.Module):
+    """A stem and stage per modality -> attention fusion -> P3D stages -> strip head.
+
+    Args:
+      layers: blocks per stage: (1, 1, 1, 1) (CCPG, SUSTech1K) or (1, 4, 4, 1).
+      squeeze: the fusion's bottleneck has channels[0] / squeeze channels.
+
+    Differences from the paper: none known. Frames must be consecutive and in order.
+    """
+
+    num_classes: int
+    channels: tuple[int, int, int, int] = (64, 128, 256, 512)
+    layers: tuple[int, int, int, int] = (1, 1, 1, 1)
+    strides: tuple[int, int, int] = (2, 2, 1)
+    squeeze: int = 16
+    num_strips: int = 16
+    embedding_size: int = 256
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
+        """batch: silhouettes [B T H W], heatmaps [B T H W 2], valid bool [B T].
+
+        Returns embeddings [B S D], logits [B S N]. aux is empty.
+        """
+        valid = batch["valid"]
+
+        def first_stage(modality, name):
+            x = image_sequence(batch, modality)  # [B T H W C]
+            x = Stem(self.channels[0], self.dtype, name=f"{name}_stem")(
+                x, train=train, valid=valid
+            )
+            stage = Stage(
+                "2d",
+                self.channels[0],
+                self.layers[0],
+                dtype=self.dtype,
+                name=f"{name}_stage1",
+            )
+            return fold_frames(stage(x, train=train, valid=valid))  # [B*T H W 64]
+
+        x = AttentionFusion(self.squeeze, self.dtype, name="fusion")(
+            first_stage("silhouettes", "silhouette"),
+            first_stage("heatmaps", "map"),
+            train=train,
+            valid=valid.reshape(-1),
+        )
+        x = x.reshape(valid.shape + x.shape[1:])  # [B T H W 64]
+        for index, (features, blocks, stride) in enumerate(
+            zip(self.channels[1:], self.layers[1:], self.strides, strict=True), 2
+        ):
+            name = f"stage{index}"
+            x = Stage("p3d", features, blocks, stride, self.dtype, name=name)(
+                x, train=train, valid=valid
+            )  # [B T h w C]
+        embeddings, logits = StripHead(
+            self.num_classes, self.num_strips, self.embedding_size, name="head"
+        )(x, valid, train=train)
+        return GaitOutput(embeddings, logits, {})
+
+
+def create(config, num_classes: int) -> SkeletonGaitPP:
+    model = config.model
+    return SkeletonGaitPP(
+        num_classes,
+        channels=tuple(model.channels),
+        layers=tuple(model.layers),
+        strides=tuple(model.strides),
+        squeeze=model.squeeze,
+        num_strips=model.num_strips,
+        embedding_size=model.embedding_size,
+        dtype=jnp.dtype(model.dtype),
+    )

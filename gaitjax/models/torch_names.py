@@ -1,0 +1,236 @@
+"""Published OpenGait checkpoints -> our variables, by name.
+
+The public checkpoints are PyTorch state dicts with OpenGait's parameter names. Each
+model has rules from our paths to those names; values change layout only.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+STRIP_HEAD = [
+    ("head/dense", "FCs"),
+    ("head/neck/norm", "BNNecks.bn1d"),
+    ("head/neck", "BNNecks"),
+]
+STEM = [
+    ("stem/conv", "layer0.forward_block.0"),
+    ("stem/norm", "layer0.forward_block.1"),
+]
+STAGES = [
+    (r"stage(\d)/block(\d+)_2d/(.*)", r"layer\1.forward_block.\2.\3"),
+    (r"stage(\d)/block(\d+)_3d/(.*)", r"layer\1.\2.\3"),
+    (r"stage(\d)/block(\d+)_p3d/conv(\d)", r"layer\1.\2.conv\3.forward_block.0"),
+    (r"stage(\d)/block(\d+)_p3d/norm(\d)", r"layer\1.\2.conv\3.forward_block.1"),
+    (r"stage(\d)/block(\d+)_p3d/temporal_conv", r"layer\1.\2.shortcut3d"),
+    (r"stage(\d)/block(\d+)_p3d/temporal_norm", r"layer\1.\2.sbn"),
+    (r"stage(\d)/block(\d+)_p3d/(shortcut/.*)", r"layer\1.\2.\3"),
+]
+FUSION = [
+    (f"fusion/{ours}", f"fusion.conv.forward_block.{theirs}")
+    for ours, theirs in (
+        ("reduce", 0),
+        ("reduce_norm", 1),
+        ("mix", 3),
+        ("mix_norm", 4),
+        ("expand", 6),
+    )
+]
+# model -> ordered (regex, replacement): of our module path, the first full match wins.
+# "{strip}" in a name: one torch tensor per strip, stacked.
+RULES: dict[str, list[tuple[str, str]]] = {
+    "gaitbase": [
+        ("stem/conv", "Backbone.forward_block.conv1.conv"),
+        ("stem/norm", "Backbone.forward_block.bn1"),
+        (r"stage(\d)/block(\d+)_2d/(.*)", r"Backbone.forward_block.layer\1.\2.\3"),
+        *STRIP_HEAD,
+    ],
+    "gaitset": [
+        (r"frame(\d)/conv1", r"set_block\1.forward_block.0.conv"),
+        (r"frame(\d)/conv2", r"set_block\1.forward_block.2.conv"),
+        (r"set(\d)/conv1", r"gl_block\1.0.conv"),
+        (r"set(\d)/conv2", r"gl_block\1.2.conv"),
+        ("dense", "Head"),
+    ],
+    "gaitpart": [
+        *(
+            (
+                f"pair{pair}_{i}/conv",
+                f"Backbone.forward_block.feature.{start + 2 * i}.conv",
+            )
+            for pair, start in enumerate((0, 5, 10, 14))
+            for i in range(2)
+        ),
+        ("motion/short_squeeze", "TFA.pooling_func.conv1d3x1.{strip}.0.conv"),
+        ("motion/short_expand", "TFA.pooling_func.conv1d3x1.{strip}.2.conv"),
+        ("motion/long_squeeze", "TFA.pooling_func.conv1d3x3.{strip}.0.conv"),
+        ("motion/long_expand", "TFA.pooling_func.conv1d3x3.{strip}.2.conv"),
+        ("dense", "Head"),
+    ],
+    "gaitgl": [
+        ("stem0", "conv3d.0.conv3d"),
+        ("stem1", "conv3d.2.conv3d"),
+        ("aggregate", "LTA.0.conv3d"),
+        (r"block([01])/(global|local)", r"GLConvA\1.\2_conv3d.conv3d"),
+        (r"block2/(global|local)", r"GLConvB2.\1_conv3d.conv3d"),
+        (r"block([01])_(\d)/(global|local)", r"GLConvA\1.\2.\3_conv3d.conv3d"),
+        (r"block2_(\d)/(global|local)", r"GLConvB2.\1.\2_conv3d.conv3d"),
+        ("gem", "HPP"),
+        ("dense", "Head0"),
+        ("norm", "Bn"),
+        ("classifier", "Head1"),
+        ("neck/norm", "BNNecks.bn1d"),
+        ("neck", "BNNecks"),
+    ],
+    "deepgaitv2": [*STEM, *STAGES, *STRIP_HEAD],
+    "skeletongaitpp": [
+        (r"silhouette_stem/conv", "sil_layer0.forward_block.0"),
+        (r"silhouette_stem/norm", "sil_layer0.forward_block.1"),
+        (r"map_stem/conv", "map_layer0.forward_block.0"),
+        (r"map_stem/norm", "map_layer0.forward_block.1"),
+        (
+            r"silhouette_stage1/block(\d+)_2d/(.*)",
+            r"sil_layer1.forward_block.\1.\2",
+        ),
+        (r"map_stage1/block(\d+)_2d/(.*)", r"map_layer1.forward_block.\1.\2"),
+        *FUSION,
+        *STAGES,
+        *STRIP_HEAD,
+    ],
+}
+# inside residual blocks
+BLOCK_NAMES = {
+    "norm1": "bn1",
+    "norm2": "bn2",
+    "shortcut/conv": "downsample.0",
+    "shortcut/norm": "downsample.1",
+}
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+STRIP_MODULES = ("FCs", "BNNecks", "Head", "Head0", "Head1")
+IGNORED = re.compile(r"(.*\.)?num_batches_tracked$")
+
+
+def torch_name(model_name: str, path: str) -> str:
+    """PyTorch name of our parameter or statistic: "stem/conv/kernel" -> "...weight".
+
+    path: module path and leaf, without the collection.
+    """
+    if model_name not in RULES:
+        raise ValueError(
+            f"No torch names for model {model_name!r}; there are names for "
+            f"{', '.join(sorted(RULES))}."
+        )
+    module, _, leaf = path.rpartition("/")
+    for pattern, replacement in RULES[model_name]:
+        match = re.fullmatch(pattern, module)
+        if match:
+            name = match.expand(replacement)
+            break
+    else:
+        raise ValueError(f"No rule for {path!r} among the names of {model_name}.")
+    for ours, theirs in BLOCK_NAMES.items():
+        name = re.sub(rf"(^|\.){ours}$", rf"\g<1>{theirs}", name)
+    if leaf == "kernel" and name.rpartition(".")[2] in STRIP_MODULES:
+        return f"{name}.fc_bin"
+    return f"{name}.{LEAVES.get(leaf, leaf)}".lstrip(".")
+
+
+def to_our_layout(value: np.ndarray, path: str, leaf, strips: int) -> np.ndarray:
+    """A torch tensor as `leaf` (anything with a shape) at our `path` wants it.
+
+    Convolutions and dense layers: [O I *window] -> [*window I O], where a window of
+    (k, 1, 1) may be (k, 1) here. The BN neck: [D*S] -> [S*D], `strips` = S. Others,
+    matrices per strip among them, stay.
+    """
+    module, _, name = path.rpartition("/")
+    if re.search("neck/norm$", module) and value.size % strips == 0:
+        return value.reshape(-1, strips).T.reshape(-1)  # [S*D]
+    if name == "kernel" and not re.search("(dense|neck|classifier)$", module):
+        value = np.moveaxis(value, (0, 1), (-1, -2))  # [*window I O]
+        if value.size == np.prod(leaf.shape) and value.shape[-2:] == leaf.shape[-2:]:
+            value = value.reshape(leaf.shape)
+    return value
+
+
+def from_torch(
+    model_name: str, state_dict: Mapping[str, Any], abstract_variables: Mapping
+) -> dict:
+    """Our variables from a PyTorch state dict.
+
+    Args:
+      model_name: a key of RULES.
+      state_dict: name -> array; a "module." prefix (of DataParallel) is dropped.
+      abstract_variables: {"params": ..., "batch_stats": ...} of `jax.eval_shape` of
+        the model's init.
+
+    Returns a tree of float32 numpy arrays like abstract_variables. ValueError that
+    lists missing, extra and wrongly shaped entries.
+    """
+    state = {
+        name.removeprefix("module."): np.asarray(value)
+        for name, value in state_dict.items()
+    }
+    flat, structure = jax.tree_util.tree_flatten_with_path(abstract_variables)
+    values, missing, wrong, used = [], [], [], set()
+    for key_path, leaf in flat:
+        path = leaf_path(key_path)
+        names = torch_names_of(model_name, path, leaf)
+        used.update(names)
+        absent = [name for name in names if name not in state]
+        if absent:
+            missing += absent
+            continue
+        strips = neck_strips(abstract_variables, path)
+        if len(names) > 1:
+            part = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+            value = np.stack(
+                [to_our_layout(state[name], path, part, strips) for name in names]
+            )
+        else:
+            value = to_our_layout(state[names[0]], path, leaf, strips)
+        if value.shape != leaf.shape:
+            wrong.append(f"{names[0]} {state[names[0]].shape} for {path} {leaf.shape}")
+        values.append(np.asarray(value, np.float32))
+    extra = [n for n in state if n not in used and not IGNORED.match(n)]
+    found = {"missing": missing, "extra": extra, "wrong shape": wrong}
+    if any(found.values()):
+        listed = [f"{key}: {', '.join(sorted(v))}" for key, v in found.items() if v]
+        raise ValueError(
+            f"The checkpoint does not fit the {model_name} of this config "
+            f"({len(values) - len(wrong)} of {len(flat)} tensors match). "
+            + "; ".join(listed)
+        )
+    return jax.tree_util.tree_unflatten(structure, values)
+
+
+def leaf_path(key_path) -> str:
+    """ "module/leaf" of a key path in {"params": ..., "batch_stats": ...}."""
+    path = jax.tree_util.keystr(key_path, simple=True, separator="/")
+    return path.partition("/")[2]
+
+
+def torch_names_of(model_name: str, path: str, leaf) -> list[str]:
+    """The torch tensors that make up one leaf: one, or one per strip."""
+    name = torch_name(model_name, path)
+    if "{strip}" in name:
+        return [name.replace("{strip}", str(i)) for i in range(leaf.shape[0])]
+    return [name]
+
+
+def neck_strips(variables: Mapping, path: str) -> int:
+    """Strips of the BN neck whose norm has this path; 1 for other paths."""
+    if not re.search("neck/norm/", path):
+        return 1
+    node = variables["params"]
+    for name in path.split("/")[:-2]:
+        node = node[name]
+    return node["kernel"].shape[0]

@@ -1,0 +1,163 @@
+"""The benchmarks' protocols as data: who is compared with whom, how it is averaged.
+
+docs/protocols.md has each in words and the published numbers that used it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Protocol(NamedTuple):
+    """tasks: name -> (gallery, probe), each a predicate of the condition.
+
+    average: over what a task's numbers are means.
+      "gallery": one gallery of all views; mean over the probes that have a match.
+      "view_pairs": a gallery per view; Rank-k of each probe view x gallery view, mean
+        over the gallery views other than the probe's own, then over probe views.
+      "probe_views": one gallery of all views; mean within each probe view, then over
+        probe views.
+    excluded: the pairs of sequences that do not exist: "none", "view" (equal view) or
+      "subject_and_view" (equal subject and equal view). "view_pairs" has "view".
+    ranks: the k of Rank-k.
+    camera: a view's camera is its name before the first "_", and counts as the view.
+    unmatched: what a probe without a match in the gallery counts for Rank-k: "miss" or
+      "left_out". (It is always left out of mAP and mINP.)
+    both: report Rank-k over probes with a match, too, as "rankK_matched".
+    ignored_views: sequences of these views take no part.
+    mean: report the mean over the tasks as task "mean".
+    """
+
+    tasks: dict[str, tuple[Callable[[str], bool], Callable[[str], bool]]]
+    average: str
+    excluded: str
+    ranks: tuple[int, ...] = (1,)
+    camera: bool = False
+    unmatched: str = "miss"
+    both: bool = False
+    ignored_views: tuple[str, ...] = ()
+    mean: bool = False
+
+
+def _exactly(*names: str) -> Callable[[str], bool]:
+    return lambda condition: condition in names
+
+
+def _containing(*parts: str) -> Callable[[str], bool]:
+    return lambda condition: any(part in condition for part in parts)
+
+
+def _starting(*prefixes: str) -> Callable[[str], bool]:
+    return lambda condition: condition.startswith(prefixes)
+
+
+def _casia_e(kind: str) -> Callable[[str], bool]:
+    return _exactly(
+        *(
+            f"{height}-{scene}-{kind}-{number}"
+            for height in "HL"
+            for scene in ("scene2", "scene3", "scene3_s")
+            for number in (1, 2)
+        )
+    )
+
+
+def _one_gallery(gallery, probes: dict) -> dict:
+    return {name: (gallery, probe) for name, probe in probes.items()}
+
+
+_CCPG = {
+    "CL": (_exactly("U1_D1", "U2_D2", "U3_D3"), _exactly("U0_D0_BG", "U0_D0")),
+    "UP": (_exactly("U0_D3"), _exactly("U3_D3")),
+    "DN": (_exactly("U1_D1"), _exactly("U1_D0")),
+    "BG": (_exactly("U0_D0"), _exactly("U0_D0_BG")),
+}
+_CASIA_B = Protocol(
+    _one_gallery(
+        _exactly("nm-01", "nm-02", "nm-03", "nm-04"),
+        {
+            "NM": _exactly("nm-05", "nm-06"),
+            "BG": _exactly("bg-01", "bg-02"),
+            "CL": _exactly("cl-01", "cl-02"),
+        },
+    ),
+    average="view_pairs",
+    excluded="view",
+    mean=True,
+)
+_CASIA_B_CROSS_VIEW = Protocol(
+    _one_gallery(
+        _exactly("nm-02", "bg-02", "cl-02"),
+        {"NM": _exactly("nm-01"), "BG": _exactly("bg-01"), "CL": _exactly("cl-01")},
+    ),
+    average="probe_views",
+    excluded="subject_and_view",
+    mean=True,
+)
+_OUMVLP = {"NM": (_exactly("01"), _exactly("00"))}
+_ROLES = {"all": (_starting("gallery"), _starting("probe"))}
+_WHOLE: dict[str, Any] = dict(average="gallery", excluded="none")
+
+PROTOCOLS: dict[str, Protocol] = {
+    # CCPG (Li et al., CVPR 2023): the gait number and the re-identification number.
+    "ccpg_gait": Protocol(
+        _CCPG, average="view_pairs", excluded="view", camera=True, mean=True
+    ),
+    "ccpg_reid": Protocol(
+        _CCPG, average="gallery", excluded="subject_and_view", ranks=(1, 5, 10),
+        camera=True, unmatched="left_out", mean=True,
+    ),
+    "casia_b": _CASIA_B,
+    "casia_b_star": _CASIA_B,
+    "casia_b_cross_view": _CASIA_B_CROSS_VIEW,
+    "casia_b_star_cross_view": _CASIA_B_CROSS_VIEW,
+    "casia_e": Protocol(
+        _one_gallery(
+            _exactly(*(f"{h}-scene1-nm-{n}" for h in "HL" for n in (1, 2))),
+            {kind.upper(): _casia_e(kind) for kind in ("nm", "bg", "cl")},
+        ),
+        average="view_pairs", excluded="view", ignored_views=("270",), mean=True,
+    ),
+    "oumvlp": Protocol(_OUMVLP, average="view_pairs", excluded="view", both=True),
+    "oumvlp_cross_view": Protocol(
+        _OUMVLP, average="probe_views", excluded="subject_and_view", both=True
+    ),
+    "sustech1k": Protocol(
+        _one_gallery(
+            _containing("00-nm"),
+            {
+                "NM": _containing("01-nm"), "BG": _containing("bg"),
+                "CL": _containing("cl"), "CR": _containing("cr"),
+                "UB": _containing("ub"), "UF": _containing("uf"),
+                "OC": _containing("oc"), "NT": _containing("nt"),
+                "overall": _containing("01", "02", "03", "04"),
+            },
+        ),
+        average="view_pairs", excluded="view", ranks=(1, 5),
+    ),
+    "gait3d": Protocol(_ROLES, **_WHOLE, ranks=(1, 5, 10), unmatched="left_out"),
+    "ccgr_mini": Protocol(_ROLES, **_WHOLE, ranks=(1, 5, 10), unmatched="left_out"),
+    "grew": Protocol(
+        {"local": (_exactly("01"), _exactly("02"))}, **_WHOLE, ranks=(1, 5, 10, 20)
+    ),
+    "ttg200": Protocol(
+        {"all": (_exactly("1"), _exactly("2", "3", "4", "5", "6"))},
+        **_WHOLE, ranks=(1, 5, 10, 20),
+    ),
+    "real_scene_0001_1000": Protocol(
+        {"all": (_exactly("1", "2"), _exactly("3", "4", "5", "6"))},
+        **_WHOLE, ranks=(1, 5, 10, 20),
+    ),
+    "kinect_gait": Protocol(
+        {"NM": (_exactly("1", "01"), lambda condition: condition not in ("1", "01"))},
+        average="view_pairs", excluded="view", ranks=(1, 5),
+    ),
+}  # fmt: skip
+
+
+def find(protocol: str) -> Protocol:
+    """PROTOCOLS[protocol], or a ValueError that lists the names."""
+    if protocol not in PROTOCOLS:
+        raise ValueError(
+            f"Unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}."
+        )
+    return PROTOCOLS[protocol]

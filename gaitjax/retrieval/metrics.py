@@ -1,0 +1,170 @@
+"""Rank-k, mAP and mINP from a distance matrix: pure NumPy, exact, defined at the edges.
+
+Ties are broken by gallery order: of two equally distant gallery sequences the earlier
+one ranks first, always. A probe without any match in its gallery has no rank; who
+averages decides whether it is left out (`rank_metrics`) or counts as a miss
+(`protocols`, where the field does so). Nothing here returns NaN.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+RANKS = (1, 5, 10)
+
+
+class Outcomes(NamedTuple):
+    """How each probe fared; arrays [Q], or of equal leading shape.
+
+    first_match: int, rank (from 1) of the nearest true match; 0 = no match in gallery.
+    average_precision: mean over true matches of (matches so far) / rank; 0 without.
+    inverse_penalty: (number of matches) / (rank of the hardest match); 0 without.
+      Source of both: Ye et al., "Deep Learning for Person Re-identification", TPAMI
+      2021, section 2.5 (INP).
+    """
+
+    first_match: np.ndarray
+    average_precision: np.ndarray
+    inverse_penalty: np.ndarray
+
+    def rows(self, selection) -> "Outcomes":
+        return Outcomes(*(column[selection] for column in self))
+
+
+def probe_outcomes(distance, probe_ids, gallery_ids, excluded=None) -> Outcomes:
+    """The ranks of all true matches of each probe, condensed to `Outcomes` [Q].
+
+    Sorts values only and looks all matches up in them at once; rows where a match ties
+    with another sequence are ranked again by a stable sort.
+
+    Args:
+      distance: float [Q G]; +-inf is allowed, NaN is not.
+      probe_ids: [Q], gallery_ids: [G], of one comparable type.
+      excluded: bool [Q G], pairs that do not exist for this evaluation; None = none.
+
+    Raises:
+      ValueError: shapes that do not fit each other; NaN.
+    """
+    distance, excluded = _checked(distance, probe_ids, gallery_ids, excluded)
+    code = np.unique(np.concatenate([probe_ids, gallery_ids]), return_inverse=True)[1]
+    match = code[: len(probe_ids), None] == code[None, len(probe_ids) :]  # [Q G]
+    if excluded is not None:
+        match &= ~excluded
+        distance = np.where(excluded, np.float32(np.inf), distance)
+    ordered = np.sort(distance, axis=1)  # [Q G]
+    row, column = np.nonzero(match)  # [N], N pairs of a probe and a true match
+    value = distance[row, column]
+    rank = _count(ordered, row, value, np.less_equal)  # of a match without ties
+    tied = rank - _count(ordered, row, value, np.less) > 1
+    bounds = np.searchsorted(row, np.arange(len(match) + 1))  # pairs of each probe
+    for r in np.unique(row[tied]):
+        present = slice(None) if excluded is None else ~excluded[r]
+        order = np.argsort(distance[r, present], kind="stable")
+        found = np.flatnonzero(match[r, present][order])
+        rank[bounds[r] : bounds[r + 1]] = found + 1
+
+    rank = rank[np.lexsort((rank, row))]
+    start, count = bounds[:-1], np.diff(bounds)  # [Q]
+    matched = count > 0
+    first_match = np.zeros(len(match), np.int64)
+    first_match[matched] = rank[start[matched]]
+    precision = (np.arange(len(row)) - start[row] + 1) / rank  # [N]
+    total = np.bincount(row, precision, minlength=len(match))  # [Q]
+    inverse_penalty = np.zeros(len(match))
+    hardest = rank[(start + count - 1)[matched]]
+    inverse_penalty[matched] = count[matched] / hardest
+    return Outcomes(first_match, total / np.maximum(count, 1), inverse_penalty)
+
+
+def _count(ordered, row, value, before) -> np.ndarray:
+    """How many of ordered[row] (sorted rows, [Q G]) come before each value: int [N].
+
+    before: np.less or np.less_equal. A binary search for all N values together.
+    """
+    low = np.zeros(len(row), np.int64)
+    high = np.full(len(row), ordered.shape[1], np.int64)
+    for _ in range(int(ordered.shape[1]).bit_length()):
+        middle = (low + high) // 2
+        # where the search has ended, middle may be one past the row
+        probe = ordered[row, np.minimum(middle, ordered.shape[1] - 1)]
+        right = before(probe, value) & (low < high)
+        low = np.where(right, middle + 1, low)
+        high = np.where(right, high, middle)
+    return low
+
+
+def rank_metrics(
+    distance, probe_ids, gallery_ids, excluded=None, ranks=RANKS
+) -> dict[str, float]:
+    """Rank-k, mAP, mINP in percent over the probes that have a match in the gallery.
+
+    A gallery of fewer than k sequences has a Rank-k like any other: the share of probes
+    whose match is among the first k, or among all there are.
+
+    Args:
+      distance: float [Q G]. probe_ids: [Q]. gallery_ids: [G].
+      excluded: bool [Q G], pairs that do not exist for this evaluation; None = none.
+      ranks: the k of Rank-k.
+
+    Returns:
+      {"rank1": ..., "mAP": ..., "mINP": ..., "probes": all probes,
+      "probes_without_match": those left out of the percentages}. Where no probe has a
+      match there is nothing to average: only the two counts are returned.
+
+    Raises:
+      ValueError: shapes that do not fit each other; NaN distances.
+    """
+    return summarise(probe_outcomes(distance, probe_ids, gallery_ids, excluded), ranks)
+
+
+def summarise(outcomes: Outcomes, ranks=RANKS) -> dict[str, float]:
+    """The dict of `rank_metrics` from per-probe outcomes."""
+    matched = outcomes.first_match > 0
+    result = {}
+    if matched.any():
+        kept = outcomes.rows(matched)
+        for k in ranks:
+            result[f"rank{k}"] = 100 * float(np.mean(kept.first_match <= k))
+        result["mAP"] = 100 * float(np.mean(kept.average_precision))
+        result["mINP"] = 100 * float(np.mean(kept.inverse_penalty))
+    result["probes"] = len(matched)
+    result["probes_without_match"] = int(np.sum(~matched))
+    return result
+
+
+def cmc(distance, probe_ids, gallery_ids, excluded=None, max_rank=50) -> np.ndarray:
+    """Rank-k in percent for k = 1 .. min(max_rank, G): float [K], for a curve.
+
+    Over the probes with a match; zeros where none has one. Arguments: `rank_metrics`.
+    """
+    outcomes = probe_outcomes(distance, probe_ids, gallery_ids, excluded)
+    first = outcomes.first_match[outcomes.first_match > 0]
+    k = np.arange(1, min(max_rank, np.shape(distance)[1]) + 1)
+    if not len(first):
+        return np.zeros(len(k))
+    return 100 * np.mean(first[:, None] <= k[None, :], axis=0)  # [K]
+
+
+def _checked(distance, probe_ids, gallery_ids, excluded):
+    distance = np.asarray(distance)
+    expected = (len(probe_ids), len(gallery_ids))
+    if distance.shape != expected:
+        raise ValueError(
+            f"distance must be [Q G] = {expected} for {expected[0]} probe_ids and "
+            f"{expected[1]} gallery_ids; got {distance.shape}."
+        )
+    if excluded is not None:
+        excluded = np.asarray(excluded)
+        if excluded.shape != expected or excluded.dtype != bool:
+            raise ValueError(
+                f"excluded must be bool [Q G] = {expected}; got {excluded.dtype} "
+                f"{excluded.shape}."
+            )
+    broken = np.isnan(distance).any(axis=1)
+    if broken.any():
+        raise ValueError(
+            f"NaN distances for {int(broken.sum())} of {expected[0]} probes (the first "
+            f"is probe {int(np.argmax(broken))}): they have no order. Look for NaN in "
+            "the embeddings: a diverged run, or a sequence without valid frames."
+        )
+    return distance, excluded

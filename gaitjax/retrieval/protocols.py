@@ -1,0 +1,417 @@
+"""Runs the benchmarks' protocols: from embeddings to "protocol/task/metric".
+
+The protocols themselves are data, in `gaitjax.retrieval.definitions`.
+"""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gaitjax.retrieval.definitions import PROTOCOLS, Protocol, find
+from gaitjax.retrieval.distance import nearest, pairwise_distance
+from gaitjax.retrieval.metrics import Outcomes, probe_outcomes, summarise
+
+__all__ = ["PROTOCOLS", "Index", "Task", "evaluate", "evaluate_tasks", "find", "tasks"]
+
+CHUNK = 1 << 26  # distances in memory at a time (256 MiB) where all do not fit
+
+
+class Index(NamedTuple):
+    """One row per sequence: str arrays [n]. Any object with these columns will do."""
+
+    subject: np.ndarray
+    condition: np.ndarray
+    view: np.ndarray
+    key: np.ndarray
+
+
+class Task(NamedTuple):
+    """One retrieval problem: rows of the index, and what of it does not count.
+
+    probe: int [Q], gallery: int [G], rows of the index. *_subject, *_view: their
+    subjects and views (cameras where the protocol says so). rule: Protocol.excluded.
+    """
+
+    name: str
+    probe: np.ndarray
+    gallery: np.ndarray
+    probe_subject: np.ndarray
+    gallery_subject: np.ndarray
+    probe_view: np.ndarray
+    gallery_view: np.ndarray
+    rule: str
+
+    @property
+    def excluded(self) -> np.ndarray:
+        """bool [Q G]: pairs that are not compared."""
+        shape = (len(self.probe), len(self.gallery))
+        if self.rule == "none":
+            return np.zeros(shape, bool)
+        mask = self.probe_view[:, None] == self.gallery_view[None, :]
+        if self.rule == "subject_and_view":
+            mask &= self.probe_subject[:, None] == self.gallery_subject[None, :]
+        return mask
+
+    def probes(self, selection) -> "Task":
+        """The task of some probes against the same gallery."""
+        return self._replace(
+            probe=self.probe[selection],
+            probe_subject=self.probe_subject[selection],
+            probe_view=self.probe_view[selection],
+        )
+
+
+class ViewTable(NamedTuple):
+    """Rank-k of each probe view (rows) x gallery view (columns), in percent.
+
+    views: sorted names [V]. first_match: int [Q V], rank of a probe's nearest match in
+    the gallery of one view, 0 = no match there. probe_view: int [Q] into views.
+    gallery_size: int [V].
+    """
+
+    views: np.ndarray
+    first_match: np.ndarray
+    probe_view: np.ndarray
+    gallery_size: np.ndarray
+
+    def rates(self, k: int, *, matched: bool = False, round_cells: bool = True):
+        """Masked array [V V]; masked = an empty pair, without probes or gallery.
+
+        matched: leave out probes that have no match in that gallery view, which
+        otherwise count as misses. round_cells: to 2 decimals, as the field does before
+        it averages.
+        """
+        member = self.probe_view[None, :] == np.arange(len(self.views))[:, None]
+        hit = (self.first_match > 0) & (self.first_match <= k)
+        tried = self.first_match > 0 if matched else np.ones_like(hit)
+        trials = member.astype(float) @ (tried & (self.gallery_size > 0)[None, :])
+        cells = 100 * (member.astype(float) @ hit) / np.maximum(trials, 1)  # [V V]
+        cells = np.round(cells, 2) if round_cells else cells
+        return np.ma.masked_array(cells, trials == 0)
+
+
+class TaskResult(NamedTuple):
+    """metrics: what `evaluate` reports. outcomes: per probe, [Q] or, where the gallery
+    is split by view, [Q V]. table: the per-view table of such tasks, else None."""
+
+    task: Task
+    metrics: dict[str, float]
+    outcomes: Outcomes
+    table: ViewTable | None
+
+
+def tasks(protocol: str, index) -> list[Task]:
+    """The retrieval problems of a protocol, rows in index order.
+
+    Tasks may be empty (a condition that was not recorded). Raises ValueError where all
+    are: the index is not of this benchmark.
+    """
+    definition = find(protocol)
+    subject, condition, view = (
+        np.asarray(column) for column in (index.subject, index.condition, index.view)
+    )
+    kept = ~np.isin(view, definition.ignored_views)
+    if definition.camera:
+        view = np.array([name.partition("_")[0] for name in view.tolist()], dtype=str)
+    names, number = np.unique(condition, return_inverse=True)
+    found = []
+    for name, predicates in definition.tasks.items():
+        gallery, probe = (
+            np.flatnonzero(
+                np.array([accept(c) for c in names.tolist()], bool)[number] & kept
+            )
+            for accept in predicates
+        )
+        found.append(
+            Task(
+                name, probe, gallery, subject[probe], subject[gallery],
+                view[probe], view[gallery], definition.excluded,
+            )
+        )  # fmt: skip
+    if not any(len(task.probe) and len(task.gallery) for task in found):
+        raise ValueError(
+            f"Protocol {protocol!r} finds no task with both probes and gallery among "
+            f"{len(condition)} sequences of conditions {names.tolist()[:20]}. Is the "
+            "index of another data set? Gait3D and CCGR-mini need conditions "
+            '"probe..." and "gallery..." (see with_roles).'
+        )
+    return found
+
+
+def with_roles(index, *, probe_keys=None, gallery_keys=None) -> Index:
+    """The index with condition "probe" or "gallery" from one of the two lists of keys.
+
+    For benchmarks that list their probes (Gait3D) or their gallery (CCGR-mini) one by
+    one. Raises ValueError unless exactly one list is given and all its keys exist.
+    """
+    if (probe_keys is None) == (gallery_keys is None):
+        raise ValueError("Give either probe_keys or gallery_keys.")
+    listed = np.unique(np.asarray(probe_keys if gallery_keys is None else gallery_keys))
+    missing = listed[~np.isin(listed, index.key)]
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} of {len(listed)} listed keys are not in the index, the "
+            f"first is {str(missing[0])!r}; keys look like {str(index.key[0])!r}."
+        )
+    inside = np.isin(index.key, listed)
+    is_probe = inside if gallery_keys is None else ~inside
+    condition = np.where(is_probe, "probe", "gallery")
+    return Index(index.subject, condition, index.view, index.key)
+
+
+def evaluate(protocol: str, embeddings, index, **options) -> dict[str, float]:
+    """Runs a protocol: {"protocol/task/metric": value}, percentages in 0..100.
+
+    Metrics: rankK, mAP, mINP; "view_pairs" protocols have rank1_same_view (the pairs of
+    identical views, never part of rank1) instead of mAP. Counts: probes; those without
+    a match (probes_without_match, or, of a gallery per view, trials_without_match: one
+    trial is one probe in one other view); empty_pairs, view pairs without probes or
+    gallery. What has nothing to average is absent and left out of means, never NaN.
+    Arguments and errors are those of `evaluate_tasks`.
+    """
+    results = evaluate_tasks(protocol, embeddings, index, **options)
+    by_task = {result.task.name: result.metrics for result in results}
+    if find(protocol).mean:
+        by_task["mean"] = mean = {}
+        for name in dict.fromkeys(key for values in by_task.values() for key in values):
+            values = [metrics[name] for metrics in by_task.values() if name in metrics]
+            if name.startswith(("rank", "mAP", "mINP")):
+                mean[name] = float(np.mean(values))
+    return {
+        f"{protocol}/{task}/{name}": value
+        for task, metrics in by_task.items()
+        for name, value in metrics.items()
+    }
+
+
+def evaluate_tasks(
+    protocol: str,
+    embeddings,
+    index,
+    *,
+    metric: str = "euclidean",
+    distance=None,
+    rerank: Callable[[np.ndarray, Any, Any], Any] | None = None,
+    round_cells: bool = True,
+) -> list[TaskResult]:
+    """Runs a protocol and keeps the per-probe outcomes and the per-view tables.
+
+    Distances of probes that several tasks share are computed once, in blocks of at most
+    256 MiB.
+
+    Args:
+      protocol: a name in PROTOCOLS.
+      embeddings: float [n S D], a row per row of the index.
+      index: columns subject, condition, view, key, each [n].
+      metric: "euclidean" | "cosine", see `pairwise_distance`.
+      distance: [n n] between all sequences, instead of computing it.
+      rerank: f(distance [Q G], probe [Q S D], gallery [G S D]) -> distance [Q G],
+        called once per task or, for "view_pairs", per task and gallery view. Pairs that
+        do not count are +inf there and do not count afterwards, whatever f makes of
+        them. Where f has an argument `views` it gets (probe views [Q], gallery views
+        [G]). See `rerank.RERANKERS`.
+      round_cells: round Rank-k of a view pair (or, where one gallery is averaged per
+        probe view, of a probe view) to 2 decimals before the mean, as the field does;
+        without, means differ by at most 0.005.
+
+    Raises:
+      ValueError: unknown protocol, nothing to evaluate, shapes that do not fit, NaN.
+    """
+    definition = find(protocol)
+    embeddings = np.asarray(embeddings)
+    if embeddings.ndim != 3 or len(embeddings) != len(index.subject):
+        raise ValueError(
+            f"embeddings must be [n S D] with n = {len(index.subject)}, the rows of "
+            f"the index; got {embeddings.shape}."
+        )
+    run = tasks(protocol, index)
+
+    def matrix_of(task: Task) -> np.ndarray:
+        if distance is not None:
+            return np.asarray(distance)[np.ix_(task.probe, task.gallery)]
+        return pairwise_distance(
+            embeddings[task.probe], embeddings[task.gallery], metric=metric
+        )
+
+    def plain(task: Task) -> Outcomes:
+        """In blocks of probes: what a probe gets depends on no other probe."""
+        size = max(1, CHUNK // max(1, len(task.gallery)))
+        starts = range(0, max(1, len(task.probe)), size)
+        parts = [task.probes(slice(start, start + size)) for start in starts]
+        blocks = [_outcomes(definition, part, matrix_of(part)) for part in parts]
+        return Outcomes(*(np.concatenate(columns) for columns in zip(*blocks)))
+
+    def second_stage(task: Task, rerank: Callable) -> Outcomes:
+        def scored(matrix, columns):
+            gallery = embeddings[task.gallery[columns]]
+            views = {"views": (task.probe_view, task.gallery_view[columns])}
+            views = views if takes_views else {}
+            return np.asarray(rerank(matrix, embeddings[task.probe], gallery, **views))
+
+        return _outcomes(definition, task, matrix_of(task), scored)
+
+    takes_views = rerank and "views" in inspect.signature(rerank).parameters
+    if rerank is not None:
+        found = [second_stage(task, rerank) for task in run]
+    else:
+        found = _shared(run, plain)
+    return [
+        _result(definition, task, outcomes, round_cells)
+        for task, outcomes in zip(run, found)
+    ]
+
+
+def _shared(run: list[Task], compute: Callable[[Task], Outcomes]) -> list[Outcomes]:
+    """compute(task) for each; tasks with the same gallery are computed as one."""
+    groups: dict[bytes, list[Task]] = {}
+    for task in run:
+        groups.setdefault(task.gallery.tobytes(), []).append(task)
+    found = {}
+    for group in groups.values():
+        every = np.concatenate([task.probe for task in group])
+        probe, first = np.unique(every, return_index=True)
+        subject = np.concatenate([task.probe_subject for task in group])[first]
+        view = np.concatenate([task.probe_view for task in group])[first]
+        together = group[0]._replace(
+            probe=probe, probe_subject=subject, probe_view=view
+        )
+        outcomes = compute(together)
+        for task in group:
+            found[task.name] = outcomes.rows(np.searchsorted(probe, task.probe))
+    return [found[task.name] for task in run]
+
+
+def _outcomes(definition: Protocol, task: Task, matrix, scored=None) -> Outcomes:
+    """Outcomes [Q], or [Q V] over the sorted gallery views, of a distance matrix [Q G].
+
+    scored: (matrix, gallery columns) -> matrix of a second stage.
+    """
+    if definition.average != "view_pairs":
+        excluded = None if task.rule == "none" else task.excluded
+        if scored is not None and matrix.size:
+            if excluded is not None:
+                matrix = np.where(excluded, np.float32(np.inf), matrix)
+            matrix = scored(matrix, slice(None))
+        return probe_outcomes(
+            matrix, task.probe_subject, task.gallery_subject, excluded
+        )
+    parts = [probe_outcomes(matrix[:, :0], task.probe_subject, [])]
+    for view in np.unique(task.gallery_view):
+        columns = np.flatnonzero(task.gallery_view == view)
+        part = matrix[:, columns]
+        if scored is not None and part.size:
+            part = scored(part, columns)
+        ids = task.gallery_subject[columns]
+        parts.append(probe_outcomes(part, task.probe_subject, ids))
+    stacked = (np.stack(columns, axis=1) for columns in zip(*parts))  # [Q 1+V]
+    return Outcomes(*(column[:, 1:] for column in stacked))  # [Q V]
+
+
+def _result(
+    definition: Protocol, task: Task, outcomes: Outcomes, round_cells: bool
+) -> TaskResult:
+    if definition.average == "view_pairs":
+        table = _view_table(task, outcomes)
+        metrics = _pair_metrics(definition, table, round_cells)
+        return TaskResult(task, metrics, outcomes, table)
+    metrics: dict[str, Any] = summarise(outcomes, definition.ranks)
+    if definition.average == "probe_views":
+        views = [task.probe_view == view for view in np.unique(task.probe_view)]
+    else:
+        views = [np.ones(len(task.probe), bool)]
+    matched = outcomes.first_match > 0
+    cell = (lambda x: round(x, 2)) if round_cells else float
+
+    def mean(values, kept) -> float | None:
+        """Mean over views of the mean over their kept probes; None of nothing."""
+        cells = [cell(100 * np.mean(values[v & kept])) for v in views if any(v & kept)]
+        return float(np.mean(cells)) if cells else None
+
+    if definition.unmatched == "miss":
+        for k in definition.ranks:
+            hit = matched & (outcomes.first_match <= k)
+            metrics[f"rank{k}"] = mean(hit, np.ones_like(hit))
+            if definition.both:
+                metrics[f"rank{k}_matched"] = mean(hit, matched)
+        if definition.average == "probe_views":
+            metrics["mAP"] = mean(outcomes.average_precision, matched)
+            metrics["mINP"] = mean(outcomes.inverse_penalty, matched)
+    if not len(task.gallery):  # every probe is a miss, but nothing was measured
+        metrics = {k: v for k, v in metrics.items() if k.startswith("probes")}
+    metrics = {name: value for name, value in metrics.items() if value is not None}
+    return TaskResult(task, metrics, outcomes, None)
+
+
+def _view_table(task: Task, outcomes: Outcomes) -> ViewTable:
+    """The table over the union of probe and gallery views."""
+    gallery_views, sizes = np.unique(task.gallery_view, return_counts=True)
+    views = np.union1d(task.probe_view, gallery_views)
+    columns = np.searchsorted(views, gallery_views)
+    first_match = np.zeros((len(task.probe), len(views)), np.int64)
+    first_match[:, columns] = outcomes.first_match
+    gallery_size = np.zeros(len(views), np.int64)
+    gallery_size[columns] = sizes
+    probe_view = np.searchsorted(views, task.probe_view)
+    return ViewTable(views, first_match, probe_view, gallery_size)
+
+
+def _pair_metrics(definition: Protocol, table: ViewTable, round_cells: bool):
+    """Means over view pairs: first over other gallery views, then over probe views."""
+    same = np.eye(len(table.views), dtype=bool)
+
+    def mean(cells) -> float | None:
+        total = np.ma.masked_array(cells, same).mean(axis=1).mean()
+        return None if total is np.ma.masked else float(total)
+
+    metrics = {}
+    for k in definition.ranks:
+        metrics[f"rank{k}"] = mean(table.rates(k, round_cells=round_cells))
+        if definition.both:
+            cells = table.rates(k, matched=True, round_cells=round_cells)
+            metrics[f"rank{k}_matched"] = mean(cells)
+    cells = table.rates(1, round_cells=round_cells)
+    diagonal = np.ma.masked_array(cells, ~same).mean()
+    metrics["rank1_same_view"] = None if diagonal is np.ma.masked else float(diagonal)
+    metrics = {name: value for name, value in metrics.items() if value is not None}
+    other = (table.probe_view[:, None] != np.arange(len(table.views))[None, :]) & (
+        table.gallery_size > 0
+    )[None, :]
+    metrics["probes"] = len(table.probe_view)
+    metrics["trials_without_match"] = int(np.sum(other & (table.first_match == 0)))
+    metrics["empty_pairs"] = int(np.sum(np.ma.getmaskarray(cells) & ~same))
+    return metrics
+
+
+def write_grew_submission(
+    path, embeddings, index, *, metric: str = "euclidean", ranks: int = 20
+) -> int:
+    """The CSV that GREW's CodaLab server scores; returns the number of probes.
+
+    Gallery: conditions "01" and "02". Probes: subject "probe" (their identities are
+    secret), named by their view. One line per probe, "videoId,rank1,...,rank20": the
+    identities of its 20 nearest gallery sequences, one identity as often as it occurs.
+
+    Raises:
+      ValueError: no such probes or fewer than `ranks` gallery sequences.
+    """
+    subject, condition = np.asarray(index.subject), np.asarray(index.condition)
+    probe = np.flatnonzero(subject == "probe")
+    gallery = np.flatnonzero(np.isin(condition, ("01", "02")) & (subject != "probe"))
+    if not len(probe) or len(gallery) < ranks:
+        raise ValueError(
+            f"A GREW submission needs probes (subject 'probe') and at least {ranks} "
+            f"gallery sequences (conditions '01', '02'); got {len(probe)} and "
+            f"{len(gallery)}. Is the index that of GREW's test split?"
+        )
+    _, nearest_rows = nearest(
+        embeddings[probe], embeddings[gallery], k=ranks, metric=metric
+    )
+    lines = [",".join(["videoId", *(f"rank{k + 1}" for k in range(ranks))])]
+    for row, columns in zip(probe, nearest_rows):
+        ids = [str(int(name)) for name in subject[gallery[columns]].tolist()]
+        lines.append(",".join([str(index.view[row]), *ids]))
+    Path(path).write_text("\n".join(lines) + "\n")
+    return len(probe)

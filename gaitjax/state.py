@@ -1,0 +1,130 @@
+"""From a config to a training state: model, optimizer, shardings, parameters.
+
+Shape first, then sharding, then arrays: the abstract state comes from `eval_shape`,
+each leaf gets its sharding from the ordered rules, and init is jitted with those
+out_shardings, so no leaf is ever whole on one device unless it is replicated.
+"""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import traverse_util
+
+from gaitjax import optim, pretrained, sharding
+from gaitjax.models import create_model
+
+
+class TrainState(NamedTuple):
+    """Everything a step reads and writes; `frozen` is never written to checkpoints."""
+
+    step: jax.Array
+    params: Any
+    frozen: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def split_frozen(params, patterns) -> tuple[Any, Any]:
+    """(trainable, frozen): a leaf is frozen where a regex matches its "a/b/c" path."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    frozen = {k: v for k, v in flat.items() if any(re.search(p, k) for p in patterns)}
+    trainable = {k: v for k, v in flat.items() if k not in frozen}
+    unflatten = functools.partial(traverse_util.unflatten_dict, sep="/")
+    return unflatten(trainable), unflatten(frozen)
+
+
+def merge_frozen(params, frozen):
+    """The inverse of `split_frozen`: what the model sees."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return traverse_util.unflatten_dict(
+        flat | traverse_util.flatten_dict(frozen, sep="/"), sep="/"
+    )
+
+
+def model_variables(state: TrainState) -> dict[str, Any]:
+    """Variables for model.apply."""
+    params = merge_frozen(state.params, state.frozen)
+    return {"params": params, "batch_stats": state.batch_stats}
+
+
+def stored_part(state: TrainState) -> dict[str, Any]:
+    """The state as checkpoints hold it: without the frozen weights."""
+    return {k: v for k, v in state._asdict().items() if k != "frozen"}
+
+
+def init_state(rng, batch, *, model, tx, frozen_patterns) -> TrainState:
+    """A fresh state; `batch` gives shapes only."""
+    keys = dict(zip(("params", "dropout", "augment"), jax.random.split(rng, 3)))
+    variables = model.init(keys, batch, train=True)
+    params, frozen = split_frozen(variables.get("params", {}), frozen_patterns)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        frozen=frozen,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=tx.init(params),
+    )
+
+
+class Setup(NamedTuple):
+    """What `build` makes of a config: shared by training, evaluation and benchmarks."""
+
+    mesh: jax.sharding.Mesh
+    model: nn.Module
+    tx: optax.GradientTransformation
+    schedule: optim.Schedule
+    abstract_state: TrainState
+    shardings: TrainState
+    new_state: Callable[[], TrainState]
+
+
+def build(config, example_batch) -> Setup:
+    """Mesh, model, optimizer, shardings and the state's maker; nothing is computed yet.
+
+    example_batch: {name: ShapeDtypeStruct or array}, global shapes of a train batch.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    model = create_model(config)
+    schedule = optim.make_schedule(
+        config.optimizer, config.train.steps, config.warmup.steps
+    )
+    tx = optim.make_optimizer(config.optimizer, schedule)
+    example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example_batch)
+    init = functools.partial(
+        init_state, model=model, tx=tx, frozen_patterns=tuple(config.frozen)
+    )
+    rng = jax.random.key(config.seed)
+    abstract_state = jax.eval_shape(init, rng, example)
+    shardings = sharding.infer_shardings(abstract_state, config.sharding, mesh)
+
+    def new_state() -> TrainState:
+        state = jax.jit(init, out_shardings=shardings)(rng, example)
+        frozen = pretrained.load_frozen(config, state.frozen)
+        return state._replace(frozen=jax.device_put(frozen, shardings.frozen))
+
+    return Setup(mesh, model, tx, schedule, abstract_state, shardings, new_state)
+
+
+def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of one global training batch under `config`."""
+    data = config.data
+    sequences, frames = data.ids_per_batch * data.seqs_per_id, data.num_frames
+    lead = (sequences, frames)
+    height, width = data.image_size
+    shapes = {
+        "frames": (lead + (height, width, 3), jnp.uint8),
+        "masks": (lead + (height, width), jnp.uint8),
+        "silhouettes": (lead + tuple(data.silhouette_size), jnp.uint8),
+        "heatmaps": (lead + tuple(data.silhouette_size) + (2,), jnp.uint8),
+        "ratios": (lead, jnp.float32),
+        "valid": (lead, jnp.bool_),
+        "labels": ((sequences,), jnp.int32),
+    }
+    wanted = [*data.modalities, "ratios", "valid", "labels"]
+    return {name: jax.ShapeDtypeStruct(*shapes[name]) for name in wanted}

@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# gaitjax in one command; works from any directory.
+set -euo pipefail
+
+usage() {
+  cat <<'TXT'
+usage: run.sh [COMMAND] [ARGS]
+
+  (nothing)                 set up, prepare the embedded data set, train and evaluate LMGait
+  setup                     create .venv and install what training needs
+  build NAME [ARGS]         prepare a data set (--manual_dir=DIR, --data_dir=DIR, --overwrite)
+  train CONFIG [ARGS]       prepare what the config needs, train (or continue), evaluate
+                            CONFIG like configs/lmgait.py or configs/lmgait.py:cmu_walk;
+                            ARGS like --config.train.steps=200 --workdir=DIR --manual_dir=DIR
+  evaluate CONFIG [ARGS]    evaluate a trained run again
+  test [ARGS]               install what the tests need, run them (ARGS go to pytest)
+  help                      this text
+
+Settings: PYTHON (interpreter to create .venv with, 3.11 or newer), GAITJAX_VENV (default .venv).
+TXT
+}
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+venv="${GAITJAX_VENV:-$root/.venv}"
+
+# Installs REQUIREMENTS into the venv unless exactly these were installed before.
+install() {
+  local file="$root/$1" stamp="$venv/.installed-$1" python
+  if [ ! -x "$venv/bin/python" ]; then
+    python="${PYTHON:-$(command -v python3.11 || command -v python3 || true)}"
+    if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      echo "run.sh: Python 3.11 or newer is needed, found ${python:-none}. Set PYTHON=/path/to/python." >&2
+      exit 2
+    fi
+    echo "Creating $venv"
+    "$python" -m venv "$venv"
+  fi
+  cat "$root"/requirements*.txt | cmp -s - "$stamp" && return
+  echo "Installing $1 (one to three minutes, once)"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$file"
+  cat "$root"/requirements*.txt > "$stamp"
+}
+
+# Paths that a user gives relative to where they stand, made absolute: we run in $root.
+absolute() {
+  local name="${1%%=*}" value="${1#*=}"
+  case "$1" in
+    --manual_dir=* | --data_dir=* | --workdir=* | --config.data.data_dir=* | --config.base_run=*)
+      case "$value" in /*) ;; *) value="$from/$value" ;; esac
+      printf '%s' "$name=$value" ;;
+    *.py | *.py:*)
+      if [ -f "$from/${1%%:*}" ]; then printf '%s' "$from/$1"; else printf '%s' "$1"; fi ;;
+    *) printf '%s' "$1" ;;
+  esac
+}
+
+from="$PWD"
+cd "$root"
+command="${1:-default}"
+[ $# -eq 0 ] || shift
+args=()
+for argument in "$@"; do args+=("$(absolute "$argument")"); done
+
+# train|evaluate CONFIG ARGS: data first, then the program.
+run_config() {
+  local mode="$1" config="${2:-}" prepare=() program=() argument
+  if [ -z "$config" ] || [ "${config#-}" != "$config" ]; then
+    echo "run.sh: $mode needs a config, for instance: ./run.sh $mode configs/lmgait.py" >&2
+    exit 2
+  fi
+  shift 2
+  for argument in "$@"; do
+    case "$argument" in
+      --manual_dir=*) prepare+=("$argument") ;;
+      --data_dir=*) prepare+=("$argument"); program+=("--config.data.data_dir=${argument#*=}") ;;
+      --config.data.data_dir=*) prepare+=("--data_dir=${argument#*=}"); program+=("$argument") ;;
+      *) program+=("$argument") ;;
+    esac
+  done
+  install requirements.txt
+  "$venv/bin/python" -m tfds_builders.prepare "--config=$config" ${prepare[@]+"${prepare[@]}"}
+  [ "$mode" = train ] || program+=("--config.mode=$mode")
+  exec "$venv/bin/python" -m gaitjax.main "--config=$config" ${program[@]+"${program[@]}"}
+}
+
+case "$command" in
+  default) run_config train configs/lmgait.py ;;
+  setup) install requirements.txt ;;
+  build)
+    install requirements.txt
+    exec "$venv/bin/python" -m tfds_builders.prepare ${args[@]+"${args[@]}"} ;;
+  train | evaluate) run_config "$command" ${args[@]+"${args[@]}"} ;;
+  test)
+    install requirements-dev.txt
+    exec "$venv/bin/python" -m pytest ${args[@]+"${args[@]}"} ;;
+  help | -h | --help) usage ;;
+  *)
+    echo "run.sh: unknown command '$command'" >&2
+    usage >&2
+    exit 2 ;;
+esac

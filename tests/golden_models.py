@@ -1,0 +1,349 @@
+"""Golden files of the zoo: embeddings, logits, losses, gradients, batch statistics."""
+
+import functools
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from golden_files import GoldenFile, ModelMissing
+
+from gaitjax import losses
+from gaitjax.models import torch_names
+from gaitjax.models.layers import StripHead
+
+
+def build(golden: GoldenFile):
+    """(our name, model, function torch input -> batch entries)."""
+    builder = BUILDERS.get(golden.meta["class"])
+    if builder is None:
+        raise ModelMissing(golden.meta["class"])
+    return builder(golden.meta["model_cfg"], golden)
+
+
+def model_class(module: str, name: str):
+    try:
+        return getattr(importlib.import_module(f"gaitjax.models.{module}"), name)
+    except ModuleNotFoundError as error:
+        raise ModelMissing(module) from error
+
+
+def images(x: np.ndarray) -> jax.Array:
+    """[n s h w] as it is, [n s c h w] -> [B T H W C]."""
+    return jnp.asarray(x if x.ndim == 4 else np.moveaxis(x, 2, 4))
+
+
+def gaitbase(cfg, golden):
+    backbone = cfg["backbone_cfg"]
+    modality = "frames" if backbone.get("in_channel", 1) == 3 else "silhouettes"
+    model = model_class("gaitbase", "GaitBase")(
+        cfg["SeparateBNNecks"]["class_num"],
+        channels=tuple(backbone["channels"]),
+        layers=tuple(backbone["layers"]),
+        strides=tuple(backbone["strides"]),
+        num_strips=cfg["bin_num"][0],
+        embedding_size=cfg["SeparateFCs"]["out_channels"],
+        modality=modality,
+    )
+    return "gaitbase", model, lambda x: {modality: images(x)}
+
+
+def gaitset(cfg, golden):
+    model = model_class("gaitset", "GaitSet")(
+        channels=tuple(cfg["in_channels"][1:]),
+        bins=tuple(cfg["bin_num"]),
+        embedding_size=cfg["SeparateFCs"]["out_channels"],
+    )
+    return "gaitset", model, lambda x: {"silhouettes": images(x)}
+
+
+def gaitpart(cfg, golden):
+    layers = [layer.split("-") for layer in cfg["backbone_cfg"]["layers_cfg"]]
+    convs = [layer for layer in layers if len(layer) > 1][::2]
+    model = model_class("gaitpart", "GaitPart")(
+        channels=tuple(int(layer[1]) for layer in convs),
+        halvings=tuple(int(layer[2]) if len(layer) > 2 else 0 for layer in convs),
+        num_strips=cfg["bin_num"][0],
+        embedding_size=cfg["SeparateFCs"]["out_channels"],
+    )
+    return "gaitpart", model, lambda x: {"silhouettes": images(x)}
+
+
+def gaitgl(cfg, golden):
+    large = golden.meta["dataset"] in ("OUMVLP", "GREW")
+    model = model_class("gaitgl", "GaitGL")(
+        cfg["class_num"],
+        channels=tuple(cfg["channels"]),
+        halvings=1 if large else 3,
+        head="bnneck" if "SeparateBNNecks" in cfg else "original",
+    )
+    return "gaitgl", model, lambda x: {"silhouettes": images(x)}
+
+
+def embedding_size(golden):
+    (shape,) = [
+        shape for name, shape, _ in golden.meta["state_dict"] if name == "FCs.fc_bin"
+    ]
+    return shape[2]
+
+
+def deepgaitv2(cfg, golden):
+    backbone = cfg["Backbone"]
+    modality = "heatmaps" if backbone["in_channels"] == 2 else "silhouettes"
+    model = model_class("deepgaitv2", "DeepGaitV2")(
+        cfg["SeparateBNNecks"]["class_num"],
+        kind=backbone["mode"],
+        channels=tuple(backbone["channels"]),
+        layers=tuple(backbone["layers"]),
+        embedding_size=embedding_size(golden),
+        modality=modality,
+    )
+    return "deepgaitv2", model, lambda x: {modality: images(x)}
+
+
+def skeletongaitpp(cfg, golden):
+    base = 32 * cfg["Backbone"]["C"]
+    model = model_class("skeletongaitpp", "SkeletonGaitPP")(
+        cfg["SeparateBNNecks"]["class_num"],
+        channels=tuple(base * factor for factor in (1, 2, 4, 8)),
+        layers=tuple(cfg["Backbone"]["blocks"]),
+        embedding_size=embedding_size(golden),
+    )
+
+    def entries(x):
+        x = images(x)  # [B T H W 3]
+        return {"heatmaps": x[..., :2], "silhouettes": x[..., 2]}
+
+    return "skeletongaitpp", model, entries
+
+
+BUILDERS = {
+    "Baseline": gaitbase,
+    "GaitSet": gaitset,
+    "GaitPart": gaitpart,
+    "GaitGL": gaitgl,
+    "DeepGaitV2": deepgaitv2,
+    "SkeletonGaitPP": skeletongaitpp,
+}
+
+# ---------------------------------------------------------------- the check
+
+
+def check_model(golden: GoldenFile) -> None:
+    name, model, entries = build(golden)
+    inputs = golden.meta["inputs"]
+    batches = {mode: make_batch(golden, inputs[mode], entries) for mode in inputs}
+    abstract = jax.eval_shape(
+        lambda: model.init(jax.random.key(0), batches["eval"], train=False)
+    )
+    abstract = {"batch_stats": {}, **abstract}
+    variables = torch_names.from_torch(name, golden.weights(), abstract)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    assert count == golden.meta["n_params"], (count, golden.meta["n_params"])
+    for mode in ("eval", "eval_packed"):
+        if mode in inputs:
+            packed = inputs[mode].get("seqL")
+            output = evaluate(model, variables, batches[mode], packed)
+            check_output(golden, mode, output)
+    if "train" in inputs:
+        check_train(golden, name, model, variables, inputs["train"], entries)
+    seen = ("/embeddings", "/logits", ".embeddings", ".logits", "/loss.", "/xgrad/")
+    assert not [
+        key for key in golden.unchecked() if any(part in key for part in seen)
+    ], golden.unchecked()
+
+
+def make_batch(golden, mode, entries):
+    """Sequences packed in one row are unpacked into rows, padded with garbage."""
+    (expression,) = mode["inputs"].values()
+    x = np.asarray(golden.tensor(expression))
+    valid = np.ones(x.shape[:2], bool)
+    if mode.get("seqL"):
+        x, valid = unpack(x[0], mode["seqL"])
+        x = np.asarray(x)
+    return {**entries(x), "valid": jnp.asarray(valid)}
+
+
+def unpack(frames, lengths):
+    """[sum(lengths) ...] -> ([B T ...], valid [B T])."""
+    longest = max(lengths)
+    ends = np.cumsum(lengths)
+    rows = [
+        jnp.pad(
+            frames[end - length : end],
+            ((0, longest - length),) + ((0, 0),) * (frames.ndim - 1),
+            constant_values=0.7,  # garbage
+        )
+        for end, length in zip(ends, lengths)
+    ]
+    return jnp.stack(rows), np.arange(longest) < np.asarray(lengths)[:, None]
+
+
+def evaluate(model, variables, batch, packed):
+    """The model's output; packed as in the reference where frames see their neighbours.
+
+    The reference convolves over time across the borders of packed sequences. There the
+    trunk sees them as one long sequence and the head gets them one by one.
+    """
+    over_time = type(model).__name__ == "SkeletonGaitPP" or (
+        getattr(model, "kind", "2d") != "2d"
+    )
+    if not packed or not over_time:
+        return jax.jit(lambda v, b: model.apply(v, b, train=False))(variables, batch)
+
+    def split(call, arguments, keywords, context):
+        if isinstance(context.module, StripHead):
+            x, _ = arguments
+            arguments = unpack(x[0], packed)
+        return call(*arguments, **keywords)
+
+    valid = np.asarray(batch["valid"])
+    joined = {
+        key: jnp.asarray(np.asarray(value)[valid][None]) for key, value in batch.items()
+    }
+    with nn.intercept_methods(split):
+        return jax.jit(lambda v, b: model.apply(v, b, train=False))(variables, joined)
+
+
+def torch_axes(x):
+    """[B S D] -> [n c p]."""
+    return np.swapaxes(np.asarray(x), 1, 2)
+
+
+def check_output(golden, mode, output) -> None:
+    names = golden.names()
+    values = {
+        "embeddings": output.embeddings,
+        "triplet.embeddings": output.embeddings,
+        "softmax.logits": output.logits,
+        "mid/FCs": output.embeddings,
+    }
+    for key, value in values.items():
+        if f"{mode}/{key}" in names:
+            golden.check(f"{mode}/{key}", torch_axes(value))
+
+
+def reference_losses(golden, output, labels):
+    """{name: value as the reference returns it}."""
+    values = {}
+    for name, settings in golden.meta["losses"].items():
+        if settings["type"] == "triplet":
+            values[name], _ = losses.batch_all_triplet_by_label(
+                output.embeddings, labels, margin=settings["margin"]
+            )
+        elif settings["type"] == "ce":
+            smoothing = settings.get("eps", 0.1) if settings["label_smooth"] else 0.0
+            values[name] = losses.strip_cross_entropy(
+                output.logits, labels, scale=settings["scale"], smoothing=smoothing
+            ).mean()
+        elif settings["type"] == "supcon_lp":
+            flat = output.embeddings[:, 0]
+            values[name] = losses.supcon_loss(
+                flat, labels, temperature=settings["temperature"]
+            )
+        else:
+            raise AssertionError(f"unknown loss {settings}")
+    return values
+
+
+def check_train(golden, name, model, variables, mode, entries) -> None:
+    """Losses, statistics and gradients of one training step.
+
+    Where a pre-activation lies within rounding of zero, float32 decides a ReLU or a
+    maximum one way or the other by chance, and gradients jump. The stored ones must
+    be met in full, at the README's tolerance, by the input as it is or by one of three
+    that differ from it in the last bit.
+    """
+    (key,) = mode["inputs"]
+    x = golden.tensor(mode["inputs"][key])
+    valid = make_batch(golden, mode, entries)["valid"]
+    labels = jnp.asarray(mode["labels"])
+
+    @jax.jit
+    @functools.partial(jax.grad, argnums=(0, 1), has_aux=True)
+    def step(params, x):
+        output, updated = model.apply(
+            {"params": params, "batch_stats": variables["batch_stats"]},
+            {**entries(x), "valid": valid},
+            train=True,
+            mutable=["batch_stats"],
+        )
+        values = reference_losses(golden, output, labels)
+        return sum(v.mean() for v in values.values()), (output, updated, values)
+
+    for attempt in range(4):
+        sign = np.sign(golden.formula.u(f"rounding{attempt}", x.shape))
+        shifted = np.nextafter(x, x * (1 + sign), dtype=np.float32) if attempt else x
+        gradients, (output, updated, values) = step(variables["params"], shifted)
+        if attempt == 0:
+            check_output(golden, "train", output)
+            for loss, value in values.items():
+                golden.check(f"train/loss.{loss}", value, 1e-3)
+            total = sum(v.mean() for v in values.values())
+            golden.check("train/loss.total", total, 1e-3)
+            stats = {"batch_stats": updated.get("batch_stats", {})}
+            check_rows(golden, name, "bn", stats, variables["params"])
+        try:
+            tolerance = 10 * golden.meta["tol"]["train/xgrad/" + key] + 1e-3
+            golden.check(f"train/xgrad/{key}", gradients[1], tolerance)
+            check_rows(
+                golden, name, "grad", {"params": gradients[0]}, variables["params"]
+            )
+            return
+        except AssertionError:
+            if attempt == 3:
+                raise
+
+
+def to_torch(name, tree, params) -> dict[str, np.ndarray]:
+    """{torch name: array in torch's order of elements}, the inverse of from_torch."""
+    out = {}
+    for key_path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        path = torch_names.leaf_path(key_path)
+        names = torch_names.torch_names_of(name, path, leaf)
+        strips = torch_names.neck_strips({"params": params}, path)
+        for torch_name, value in zip(names, leaf if len(names) > 1 else [leaf]):
+            # the layout of positions tells where each element comes from
+            shape = torch_shape(value.shape, torch_name)
+            positions = np.arange(value.size).reshape(shape)
+            ours = torch_names.to_our_layout(positions, path, value, strips)
+            flat = np.empty(value.size, np.float64)
+            flat[ours.reshape(-1)] = np.asarray(value).reshape(-1)
+            out[torch_name] = flat.reshape(shape)
+    return out
+
+
+def torch_shape(shape, torch_name):
+    """[*window I O] -> [O I *window] for weights of convolutions and dense layers."""
+    if len(shape) > 1 and torch_name.endswith(".weight"):
+        return (shape[-1], shape[-2], *shape[:-2])
+    return shape
+
+
+def check_rows(golden, name, what, tree, params) -> None:
+    """One digest per parameter or statistic, in the reference's layout and names."""
+    ours = to_torch(name, tree, params)
+    names = golden.meta[f"train_{what}_names"]
+    if not names:
+        return
+    rows = golden.arrays[f"train/{what}_digest"]
+    null = set(golden.meta.get("train_grad_null", [])) if what == "grad" else set()
+    none = set(golden.meta.get("train_grad_none", [])) if what == "grad" else set()
+    typical = np.median(rows[:, 2])
+    for index, torch_name in enumerate(names):
+        if torch_name in none:
+            continue
+        value = ours[torch_name]
+        if torch_name in null:
+            assert np.abs(value).max() <= 1e-3 * typical, torch_name
+            continue
+        tolerance = 1e-4
+        if what == "grad":
+            tolerance = 10 * golden.meta["train_grad_tol"][index] + 1e-3
+        digest = golden.formula.digest(value, f"{what}/{torch_name}", golden.seed)
+        golden.check_digest(f"{what}/{torch_name}", digest, rows[index], tolerance)
+    golden.checked.add(f"train/{what}_digest")
+
+
+KINDS = {"model": check_model}

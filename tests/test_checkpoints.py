@@ -1,0 +1,91 @@
+"""Checkpoints: exact, skipped when damaged, refused for another run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import gaitbase
+from gaitjax import checkpoints, sharding
+
+
+@pytest.fixture
+def shardings():
+    mesh = sharding.make_mesh(gaitbase.get_config().mesh)
+    return lambda tree: sharding.infer_shardings(tree, ((".*", ()),), mesh)
+
+
+def state(step, shardings):
+    tree = {"step": jnp.int32(step), "w": jnp.arange(6.0).reshape(2, 3) / 7 + step}
+    return jax.device_put(tree, shardings(tree))
+
+
+def saved(folder, shardings, steps, keep=3):
+    config = gaitbase.get_config()
+    store = checkpoints.Checkpoints(str(folder), keep)
+    description = checkpoints.describe(config, "data")
+    for step in steps:
+        store.save(step, state(step, shardings), description)
+    store.wait()
+    store.close()
+    return description
+
+
+def restore(folder, shardings, description):
+    target = state(0, shardings)
+    store = checkpoints.Checkpoints(str(folder), 3)
+    restored = store.restore(
+        checkpoints.abstract(target, shardings(target)), description
+    )
+    store.close()
+    return restored
+
+
+def test_round_trip_is_bit_equal_and_newest(tmp_path, shardings):
+    description = saved(tmp_path, shardings, (1, 2, 5))
+    restored, step = restore(tmp_path, shardings, description)
+    assert step == 5 and int(restored["step"]) == 5
+    np.testing.assert_array_equal(restored["w"], state(5, shardings)["w"])
+
+
+def test_only_the_newest_are_kept(tmp_path, shardings):
+    saved(tmp_path, shardings, (1, 2, 3, 4, 5), keep=2)
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()}
+    assert kept == {4, 5}
+
+
+def test_nothing_there(tmp_path, shardings):
+    assert restore(tmp_path, shardings, None) is None
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_a_damaged_checkpoint_is_skipped(tmp_path, shardings, damage):
+    description = saved(tmp_path, shardings, (1, 2))
+    files = [
+        p
+        for p in (tmp_path / "checkpoints" / "2" / "state").rglob("*")
+        if p.is_file() and p.stat().st_size
+    ]
+    for path in files:
+        if damage == "remove":
+            path.unlink()
+        else:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    restored, step = restore(tmp_path, shardings, description)
+    assert step == 1
+    np.testing.assert_array_equal(restored["w"], state(1, shardings)["w"])
+
+
+def test_another_config_or_data_is_refused(tmp_path, shardings):
+    description = saved(tmp_path, shardings, (1,))
+    config = gaitbase.get_config()
+    config.optimizer.learning_rate = 0.5
+    config.data.workers = 7  # does not change what is computed
+    with pytest.raises(ValueError, match=r"config.optimizer.learning_rate: .* -> 0.5"):
+        restore(tmp_path, shardings, checkpoints.describe(config, "data"))
+    with pytest.raises(ValueError, match="data fingerprint: data -> other"):
+        restore(tmp_path, shardings, {**description, "data": "other"})
+    config = gaitbase.get_config()
+    config.data.workers = 7
+    config.evaluation.batch_size = 3
+    assert restore(tmp_path, shardings, checkpoints.describe(config, "data"))[1] == 1

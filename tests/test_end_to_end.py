@@ -1,0 +1,238 @@
+"""Whole runs, as a user starts them: train, die, continue, evaluate, mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gaitjax.log import read_metrics
+from tests.fake_datasets import tiny_synthetic
+
+ROOT = Path(__file__).resolve().parents[1]
+# Everything about the default config, only smaller.
+SMALLER = """
+    --config.data.train_dataset=synthetic_gait/tiny
+    --config.data.test_dataset=synthetic_gait/tiny
+    --config.data.num_classes=4 --config.data.ids_per_batch=2
+    --config.data.seqs_per_id=2 --config.data.num_frames=4
+    --config.evaluation.frame_multiple=8 --config.evaluation.batch_size=8
+    --config.train.steps=6 --config.train.log_every=1 --config.train.checkpoint_every=2
+    --config.optimizer.rise_steps=2
+""".split()
+LMGAIT = (
+    ["--config=configs/lmgait.py", *SMALLER]
+    + """
+    --config.warmup.steps=2
+    --config.model.visual_encoder.hidden_size=16
+    --config.model.visual_encoder.num_layers=2
+    --config.model.visual_encoder.blocks=(0,1)
+    --config.model.text.num_layers=1 --config.model.text.width=16
+    --config.model.text.adapter_size=4 --config.model.representation.hidden=16
+    --config.model.gait.stem=8 --config.model.gait.squeeze=4
+    --config.model.gait.channels=(8,8,8) --config.model.gait.embedding_size=8
+""".split()
+)
+GAITBASE = (
+    ["--config=configs/gaitbase.py", *SMALLER]
+    + """
+    --config.model.channels=(4,4,8,8)
+    --config.model.embedding_size=8
+""".split()
+)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    tiny_synthetic(folder)
+    return folder
+
+
+def command(data_dir, workdir, *arguments):
+    return [
+        sys.executable, "-m", "gaitjax.main", *arguments,
+        f"--config.data.data_dir={data_dir}", f"--workdir={workdir}",
+    ]  # fmt: skip
+
+
+def environment():
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
+    return {**os.environ, **cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+
+
+def run(*args, expect=0):
+    done = subprocess.run(
+        command(*args), cwd=ROOT, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def train_rows(workdir):
+    rows = read_metrics(workdir / "metrics.jsonl")
+    return [row for row in rows if row["kind"] == "train"]
+
+
+def final_parameters(workdir):
+    """All arrays of the last checkpoint, by path."""
+    import orbax.checkpoint as ocp
+
+    manager = ocp.CheckpointManager(Path(workdir).absolute() / "checkpoints")
+    step = manager.latest_step()
+    restored = manager.restore(
+        step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
+    )
+    manager.close()
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(restored.state)
+    return step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def test_train_evaluate_and_continue_lmgait(data_dir, tmp_path):
+    done = run(data_dir, tmp_path / "a", *LMGAIT)
+    results = json.loads((tmp_path / "a" / "results.json").read_text())
+    for key in ("ccpg_gait/CL/rank1", "ccpg_gait/mean/rank1", "ccpg_reid/CL/mAP"):
+        assert 0 <= results["results"][key] <= 100
+    assert all(key.count("/") >= 2 for key in results["results"])
+    assert results["step"] == 8 and results["identities"] == 4
+    assert "ccpg_gait" in done.stdout and "never seen in training" in done.stdout
+    names = {path.name for path in (tmp_path / "a" / "pictures").iterdir()}
+    assert {"learning.png", "cmc.png", "maps.png", "ranked_CL.png"} <= names
+    train = train_rows(tmp_path / "a")
+    assert [row["step"] for row in train] == list(range(1, 9))
+    assert "triplet" not in train[1] and "triplet" in train[2]  # decoder warm-up first
+    assert list((tmp_path / "a").glob("**/events.out.tfevents*"))
+
+    # The same command again: nothing is trained, the results are the same.
+    again = run(data_dir, tmp_path / "a", *LMGAIT)
+    assert "is finished (8 steps)" in again.stdout
+    repeated = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert repeated["results"] == results["results"]
+
+    # Mode evaluate, of another run, into its own folder.
+    run(
+        data_dir, tmp_path / "b", *LMGAIT, "--config.mode=evaluate",
+        f"--config.base_run={tmp_path / 'a'}", "--config.pictures=False",
+    )  # fmt: skip
+    other = json.loads((tmp_path / "b" / "results.json").read_text())
+    assert other["results"] == results["results"]
+
+    # Another config in the same folder is refused, naming the difference.
+    refused = run(
+        data_dir, tmp_path / "a", *LMGAIT, "--config.loss.triplet.margin=0.3", expect=2
+    )
+    assert "config.loss.triplet.margin: 0.2 -> 0.3" in refused.stderr
+
+
+@pytest.mark.parametrize("arguments", [LMGAIT, GAITBASE], ids=["lmgait", "gaitbase"])
+def test_kill_and_resume_is_bit_equal(data_dir, tmp_path, arguments):
+    quiet = [*arguments, "--config.pictures=False"]
+    run(data_dir, tmp_path / "undisturbed", *quiet)
+    process = subprocess.Popen(
+        command(data_dir, tmp_path / "killed", *quiet, "--config.train.log_every=1"),
+        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    deadline = time.time() + 120
+    while not any(path.name in "2468" for path in checkpoints.glob("*")):
+        assert process.poll() is None, "the run ended before it was killed"
+        assert time.time() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run(data_dir, tmp_path / "killed", *quiet)
+    step, expected = final_parameters(tmp_path / "undisturbed")
+    resumed_step, resumed = final_parameters(tmp_path / "killed")
+    assert step == resumed_step and expected.keys() == resumed.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(resumed[name], value, err_msg=name)
+    histories = [train_rows(tmp_path / name) for name in ("undisturbed", "killed")]
+    for rows in histories:
+        for row in rows:
+            del row["wait_share"]  # wall clock
+    assert histories[0] == histories[1]
+
+
+MISTAKES = {
+    "config file": (["--config=configs/moon.py"], "configs/moon.py"),
+    "variant": (["--config=configs/lmgait.py:moon"], "Unknown variant 'moon'"),
+    "field": (["--config=configs/gaitbase.py", "--config.train.step=3"], "step"),
+    "type": (["--config=configs/gaitbase.py", "--config.train.steps=many"], "many"),
+    "mode": (["--config=configs/gaitbase.py", "--config.mode=fly"], "train, evaluate"),
+    "model": (
+        ["--config=configs/gaitbase.py", "--config.model.name=x"],
+        "Unknown model 'x'",
+    ),
+    "data": (
+        ["--config=configs/gaitbase.py", "--config.data.data_dir=nowhere"],
+        "./run.sh build synthetic_gait",
+    ),
+    "no run": (
+        ["--config=configs/gaitbase.py", "--config.mode=evaluate"],
+        "There is no trained run",
+    ),
+    "no config": ([], "No --config given"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_one_sentence_and_exit_code_2(mistake, tmp_path):
+    arguments, expected = MISTAKES[mistake]
+    done = subprocess.run(
+        [sys.executable, "-m", "gaitjax.main", f"--workdir={tmp_path}", *arguments],
+        cwd=ROOT, env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    message = [line for line in done.stderr.splitlines() if "gaitjax: " in line]
+    assert len(message) == 1 and expected in message[0], done.stderr[-2000:]
+
+
+def test_wrong_shape_is_explained(data_dir, tmp_path):
+    done = run(
+        data_dir, tmp_path, *GAITBASE, "--config.data.num_classes=7", expect=2
+    )  # fmt: skip
+    assert "prepared with 4 training identities, the config says 7" in done.stderr
+
+
+def test_print_config_shows_a_variant_with_overrides():
+    done = subprocess.run(
+        [sys.executable, "-m", "gaitjax.main", "--config=configs/lmgait.py:ccpg",
+         "--config.train.steps=7", "--print_config"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "name: lmgait_ccpg" in done.stdout and "steps: 7" in done.stdout
+
+
+def test_help_names_the_flags_and_an_example():
+    done = subprocess.run(
+        [sys.executable, "-m", "gaitjax.main", "--help"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "--config=configs/lmgait.py" in done.stdout and "--workdir" in done.stdout
+
+
+def test_training_imports_no_tensorflow_transformers_or_torch(data_dir, tmp_path):
+    script = (
+        "import sys; sys.argv[1:] = sys.argv[1:]\n"
+        "from absl import app; from gaitjax import main\n"
+        "try: app.run(main._main, flags_parser=main._parse)\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'tensorflow', 'transformers', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    arguments = command(data_dir, tmp_path, *GAITBASE, "--config.train.steps=3")[3:]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT, env=environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,49 @@
+"""Parity with stored numbers of the reference implementations (tests/goldens).
+
+    GAITJAX_GOLDENS=FOLDER pytest tests/test_goldens.py     # another folder
+
+Every *.npz of the folder is a test, whatever its name. A kind without a check fails; a
+model that gaitjax.models does not have is skipped by name.
+"""
+
+import importlib
+
+import golden_files
+import pytest
+from conftest import ROOT
+
+FILES = sorted(golden_files.folder().glob("*.npz"))
+
+
+def families(table: str = "KINDS") -> dict:
+    """{kind: check} of every tests/golden_<family>.py with KINDS.
+
+    table "CLASSES": {meta["class"]: check}, of one model among the files of its kind.
+    """
+    checks = {}
+    for path in sorted((ROOT / "tests").glob("golden_*.py")):
+        family = getattr(importlib.import_module(path.stem), table, {})
+        twice = set(checks) & set(family)
+        assert not twice, f"{path.name} defines {twice} again"
+        checks |= family
+    return checks
+
+
+def test_the_folder_holds_golden_files():
+    assert FILES, f"no *.npz in {golden_files.folder().resolve()} (GAITJAX_GOLDENS)"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_golden(path):
+    golden = golden_files.read(path)
+    kind = golden.meta.get("kind")
+    check = families("CLASSES").get(golden.meta.get("class"), families().get(kind))
+    if check is None:
+        pytest.fail(
+            f"{path.name} is of kind {kind!r}, which no tests/golden_*.py checks; "
+            "add it to the KINDS of its family."
+        )
+    try:
+        check(golden)
+    except golden_files.ModelMissing as missing:
+        pytest.skip(f"gaitjax has no {missing}")

@@ -1,0 +1,64 @@
+"""Optimizers against the published update rules, by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import common
+from gaitjax import optim
+
+
+def config(**fields):
+    settings = common.base("test", "synthetic").optimizer
+    settings.update(fields)
+    return settings
+
+
+def test_milestones_count_after_the_warm_up():
+    settings = config(learning_rate=0.1, milestones=(2, 4), gamma=0.1)
+    schedule = optim.make_schedule(settings, total_steps=6, start_step=3)
+    rates = [float(schedule(step)) for step in range(9)]
+    expected = [0.1] * 3 + [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_cosine_and_onecycle_end_at_the_final_rate():
+    for name in ("cosine", "onecycle"):
+        settings = config(
+            schedule=name, learning_rate=0.3, final_learning_rate=0.01, rise_steps=5
+        )
+        schedule = optim.make_schedule(settings, total_steps=20)
+        rates = [float(schedule(step)) for step in range(30)]
+        assert max(rates) == pytest.approx(0.3)
+        assert rates[20] == rates[29] == pytest.approx(0.01)
+
+
+def test_sgd_is_pytorchs_momentum_with_l2():
+    settings = config(learning_rate=0.5, momentum=0.9, weight_decay=0.1, milestones=())
+    tx = optim.make_optimizer(settings, optim.make_schedule(settings, 10))
+    params = {"w": jnp.array(2.0)}
+    state, weight, momentum = tx.init(params), 2.0, 0.0
+    for gradient in (1.0, -0.5, 0.25):
+        updates, state = tx.update({"w": jnp.array(gradient)}, state, params)
+        params = {"w": params["w"] + updates["w"]}
+        momentum = 0.9 * momentum + gradient + 0.1 * weight
+        weight -= 0.5 * momentum
+        assert float(params["w"]) == pytest.approx(weight, rel=1e-6)
+
+
+def test_no_decay_and_decoupled_decay():
+    settings = config(name="adamw", learning_rate=0.1, weight_decay=0.5,
+                      schedule="constant", no_decay=("/bias$",))  # fmt: skip
+    tx = optim.make_optimizer(settings, optim.make_schedule(settings, 10))
+    params = {"a": {"kernel": jnp.array(1.0), "bias": jnp.array(1.0)}}
+    zero = {"a": {"kernel": jnp.array(0.0), "bias": jnp.array(0.0)}}
+    updates, _ = tx.update(zero, tx.init(params), params)
+    assert float(updates["a"]["kernel"]) == pytest.approx(-0.05)
+    assert float(updates["a"]["bias"]) == 0.0
+
+
+@pytest.mark.parametrize("field", ["name", "schedule"])
+def test_unknown_names_list_the_choices(field):
+    settings = config(**{field: "magic"})
+    with pytest.raises(ValueError, match="magic.*choose from"):
+        optim.make_optimizer(settings, optim.make_schedule(settings, 10))

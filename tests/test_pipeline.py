@@ -1,0 +1,131 @@
+"""Batches from records: what is decoded, padded, shared between hosts, repeated."""
+
+import cv2
+import numpy as np
+import pytest
+
+from configs import lmgait
+from gaitjax import sharding
+from gaitjax.data import pipeline
+from gaitjax.data.source import Index, Source
+
+LENGTHS = (5, 9, 9, 3, 12, 4, 8, 6)
+
+
+class Records:
+    """Records as a data source returns them; counts what is read."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        self.rows = []
+        for row, length in enumerate(LENGTHS):
+            frames = rng.integers(0, 255, (length, 16, 8, 3)).astype(np.uint8)
+            frames[:] = 10 * row + np.arange(length).reshape(-1, 1, 1, 1)  # its number
+            encoded = [cv2.imencode(".png", frame)[1].tobytes() for frame in frames]
+            self.rows.append(
+                {
+                    "frames": encoded,
+                    "masks": np.full((length, 16, 8), 255, np.uint8),
+                    "silhouettes": np.full((length, 64, 64), row, np.uint8),
+                    "keypoints": np.zeros((0, 17, 3), np.float32),
+                    "ratios": 0.1 * np.arange(length, dtype=np.float32),
+                }
+            )
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, row):
+        return self.rows[row]
+
+
+def make_source():
+    records = Records()
+    subjects = np.array(["a", "a", "b", "b", "c", "c", "d", "d"])
+    keys = np.array([f"{s}/{i}" for i, s in enumerate(subjects)])
+    blank = np.array([""] * len(keys))
+    index = Index(subjects, blank, blank, keys, np.array(LENGTHS))
+    return Source("fake", records, index, "f")
+
+
+@pytest.fixture
+def config():
+    config = lmgait.get_config()
+    config.data.update(ids_per_batch=3, seqs_per_id=2, num_frames=4, colour=0.0)
+    config.evaluation.update(batch_size=2, frame_multiple=4, max_frames=9)
+    return config
+
+
+def train(config, start, stop):
+    mesh = sharding.make_mesh(config.mesh)
+    return list(
+        pipeline.train_batches(
+            make_source(), config, mesh, start_step=start, stop_step=stop
+        )
+    )
+
+
+def test_train_batches_are_a_function_of_the_step(config):
+    whole, tail = train(config, 0, 5), train(config, 3, 5)
+    assert len(whole) == 5 and len(tail) == 2
+    for expected, got in zip(whole[3:], tail):
+        assert expected.keys() == got.keys()
+        for name in expected:
+            np.testing.assert_array_equal(expected[name], got[name], err_msg=name)
+    assert any((whole[0]["frames"] != batch["frames"]).any() for batch in whole[1:])
+
+
+def test_train_batch_contents(config):
+    config.data.modalities = ("frames", "masks", "silhouettes")
+    for batch in train(config, 0, 4):
+        assert batch["frames"].shape == (6, 4, 16, 8, 3)
+        assert batch["masks"].shape == (6, 4, 16, 8) and batch["masks"].max() == 1
+        assert batch["silhouettes"].shape == (6, 4, 64, 44)
+        assert batch["valid"].all() and batch["labels"].dtype == np.int32
+        rows = np.asarray(batch["silhouettes"][:, 0, 0, 0])  # record number
+        np.testing.assert_array_equal(batch["labels"], rows // 2)
+        # frames, ratios and masks are of the same moments of the same record
+        moment = np.asarray(batch["frames"][:, :, 0, 0, 0]) - 10 * rows[:, None]
+        np.testing.assert_allclose(batch["ratios"], 0.1 * moment, rtol=1e-6)
+
+
+def test_eval_batches_cover_every_row_once_in_buckets(config):
+    source = make_source()
+    mesh = sharding.make_mesh(config.mesh)
+    rows, lengths = [], set()
+    for batch, numbers in pipeline.eval_batches(
+        source, np.arange(len(LENGTHS)), config, mesh
+    ):
+        assert len(numbers) == 2 and batch["frames"].shape[0] == 2
+        assert "masks" not in batch  # only the training loss reads them
+        lengths.add(batch["frames"].shape[1])
+        for position, row in enumerate(numbers):
+            valid = np.asarray(batch["valid"][position])
+            if row < 0:
+                assert not valid.any()
+                continue
+            used = min(LENGTHS[row], 9)
+            np.testing.assert_array_equal(valid, np.arange(len(valid)) < used)
+            seen = np.asarray(batch["frames"][position, :used, 0, 0, 0])
+            np.testing.assert_array_equal(seen, 10 * row + np.arange(used))
+            rows.append(int(row))
+    assert sorted(rows) == list(range(len(LENGTHS)))
+    assert lengths == {4, 8, 12}
+
+
+def test_missing_and_mismatched_modalities_are_named(config):
+    source = make_source()
+    with pytest.raises(ValueError, match="fake: sequence a/0 has no 'heatmaps'"):
+        pipeline.load_clip(source, 0, np.arange(2), ("heatmaps",))
+    source.records.rows[1]["masks"] = source.records.rows[1]["masks"][:3]
+    with pytest.raises(ValueError, match="a/1 has 3 masks but 9 ratios"):
+        pipeline.load_clip(source, 1, np.arange(2), ("masks",))
+
+
+def test_a_damaged_frame_reaches_the_user_with_its_sequence(config):
+    source = make_source()
+    for record in source.records.rows:
+        record["frames"] = [b"damaged"] * len(record["frames"])
+    mesh = sharding.make_mesh(config.mesh)
+    with pytest.raises(ValueError, match="Sequence ./.: frame 0 is not a decodable"):
+        next(pipeline.train_batches(source, config, mesh, start_step=0, stop_step=1))

@@ -1,0 +1,126 @@
+"""The training step: what moves, what is frozen, what stops it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from configs import lmgait
+from gaitjax import state as states
+from gaitjax import train
+from gaitjax.data.source import Index, Source
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = lmgait.get_config()
+    config.data.update(ids_per_batch=2, seqs_per_id=2, num_frames=3, num_classes=3)
+    config.data.image_size = (32, 16)
+    model = config.model
+    model.image_size, model.feature_grid = (32, 16), (8, 4)
+    model.visual_encoder.update(
+        hidden_size=8, num_layers=1, blocks=(0,), patch_size=4, num_heads=1
+    )
+    model.text.update(width=8, num_layers=1, num_heads=1, adapter_size=2)
+    model.text.vocabulary_size = 49_408
+    model.representation.update(channels=4, hidden=8)
+    model.gait.update(
+        stem=4, channels=(4,), strides=(1,), num_strips=2, embedding_size=4
+    )
+    return config
+
+
+@pytest.fixture(scope="module")
+def setup(config):
+    return states.build(config, states.example_batch(config))
+
+
+@pytest.fixture(scope="module")
+def batch(config):
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: rng.integers(0, 2, shape.shape).astype(shape.dtype)
+        for name, shape in states.example_batch(config).items()
+    }
+    arrays["frames"] = rng.integers(0, 255, arrays["frames"].shape).astype(np.uint8)
+    arrays["valid"][:] = True
+    arrays["ratios"][:] = 0.4
+    arrays["labels"] = np.array([0, 0, 2, 2], np.int32)
+    return jax.tree.map(jnp.asarray, arrays)
+
+
+def moved(before, after):
+    """Top-level names of the parameters that changed."""
+    old = traverse_util.flatten_dict(before, sep="/")
+    new = traverse_util.flatten_dict(after, sep="/")
+    assert old.keys() == new.keys()
+    changed = {name for name in old if not np.array_equal(old[name], new[name])}
+    return {name.split("/")[0] for name in changed}
+
+
+def one_step(setup, state, batch, config, **options):
+    step = functools.partial(
+        train.train_step, model=setup.model, tx=setup.tx, **options
+    )
+    return jax.jit(step)(state, batch, jax.random.key(0))
+
+
+def test_warm_up_moves_the_decoder_alone_and_its_optimizer_state(setup, batch, config):
+    state = setup.new_state()
+    new, metrics = one_step(
+        setup, state, batch, config, method="warm_up", trainable="^decoder/",
+        losses={"silhouette": {"weight": 1.0}},
+    )  # fmt: skip
+    assert moved(state.params, new.params) == {"decoder"}
+    assert set(metrics) == {"silhouette", "total", "gradient_norm"}
+    assert moved(state.batch_stats, new.batch_stats) == {"decoder"}
+    momenta = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(new.opt_state)
+        if np.ndim(leaf) and np.any(np.asarray(leaf))
+    ]
+    assert momenta and all("/decoder/" in name for name in momenta)
+
+
+def test_a_step_moves_everything_but_what_is_frozen(setup, batch, config):
+    state = setup.new_state()
+    assert set(state.frozen) == {"text_encoder"}
+    assert "text_encoder" not in state.params
+    assert "text_encoder" not in states.stored_part(state)
+    new, metrics = one_step(
+        setup, state, batch, config, losses=config.loss.to_dict(),
+        trainable=config.train.trainable,
+    )  # fmt: skip
+    held = {"visual_encoder"} if config.train.trainable else set()
+    expected = {name for name in state.params} - held
+    # MAM starts at W_u = 0: its first gradient reaches only W_u, which still moves
+    assert moved(state.params, new.params) == expected
+    assert int(new.step) == 1
+    assert all(np.isfinite(value) for value in metrics.values())
+    np.testing.assert_array_equal(
+        jax.tree.leaves(state.frozen)[0], jax.tree.leaves(new.frozen)[0]
+    )
+
+
+def test_split_and_merge_are_inverse():
+    params = {"a": {"x": 1, "y": 2}, "b": {"x": 3}}
+    kept, frozen = states.split_frozen(params, (r"^a/y", r"^b/"))
+    assert kept == {"a": {"x": 1}} and frozen == {"a": {"y": 2}, "b": {"x": 3}}
+    assert states.merge_frozen(kept, frozen) == params
+
+
+def test_nan_names_the_step_the_term_and_the_sequences(config):
+    keys = np.array(["a/0", "a/1", "b/0", "b/1"])
+    blank = np.array([""] * 4)
+    index = Index(np.array(list("aabb")), blank, blank, keys, np.ones(4, int))
+    data = Source("fake", [], index, "")
+    metrics = {"total": np.nan, "triplet": np.nan, "cross_entropy": 1.0}
+    with pytest.raises(FloatingPointError) as caught:
+        train._check_finite(7, metrics, config, data)
+    message = str(caught.value)
+    assert "Step 7: total, triplet not finite" in message
+    assert all(key in message for key in keys)
+    train._check_finite(7, {"total": 1.0}, config, data)

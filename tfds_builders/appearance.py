@@ -1,0 +1,216 @@
+"""What a walker wears and carries, and the scene around it: drawn at random.
+
+Nothing here depends on who walks: an outfit is drawn from a generator of its own, so
+clothes, hair, skin tone, bags, light and background carry no identity.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+# materials: rows of the texture atlas
+SKIN, HAIR, UPPER, LOWER, SHOES, BAG = range(6)
+NUM_MATERIALS = 6
+TILE = 32  # texels per side of a texture
+
+
+class Upper(NamedTuple):
+    """Upper garment. Lengths in metres.
+
+    sleeve: share of the arm that is covered (0 none, 0.5 short, 1 long). loose_torso,
+    loose_arm: cloth beyond the body's radius. hem: share of the thigh that it covers
+    (0: ends at the hips). hood: a hood lies in the neck. texture: float32 [32 32 3].
+    """
+
+    sleeve: float
+    loose_torso: float
+    loose_arm: float
+    hem: float
+    hood: bool
+    texture: np.ndarray
+
+
+class Lower(NamedTuple):
+    """Lower garment and shoes: kind is "trousers", "shorts" or "skirt"."""
+
+    kind: str
+    loose_thigh: float
+    loose_shank: float
+    texture: np.ndarray
+    shoe_texture: np.ndarray
+    shoe_height: float
+
+
+class Head(NamedTuple):
+    """Skin tone and hair, drawn per session (not per person: colour would tell)."""
+
+    skin: np.ndarray
+    hair: np.ndarray
+    hair_volume: float
+    hair_length: float
+
+
+class Scene(NamedTuple):
+    """Camera, light and sensor of one sequence.
+
+    azimuth: degrees from the walking direction to the camera (0: walks towards it, 90:
+    its left side is seen). elevation: degrees above the horizon. distance: metres.
+    light: unit vector towards the light in the walker's axes. ambient: 0..1. tint:
+    float32 [3], colour of the light. margin: of the detector's box, share of its
+    height. jitter: its noise per frame, same unit. noise: of the sensor, in 0..255.
+    seed: of background and noise.
+    """
+
+    azimuth: float
+    elevation: float
+    distance: float
+    light: np.ndarray
+    ambient: float
+    tint: np.ndarray
+    margin: float
+    jitter: float
+    blur: float
+    noise: float
+    seed: tuple[int, ...]
+
+
+def draw_upper(rng: np.random.Generator) -> Upper:
+    style = rng.choice(4, p=[0.3, 0.25, 0.25, 0.2])  # T-shirt, shirt, pullover, coat
+    cloth = (0.004, 0.006, 0.012, 0.02)[style]
+    wide = rng.uniform(0, 1)  # how far the garment is too large
+    return Upper(
+        sleeve=0.5 if style == 0 else 1.0,
+        loose_torso=cloth + rng.uniform(0, 0.014) + 0.03 * wide,
+        loose_arm=0.6 * cloth + rng.uniform(0, 0.008) + rng.uniform(0, 0.015) * wide,
+        hem=(0.07, 0.13, 0.16, 0.6)[style] * rng.uniform(0.3, 1.2),
+        hood=bool(style >= 2 and rng.random() < 0.35),
+        texture=draw_texture(rng),
+    )
+
+
+def draw_lower(rng: np.random.Generator) -> Lower:
+    kind = rng.choice(["trousers", "shorts", "skirt"], p=[0.74, 0.14, 0.12])
+    flare = rng.uniform(0, 0.03) if rng.random() < 0.4 else 0.0
+    wide = rng.uniform(0, 1)
+    return Lower(
+        kind=str(kind),
+        loose_thigh=rng.uniform(0.003, 0.018) + 0.022 * wide,
+        loose_shank=rng.uniform(0.003, 0.016) + flare + rng.uniform(0, 0.025) * wide,
+        texture=draw_texture(rng),
+        shoe_texture=draw_texture(rng),
+        shoe_height=rng.uniform(0.0, 0.024),
+    )
+
+
+def draw_head(rng: np.random.Generator) -> Head:
+    light, dark = np.array([241, 204, 177]), np.array([88, 56, 40])
+    hairs = np.array(
+        [[28, 22, 20], [62, 42, 30], [112, 78, 48], [190, 152, 98], [140, 138, 136]]
+    )
+    skin = light + (dark - light) * rng.beta(1.0, 1.6)
+    hair = hairs[rng.choice(5, p=[0.35, 0.3, 0.17, 0.1, 0.08])] * rng.uniform(0.8, 1.2)
+    length = rng.uniform(0.4, 1.0) if rng.random() < 0.35 else 0.0
+    return Head(
+        skin.astype(np.float32),
+        hair.astype(np.float32),
+        rng.uniform(0.006, 0.03),
+        length,
+    )
+
+
+def draw_scene(
+    rng: np.random.Generator, azimuth: float, elevation: float, seed: tuple[int, ...]
+) -> Scene:
+    """A scene for a camera at about `azimuth` and `elevation` degrees."""
+    side = rng.uniform(-np.pi, np.pi)
+    up = rng.uniform(0.35, 0.9)
+    flat = np.sqrt(1 - up**2)
+    warm = rng.uniform(-1, 1)
+    tint = np.array([1 + 0.1 * warm, 1.0, 1 - 0.12 * warm]) * rng.uniform(0.75, 1.1)
+    return Scene(
+        azimuth=azimuth + rng.uniform(-7, 7),
+        elevation=elevation + rng.uniform(-3, 3),
+        distance=rng.uniform(8, 11),
+        light=np.array([flat * np.sin(side), up, flat * np.cos(side)], np.float32),
+        ambient=rng.uniform(0.35, 0.6),
+        tint=tint.astype(np.float32),
+        margin=rng.uniform(0.015, 0.05),
+        jitter=rng.uniform(0.002, 0.008),
+        blur=rng.uniform(0.4, 0.75),
+        noise=rng.uniform(1.5, 6),
+        seed=seed,
+    )
+
+
+def draw_colour(rng: np.random.Generator) -> np.ndarray:
+    """A cloth colour, float32 [3] in 0..255: any hue, often pale, dark or grey."""
+    hue, value = rng.uniform(0, 180), rng.uniform(30, 240)
+    saturation = rng.choice([rng.uniform(0, 60), rng.uniform(60, 230)], p=[0.4, 0.6])
+    pixel = np.array([[[hue, saturation, value]]]).astype(np.uint8)
+    return cv2.cvtColor(pixel, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
+
+
+def draw_texture(rng: np.random.Generator) -> np.ndarray:
+    """A tile of cloth, float32 [32 32 3] in 0..255: first axis along the limb, second
+    around it (column 0 faces forward)."""
+    first, second = draw_colour(rng), draw_colour(rng)
+    row, column = np.mgrid[:TILE, :TILE]
+    period = int(rng.choice([4, 8, 16]))
+    pattern = rng.choice(6, p=[0.38, 0.17, 0.12, 0.1, 0.13, 0.1])
+    share = {
+        0: np.zeros((TILE, TILE)),
+        1: row % period < period // 2,
+        2: column % period < period // 2,
+        3: (row % period < period // 2) ^ (column % period < period // 2),
+        4: cv2.resize(rng.random((6, 6)).astype(np.float32), (TILE, TILE)) > 0.55,
+        5: np.minimum(column, TILE - column) < 7,  # a front panel
+    }[int(pattern)]
+    share = np.asarray(share, np.float32)[..., None]
+    weave = rng.normal(1, rng.uniform(0.02, 0.1), (TILE, TILE, 1))
+    cloth = (first * (1 - share) + second * share) * weave  # [32 32 3]
+    return np.clip(cloth, 0, 255).astype(np.float32)
+
+
+def atlas(
+    upper: Upper, lower: Lower, head: Head, bag_texture: np.ndarray
+) -> np.ndarray:
+    """Textures of all materials, float32 [M 32 32 3]."""
+    flat = np.ones((TILE, TILE, 1), np.float32)
+    tiles = [flat * head.skin, flat * head.hair, upper.texture, lower.texture]
+    return np.stack([*tiles, lower.shoe_texture, bag_texture])
+
+
+def draw_background(
+    rng: np.random.Generator, height: int, width: int, horizon: float
+) -> np.ndarray:
+    """A wall with panels and stains above a floor, uint8 [height width 3].
+
+    horizon: row where the floor begins (may lie outside the image).
+    """
+    image = np.empty((height, width, 3), np.float32)
+    rows = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
+    wall, far = _dull(draw_colour(rng)), _dull(draw_colour(rng))
+    image[:] = wall + (far - wall) * rows * np.float32(rng.uniform(0, 0.5))
+    for _ in range(rng.integers(2, 7)):  # doors, windows, posters
+        x, y = rng.integers(0, width), rng.integers(-height // 4, height)
+        w, h = rng.integers(8, 60), rng.integers(10, 90)
+        share = np.float32(rng.uniform(0.3, 0.9))
+        patch = image[max(y, 0) : max(y + h, 0), x : x + w]
+        patch[:] = patch * (1 - share) + _dull(draw_colour(rng)) * share
+    edge = int(np.clip(horizon, 0, height))
+    if edge < height:
+        floor, depth = _dull(draw_colour(rng)), rows[edge:] - rows[edge]
+        image[edge:] = floor * (1 - np.float32(rng.uniform(0, 0.6)) * depth)
+    for cells in (3, 10, 40):  # large stains, shrubs, grain
+        shape = (max(2, cells * height // 128), max(2, cells * width // 128))
+        grey = rng.standard_normal(shape, np.float32) * rng.uniform(2, 16)
+        hue = rng.normal(1, 0.12, 3).astype(np.float32)
+        noise = cv2.resize(grey, (width, height), interpolation=cv2.INTER_CUBIC)
+        image += noise[..., None] * hue
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def _dull(colour: np.ndarray) -> np.ndarray:
+    """Walls and floors are greyer than clothes."""
+    return (0.45 * colour + 0.55 * colour.mean()).astype(np.float32)

@@ -1,0 +1,105 @@
+"""The one schema of all data sets: a record is one walk of one person, one camera.
+
+Built and read without TensorFlow: numpy dtypes, JPEG bytes in a Text sequence (decoding
+is the reader's choice, frame by frame), array_record shards, `as_data_source`.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+SILHOUETTE_SIZE = 64
+NUM_KEYPOINTS = 17  # COCO order
+
+
+def record_features(height: int, width: int) -> tfds.features.FeaturesDict:
+    """The features of a record whose frames and masks are `height` x `width` pixels.
+
+    A modality that a data set lacks is stored with T = 0 (`masks`, `silhouettes`,
+    `keypoints`) or as an empty list (`frames`); T is the same for all that are present
+    and equals len(ratios).
+    """
+    if height != 2 * width:
+        raise ValueError(
+            f"Frames are twice as high as wide, got {height} x {width}: pad them with "
+            "black to height = 2 x width (tfds_builders.frames.fit_crop)."
+        )
+    return tfds.features.FeaturesDict(
+        {
+            "subject": tfds.features.Text(),
+            "condition": tfds.features.Text(),
+            "view": tfds.features.Text(),
+            "camera": tfds.features.Text(),
+            "key": tfds.features.Text(),
+            "frames": tfds.features.Sequence(tfds.features.Text()),
+            "masks": _array((None, height, width), np.uint8),
+            "silhouettes": _array((None, SILHOUETTE_SIZE, SILHOUETTE_SIZE), np.uint8),
+            "keypoints": _array((None, NUM_KEYPOINTS, 3), np.float32),
+            "ratios": _array((None,), np.float32),
+        }
+    )
+
+
+def _array(shape, dtype):
+    return tfds.features.Tensor(
+        shape=shape, dtype=dtype, encoding=tfds.features.Encoding.ZLIB
+    )
+
+
+def make_record(
+    subject: str,
+    condition: str,
+    view: str,
+    *,
+    ratios: np.ndarray,
+    height: int,
+    width: int,
+    frames: Sequence[bytes] = (),
+    masks: np.ndarray | None = None,
+    silhouettes: np.ndarray | None = None,
+    keypoints: np.ndarray | None = None,
+) -> tuple[str, dict]:
+    """(key, record) of one sequence; absent modalities become empty arrays.
+
+    frames: T JPEG files. masks: uint8 [T H W], 0 or 255, registered with the frames.
+    silhouettes: uint8 [T 64 64], normalised (`frames.normalise_silhouettes`).
+    keypoints: float32 [T 17 3], x and y in pixels of the frame, confidence in 0..1.
+    ratios: float32 [T], width / height of the person crop before padding.
+
+    The camera is the part of `view` before its first underscore (CCPG's convention).
+    Raises ValueError when modalities differ in T, or a name contains "/".
+    """
+    for name in (subject, condition, view):
+        if not name or "/" in name:
+            raise ValueError(
+                f"Subject, condition and view are non-empty names without '/', got "
+                f"{(subject, condition, view)}."
+            )
+    size, points = SILHOUETTE_SIZE, NUM_KEYPOINTS
+    record = {
+        "frames": list(frames),
+        "masks": _or_empty(masks, (height, width), np.uint8),
+        "silhouettes": _or_empty(silhouettes, (size, size), np.uint8),
+        "keypoints": _or_empty(keypoints, (points, 3), np.float32),
+    }
+    lengths = {name: len(value) for name, value in record.items() if len(value)}
+    lengths["ratios"] = len(ratios)
+    key = f"{subject}/{condition}/{view}"
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"{key}: modalities differ in length: {lengths}.")
+    return key, {
+        "subject": subject,
+        "condition": condition,
+        "view": view,
+        "camera": view.split("_")[0],
+        "key": key,
+        "ratios": np.asarray(ratios, np.float32),
+        **record,
+    }
+
+
+def _or_empty(array, shape, dtype) -> np.ndarray:
+    if array is None:
+        return np.zeros((0, *shape), dtype)
+    return np.asarray(array, dtype)

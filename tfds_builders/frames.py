@@ -1,0 +1,194 @@
+"""Frame pipeline for real video and images: person masks, crops, silhouettes.
+
+    background_of -> foreground_masks -> people_in -> fit_crop -> normalise_silhouettes
+
+Everything is numpy and cv2 on the host; images are uint8 RGB, masks uint8 0/255.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+JPEG_QUALITY = 90
+MIN_MASK_PIXELS = 40  # 10000 / 255: DATA D.7's "pixel sum <= 10000", as a count
+
+
+class Crop(NamedTuple):
+    """A person crop, `height` x `width`.
+
+    image: uint8 [H W 3]. mask: uint8 [H W], 0/255, the same geometry. ratio: width /
+    height of the box before padding. transform: float64 [2 3], maps a point (x, y) of
+    the source image to the crop, both measured at pixel centres.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    ratio: float
+    transform: np.ndarray
+
+
+def encode_jpeg(image: np.ndarray, quality: int = JPEG_QUALITY) -> bytes:
+    """uint8 RGB [H W 3] -> the bytes of a JPEG file."""
+    done, data = cv2.imencode(
+        ".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
+    if not done:
+        raise ValueError(f"cv2 cannot encode an image {image.shape} {image.dtype}.")
+    return data.tobytes()
+
+
+def decode_jpeg(data: bytes) -> np.ndarray:
+    """The bytes of a JPEG (or PNG) file -> uint8 RGB [H W 3]."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError(f"{len(data)} bytes that cv2 cannot decode as an image.")
+    return image[..., ::-1]
+
+
+def mask_box(mask: np.ndarray) -> tuple[int, int, int, int] | None:
+    """(left, top, right, bottom) of the non-zero pixels, right and bottom exclusive."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def fit_crop(
+    image: np.ndarray,
+    mask: np.ndarray,
+    box: tuple[float, float, float, float],
+    *,
+    height: int,
+    margin: float = 0.0,
+) -> Crop:
+    """Cuts `box` out, scales it to `height` keeping its aspect, pads to height / 2.
+
+    image: uint8 [H W 3]. mask: uint8 [H W]. box: (left, top, right, bottom) in pixels.
+    margin: added on each side, as a share of the box's height. The box is centred; what
+    is outside it is black (and 0 in the mask); a box wider than half its height is cut
+    on both sides. Parts of the box outside the image are black too.
+    """
+    if image.shape[:2] != mask.shape:
+        raise ValueError(
+            f"Image {image.shape[:2]} and mask {mask.shape} differ in size: the mask "
+            "must be registered with the image."
+        )
+    width = height // 2
+    left, top, right, bottom = box
+    if right <= left or bottom <= top:
+        raise ValueError(f"An empty box {box}: (left, top, right, bottom) in pixels.")
+    extra = margin * (bottom - top)
+    left, top, right, bottom = left - extra, top - extra, right + extra, bottom + extra
+    scale = height / (bottom - top)
+    # pixel i covers [i, i + 1): centres are at i + 0.5, warpAffine counts centres
+    shift_x = width / 2 - scale * (left + right) / 2 + (scale - 1) / 2
+    shift_y = -scale * top + (scale - 1) / 2
+    transform = np.array([[scale, 0, shift_x], [0, scale, shift_y]])
+    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    if scale < 1:  # warpAffine does not average: blur by the reduction first
+        sigma = 0.4 / scale
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+        smooth = cv2.INTER_LINEAR
+    image = cv2.warpAffine(image, transform, (width, height), flags=smooth)
+    mask = cv2.warpAffine(
+        (mask > 0).astype(np.float32), transform, (width, height), flags=smooth
+    )
+    ratio = (right - left) / (bottom - top)
+    kept = min(width, round(height * ratio))
+    inside = np.zeros(width, bool)
+    inside[(width - kept) // 2 : (width - kept) // 2 + kept] = True
+    image = np.where(inside[None, :, None], image, 0).astype(np.uint8)  # [H W 3]
+    mask = np.where((mask >= 0.5) & inside[None], 255, 0).astype(np.uint8)  # [H W]
+    return Crop(image, mask, ratio, transform)
+
+
+def normalise_silhouette(mask: np.ndarray, size: int = 64) -> np.ndarray | None:
+    """Crop to the person's rows, height `size`, x-centred: the field's convention.
+
+    mask: uint8 [H W], 0..255. Returns uint8 [size size] (values between 0 and 255 from
+    the cubic resize), or None where the mask is all but empty. The x-centre is the
+    first column where the cumulative mass exceeds half (`DATA` D.7; the rule goes back
+    to Takemura et al., OU-MVLP, 2018).
+    """
+    if np.count_nonzero(mask) <= MIN_MASK_PIXELS:
+        return None
+    rows = np.flatnonzero(mask.any(1))
+    person = mask[rows[0] : rows[-1] + 1]
+    width = max(1, int(size * person.shape[1] / person.shape[0]))
+    person = cv2.resize(person, (width, size), interpolation=cv2.INTER_CUBIC)
+    mass = np.cumsum(person.sum(0, dtype=np.int64))
+    centre = int(np.argmax(mass > mass[-1] / 2))
+    half = size // 2
+    padded = np.pad(person, ((0, 0), (half, half)))
+    return padded[:, centre : centre + size]
+
+
+def normalise_silhouettes(masks: np.ndarray, size: int = 64) -> np.ndarray:
+    """uint8 [T H W] -> uint8 [T size size]; an all but empty mask becomes zeros."""
+    empty = np.zeros((size, size), np.uint8)
+    done = [normalise_silhouette(mask, size) for mask in masks]
+    return np.stack([empty if one is None else one for one in done])
+
+
+def background_of(frames: np.ndarray, *, tolerance: float = 30.0) -> np.ndarray:
+    """The empty scene, uint8 [H W 3], from frames [N H W 3] of a still camera.
+
+    People differ and move, the empty scene recurs: the frame with the most look-alikes
+    (no block of a 48 x 27 miniature differs by more than `tolerance`) is taken to be
+    empty, and the median of its look-alikes is the background. With fewer than three,
+    that is where someone is always in view, it is the median of all frames: right where
+    each pixel shows the background in more than half of them.
+    """
+    size = (48, 27)
+    small = [cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames]
+    small = np.stack(small).astype(np.int16)  # [N 27 48 3]
+    alike = [np.abs(small - one).max((1, 2, 3)) <= tolerance for one in small]
+    chosen = max(alike, key=np.count_nonzero)
+    if np.count_nonzero(chosen) >= 3:
+        frames = frames[chosen]
+    return np.median(frames, axis=0).astype(np.uint8)
+
+
+def foreground_masks(
+    frames: np.ndarray, background: np.ndarray, *, threshold: float = 30.0
+) -> np.ndarray:
+    """Background subtraction: uint8 0/255 [T H W] of frames [T H W 3].
+
+    A pixel is foreground where its colour differs from `background` by more than
+    `threshold` (largest channel difference, after a light blur); openings and closings
+    in proportion to the image remove specks and fill holes. Shadows are kept out only
+    as far as the threshold does so.
+    """
+    if frames.shape[1:] != background.shape:
+        raise ValueError(
+            f"Frames {frames.shape[1:]} and background {background.shape} differ."
+        )
+    size = max(3, round(background.shape[0] / 80) | 1)
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
+    wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * size + 1, 2 * size + 1))
+    reference = cv2.GaussianBlur(background, (5, 5), 0)
+    masks = []
+    for frame in frames:
+        difference = cv2.absdiff(cv2.GaussianBlur(frame, (5, 5), 0), reference)
+        mask = np.where(difference.max(-1) > threshold, 255, 0).astype(np.uint8)
+        mask = cv2.morphologyEx(mask, cv2.MORPH_OPEN, disc)
+        masks.append(cv2.morphologyEx(mask, cv2.MORPH_CLOSE, wide))
+    return np.stack(masks)
+
+
+def people_in(
+    mask: np.ndarray, *, min_height: float = 0.25
+) -> list[tuple[tuple[int, int, int, int], np.ndarray]]:
+    """(box, mask of that person alone) of the connected regions at least `min_height`
+    (share of the image) high and higher than wide, largest first."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
+    found = []
+    for label in range(1, count):
+        left, top, width, height, area = stats[label]
+        if height >= min_height * mask.shape[0] and height > width:
+            box = (int(left), int(top), int(left + width), int(top + height))
+            person = np.where(labels == label, 255, 0).astype(np.uint8)
+            found.append((int(area), box, person))
+    found.sort(key=lambda item: -item[0])
+    return [(box, person) for _, box, person in found]

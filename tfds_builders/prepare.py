@@ -1,0 +1,176 @@
+"""Prepares data sets: python -m tfds_builders.prepare NAME[/CONFIG] ...
+
+    python -m tfds_builders.prepare synthetic_gait
+    python -m tfds_builders.prepare cmu_walk --manual_dir=DIR
+    python -m tfds_builders.prepare --config=configs/lmgait.py:cmu_walk
+
+Writes DATA_DIR/NAME/CONFIG/VERSION as array_record, without TensorFlow or Beam; what is
+prepared already is left alone. `tfds build` builds the same folders, but imports
+TensorFlow, apache_beam and mlcroissant first.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import importlib
+import importlib.machinery
+import importlib.util
+import shutil
+import sys
+import time
+from pathlib import Path
+
+# data set -> module of its `Builder`
+BUILDERS = {
+    "synthetic_gait": "tfds_builders.synthetic_gait.synthetic_gait_dataset_builder",
+    "cmu_walk": "tfds_builders.cmu_walk.cmu_walk_dataset_builder",
+}
+
+
+class PrepareError(Exception):
+    """Something the user can repair; the message says how."""
+
+
+def builder_class(name: str):
+    """The TFDS builder class of data set `name`."""
+    if name not in BUILDERS:
+        raise PrepareError(
+            f"Unknown data set {name!r}; choose from {', '.join(sorted(BUILDERS))}."
+        )
+    return importlib.import_module(BUILDERS[name]).Builder
+
+
+def make_builder(name: str, data_dir: str | Path):
+    """The builder of "NAME" (its first config) or "NAME/CONFIG" under `data_dir`."""
+    name, _, config = name.partition("/")
+    builder = builder_class(name)
+    if config and config not in builder.builder_configs:
+        known = ", ".join(sorted(builder.builder_configs)) or "none"
+        raise PrepareError(f"{name} has no config {config!r}; it has: {known}.")
+    return builder(
+        data_dir=str(data_dir), config=config or None, file_format="array_record"
+    )
+
+
+def prepare(
+    name: str,
+    data_dir: str | Path,
+    *,
+    manual_dir: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Builds "NAME[/CONFIG]" under `data_dir` unless it is there; returns its folder.
+
+    A build is written beside its place and moved there when complete, so a killed one
+    is never read, and what it left is removed by the next call; `overwrite` replaces
+    what is there only then. Two calls at once wait for each other. Raises PrepareError
+    for unknown names and for data that the user must fetch.
+    """
+    import tensorflow_datasets as tfds
+
+    tfds.disable_progress_bar()  # ours shows the estimate
+    builder = make_builder(name, data_dir)
+    folder = Path(builder.data_dir)
+    if (folder / "dataset_info.json").exists() and not overwrite:
+        print(f"{name}: already prepared in {folder}", flush=True)
+        return folder
+    if manual_dir is not None and not Path(manual_dir).is_dir():
+        raise PrepareError(f"--manual_dir={manual_dir} is not a folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder.parent / ".prepare.lock"):
+        if (folder / "dataset_info.json").exists() and not overwrite:
+            print(f"{name}: prepared meanwhile in {folder}", flush=True)
+            return folder
+        for leftover in folder.parent.glob("*incomplete*"):
+            shutil.rmtree(leftover)
+        began = time.time()
+        builder = make_builder(name, folder.parent / "incomplete.build")
+        try:
+            builder.download_and_prepare(
+                download_dir=str(Path(data_dir) / "downloads"),
+                download_config=tfds.download.DownloadConfig(
+                    manual_dir=str(manual_dir) if manual_dir else None
+                ),
+                file_format="array_record",
+            )
+        except FileNotFoundError as error:  # what the user should have fetched
+            raise PrepareError(f"{name}: {error}") from error
+        _put(Path(builder.data_dir), folder)
+    splits = {split: info.num_examples for split, info in builder.info.splits.items()}
+    counts = ", ".join(f"{count} sequences {split}" for split, count in splits.items())
+    print(f"{name}: {counts}, {time.time() - began:.0f} s, in {folder}", flush=True)
+    return folder
+
+
+def _put(built: Path, folder: Path):
+    """Moves a complete build to its place; what was there is read until then."""
+    scratch = folder.parent / "incomplete.build"
+    if folder.exists():
+        folder.rename(scratch / "replaced")
+    built.rename(folder)
+    shutil.rmtree(scratch)
+
+
+@contextlib.contextmanager
+def _locked(path: Path):
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def names_in_config(argument: str) -> list[str]:
+    """The data sets that a config FILE.py[:variant] trains and tests on."""
+    path, _, variant = argument.partition(":")
+    if not Path(path).is_file():
+        raise PrepareError(f"No config file {path!r}.")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    loader = importlib.machinery.SourceFileLoader("prepared_config", path)
+    spec = importlib.util.spec_from_loader("prepared_config", loader)
+    assert spec is not None  # a loader was given
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    try:
+        config = module.get_config(variant) if variant else module.get_config()
+        names = [config.data.train_dataset, config.data.test_dataset]
+    except ValueError as error:  # an unknown variant
+        raise PrepareError(f"{argument}: {error}") from error
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tfds_builders.prepare",
+        description=f"Prepares data sets: {', '.join(sorted(BUILDERS))}.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME[/CONFIG]")
+    parser.add_argument("--config", help="prepare what FILE.py[:variant] needs")
+    parser.add_argument("--data_dir", default="data", help="default: data")
+    parser.add_argument("--manual_dir", help="folder with data you downloaded")
+    parser.add_argument("--overwrite", action="store_true", help="build again")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    try:
+        names = args.names + (names_in_config(args.config) if args.config else [])
+        if not names and not args.config:  # a re-ranker's data is its base run's
+            parser.error("name a data set, or give --config=FILE.py")
+        for name in names:  # all names are checked before the first build
+            make_builder(name, args.data_dir)
+        for name in names:
+            prepare(
+                name,
+                args.data_dir,
+                manual_dir=args.manual_dir,
+                overwrite=args.overwrite,
+            )
+    except PrepareError as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
