@@ -43,11 +43,14 @@ def main(argv) -> int:
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
 
     from gaitjax import evaluate, train, train_reranker  # late: --help is quick
+    from gaitjax.models import check_name
 
     modes = {"train": train.run, "evaluate": evaluate.run}
     if config.model.name == "cargait":
         rerank = train_reranker.rerank
         modes = {"train": train_reranker.run, "rerank": rerank, "evaluate": rerank}
+    else:
+        check_name(config.model.name)  # before any data is opened
     if config.mode not in modes:
         raise ValueError(
             f"Unknown config.mode {config.mode!r} of {config.name}; choose from "

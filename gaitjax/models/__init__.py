@@ -7,7 +7,7 @@ from flax import linen as nn
 from gaitjax.models import gaitbase, gei, lmgait
 from gaitjax.models.output import GaitOutput
 
-__all__ = ["MODELS", "GaitOutput", "create_model"]
+__all__ = ["MODELS", "GaitOutput", "check_name", "create_model"]
 
 # name -> create(config, num_classes). Each model(batch, train=...) -> GaitOutput.
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -17,15 +17,16 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def create_model(config) -> nn.Module:
-    """The linen module that config.model describes.
-
-    Raises ValueError for an unknown config.model.name, listing the choices.
-    """
-    name = config.model.name
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that is not in MODELS, listing the choices."""
     if name not in MODELS:
         raise ValueError(
             f"Unknown model {name!r} (config.model.name); choose from "
             f"{', '.join(sorted(MODELS))}."
         )
-    return MODELS[name](config, config.data.num_classes)
+
+
+def create_model(config) -> nn.Module:
+    """The linen module that config.model describes; raises as `check_name` does."""
+    check_name(config.model.name)
+    return MODELS[config.model.name](config, config.data.num_classes)
