@@ -13,7 +13,9 @@ SILHOUETTE_SIZE = 64
 NUM_KEYPOINTS = 17  # COCO order
 
 
-def record_features(height: int, width: int) -> tfds.features.FeaturesDict:
+def record_features(
+    height: int, width: int, silhouette_size: int = SILHOUETTE_SIZE
+) -> tfds.features.FeaturesDict:
     """The features of a record whose frames and masks are `height` x `width` pixels.
 
     A modality that a data set lacks is stored with T = 0 (`masks`, `silhouettes`,
@@ -34,7 +36,7 @@ def record_features(height: int, width: int) -> tfds.features.FeaturesDict:
             "key": tfds.features.Text(),
             "frames": tfds.features.Sequence(tfds.features.Text()),
             "masks": _array((None, height, width), np.uint8),
-            "silhouettes": _array((None, SILHOUETTE_SIZE, SILHOUETTE_SIZE), np.uint8),
+            "silhouettes": _array((None, silhouette_size, silhouette_size), np.uint8),
             "keypoints": _array((None, NUM_KEYPOINTS, 3), np.float32),
             "ratios": _array((None,), np.float32),
         }
@@ -59,11 +61,12 @@ def make_record(
     masks: np.ndarray | None = None,
     silhouettes: np.ndarray | None = None,
     keypoints: np.ndarray | None = None,
+    silhouette_size: int = SILHOUETTE_SIZE,
 ) -> tuple[str, dict]:
     """(key, record) of one sequence; absent modalities become empty arrays.
 
     frames: T JPEG files. masks: uint8 [T H W], 0 or 255, registered with the frames.
-    silhouettes: uint8 [T 64 64], normalised (`frames.normalise_silhouettes`).
+    silhouettes: uint8 [T 64 64] (or 128), normalised (`frames.normalise_silhouettes`).
     keypoints: float32 [T 17 3], x and y in pixels of the frame, confidence in 0..1.
     ratios: float32 [T], width / height of the person crop before padding.
 
@@ -76,7 +79,7 @@ def make_record(
                 f"Subject, condition and view are non-empty names without '/', got "
                 f"{(subject, condition, view)}."
             )
-    size, points = SILHOUETTE_SIZE, NUM_KEYPOINTS
+    size, points = silhouette_size, NUM_KEYPOINTS
     record = {
         "frames": list(frames),
         "masks": _or_empty(masks, (height, width), np.uint8),

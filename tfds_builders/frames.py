@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 JPEG_QUALITY = 90
-MIN_MASK_PIXELS = 40  # 10000 / 255: DATA D.7's "pixel sum <= 10000", as a count
+MIN_MASK_SUM = 10_000  # of grey values: below, a frame counts as empty (`DATA` D.7)
 
 
 class Crop(NamedTuple):
@@ -103,7 +103,9 @@ def fit_crop(
     return Crop(image, mask, ratio, transform)
 
 
-def normalise_silhouette(mask: np.ndarray, size: int = 64) -> np.ndarray | None:
+def normalise_silhouette(
+    mask: np.ndarray, size: int = 64, interpolation: int = cv2.INTER_CUBIC
+) -> np.ndarray | None:
     """Crop to the person's rows, height `size`, x-centred: the field's convention.
 
     mask: uint8 [H W], 0..255. Returns uint8 [size size] (values between 0 and 255 from
@@ -111,12 +113,12 @@ def normalise_silhouette(mask: np.ndarray, size: int = 64) -> np.ndarray | None:
     first column where the cumulative mass exceeds half (`DATA` D.7; the rule goes back
     to Takemura et al., OU-MVLP, 2018).
     """
-    if np.count_nonzero(mask) <= MIN_MASK_PIXELS:
+    if mask.sum(dtype=np.int64) <= MIN_MASK_SUM:
         return None
     rows = np.flatnonzero(mask.any(1))
     person = mask[rows[0] : rows[-1] + 1]
     width = max(1, int(size * person.shape[1] / person.shape[0]))
-    person = cv2.resize(person, (width, size), interpolation=cv2.INTER_CUBIC)
+    person = cv2.resize(person, (width, size), interpolation=interpolation)
     mass = np.cumsum(person.sum(0, dtype=np.int64))
     centre = int(np.argmax(mass > mass[-1] / 2))
     half = size // 2
@@ -124,10 +126,31 @@ def normalise_silhouette(mask: np.ndarray, size: int = 64) -> np.ndarray | None:
     return padded[:, centre : centre + size]
 
 
-def normalise_silhouettes(masks: np.ndarray, size: int = 64) -> np.ndarray:
+def fit_frame(frame: np.ndarray, ratio: float, height: int) -> np.ndarray:
+    """Undoes a square resize: [h w ...] -> [height height/2 ...], aspect `ratio`.
+
+    Scales to height x int(height * ratio), then pads with black or cuts centrally to
+    half the height (`ZOO` A.1). Differs from the reference, which pads normalised
+    images with mean grey at run time and once cut from the left edge.
+    """
+    width, whole = height // 2, max(1, int(height * ratio))
+    small = frame.shape[0] <= height
+    smooth = cv2.INTER_LINEAR if small else cv2.INTER_AREA
+    scaled = cv2.resize(frame, (whole, height), interpolation=smooth)
+    if whole >= width:
+        left = (whole - width) // 2
+        return scaled[:, left : left + width]
+    left = (width - whole) // 2
+    sides = [(0, 0), (left, width - whole - left)] + [(0, 0)] * (frame.ndim - 2)
+    return np.pad(scaled, sides)
+
+
+def normalise_silhouettes(
+    masks: np.ndarray, size: int = 64, interpolation: int = cv2.INTER_CUBIC
+) -> np.ndarray:
     """uint8 [T H W] -> uint8 [T size size]; an all but empty mask becomes zeros."""
     empty = np.zeros((size, size), np.uint8)
-    done = [normalise_silhouette(mask, size) for mask in masks]
+    done = [normalise_silhouette(mask, size, interpolation) for mask in masks]
     return np.stack([empty if one is None else one for one in done])
 
 

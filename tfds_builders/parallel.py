@@ -2,11 +2,14 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import cv2
 import tqdm
+
+AHEAD = 8  # results per worker that may wait for the consumer
 
 
 def ordered_map(
@@ -31,8 +34,24 @@ def ordered_map(
         return
     # spawn: a fork of a process with running threads (JAX, cv2) may hang
     context = multiprocessing.get_context("spawn")
+    # results wait for the consumer: without a bound all of them would, in memory
+    free, stopped = threading.Semaphore(AHEAD * workers), threading.Event()
+
+    def metered():
+        for task in tasks:
+            free.acquire()
+            if stopped.is_set():
+                return
+            yield task
+
     with context.Pool(workers, initializer=_one_thread) as pool:
-        yield from tqdm.tqdm(pool.imap(function, tasks, chunksize=1), **bar)
+        try:
+            for result in tqdm.tqdm(pool.imap(function, metered()), **bar):
+                free.release()
+                yield result
+        finally:  # else the pool would wait for its blocked feeder
+            stopped.set()
+            free.release()
 
 
 def _one_thread():

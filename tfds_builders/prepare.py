@@ -22,8 +22,12 @@ from pathlib import Path
 
 # data set -> module of its `Builder`
 BUILDERS = {
-    "synthetic_gait": "tfds_builders.synthetic_gait.synthetic_gait_dataset_builder",
-    "cmu_walk": "tfds_builders.cmu_walk.cmu_walk_dataset_builder",
+    name: f"tfds_builders.{name}.{name}_dataset_builder"
+    for name in (
+        "synthetic_gait",
+        "cmu_walk",
+        "ccpg",
+    )
 }
 
 

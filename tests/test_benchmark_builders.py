@@ -1,0 +1,176 @@
+"""Each benchmark's builder on a tiny archive in the exact layouts: build, read back."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_benchmarks
+import numpy as np
+import pytest
+
+from gaitjax.data import pipeline, source
+from tfds_builders import prepare
+from tfds_builders.frames import decode_jpeg
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# builder/config -> (writer of the archive, modalities besides ratios)
+RGB = ("frames", "masks", "silhouettes")
+CASES = {
+    "ccpg": (fake_benchmarks.ccpg, RGB),
+    "ccpg/opengait": (fake_benchmarks.ccpg_pickles, RGB),
+}
+
+
+def build(name, tmp_path, writer) -> tuple[Path, dict]:
+    expected = writer(tmp_path / "raw")
+    data_dir = tmp_path / "data"
+    return prepare.prepare(name, data_dir, manual_dir=tmp_path / "raw"), expected
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_archive_is_built_and_read_back(name, tmp_path, capsys):
+    writer, modalities = CASES[name]
+    folder, expected = build(name, tmp_path, writer)
+    size = 128 if name.endswith("_128") else 64
+    for split, names in expected.items():
+        data = source.open_split(str(tmp_path / "data"), name, split)
+        assert sorted(data.index.key.tolist()) == sorted(names)
+        for row in range(len(data.records)):
+            record = data.records[row]
+            length = len(record["ratios"])
+            assert length >= 1 and (record["ratios"] > 0).all()
+            for modality in (*RGB, "keypoints"):
+                present = length if modality in modalities else 0
+                assert len(record[modality]) == present, modality
+            if "silhouettes" in modalities:
+                silhouettes = record["silhouettes"]
+                assert silhouettes.shape == (length, size, size)
+                # a person fills the height, centred
+                assert (silhouettes > 127).any(2).mean() > 0.85
+                mass = (silhouettes > 127).sum((0, 1))
+                centre = (mass * np.arange(size)).sum() / mass.sum()
+                assert abs(centre - size / 2) < size / 16
+            if "frames" in modalities:
+                frame = decode_jpeg(record["frames"][0])
+                assert frame.shape == (256, 128, 3)
+                inside = record["masks"][0] > 0
+                # RGB from its own folder, registered with the mask
+                distance = np.abs(frame.astype(int) - (200, 120, 40)).max(-1)
+                assert np.median(distance[inside]) < 12
+                kept = round(256 * float(record["ratios"][0]))
+                assert (frame[:, : (128 - kept) // 2 - 8] < 8).all()
+                assert np.median(frame[:, 64 - kept // 2 + 3 : 64 - kept // 2 + 6]) > 40
+        clip = pipeline.load_clip(data, 0, np.arange(1), modalities)
+        assert all(len(clip[modality]) == 1 for modality in modalities)
+    report = json.loads((folder / "build_report.json").read_text())
+    assert report["skipped"] == {} and report["frames"] > 0
+    for split, names in expected.items():
+        assert report["totals"][split]["sequences"] == len(names)
+    stored = json.loads((folder / "metadata.json").read_text())
+    assert stored["totals"] == report["totals"] and stored["skipped"] == 0
+    assert "sequences skipped" in capsys.readouterr().err
+
+
+def test_unreadable_sequences_are_skipped_and_listed(tmp_path):
+    raw = tmp_path / "raw"
+    fake_benchmarks.ccpg(raw)
+    frames, masks = raw / "CCPG_D_MASK_FACE_SHOE", raw / "CCPG_G_SIL"
+    (masks / "101/U0_D0/01_0/00003.png").write_bytes(b"damaged")
+    for file in (masks / "101/U0_D0/02").iterdir():
+        file.unlink()
+    for frame in range(1, 7):  # another crop than the image's
+        fake_benchmarks.save(
+            masks / f"000/U0_D0/02/{frame:05d}.png", fake_benchmarks.person(160, 160)
+        )
+    (frames / "000/U3_D3/10_1/00001.jpg").unlink()
+    empty = np.zeros((162, 68), np.uint8)
+    fake_benchmarks.save(masks / "000/U3_D3/10_1/00002.png", empty)
+    stray = frames / "555/U0_D0/01"
+    fake_benchmarks.save(stray / "1.jpg", np.zeros((8, 4, 3), np.uint8))
+    folder = prepare.prepare("ccpg", tmp_path / "data", manual_dir=raw)
+    report = json.loads((folder / "build_report.json").read_text())
+    skipped = report["skipped"]
+    assert set(skipped) == {
+        "101/U0_D0/01_0", "101/U0_D0/02", "000/U0_D0/02", "555/U0_D0/01",
+    }  # fmt: skip
+    assert skipped["101/U0_D0/01_0"] == "corrupt: 00003.png is not a readable image"
+    assert skipped["101/U0_D0/02"].startswith("empty: 6 frames")
+    assert "not the same crop" in skipped["000/U0_D0/02"]
+    assert "neither partition list" in skipped["555/U0_D0/01"]
+    assert report["frames_dropped"] == {"000/U3_D3/10_1": 2}
+    assert report["short"] == ["000/U3_D3/10_1"]
+    train = report["totals"]["train"]
+    assert train["sequences"] == 2 and train["sequences_recalled"] == 8388
+    assert train["mismatches"]["all"] == "1 subjects, expected 100"
+    assert train["mismatches"]["001"] == "no sequence"
+    assert "000" not in train["mismatches"]
+
+
+def test_a_missing_archive_names_every_place_looked_at(tmp_path):
+    with pytest.raises(prepare.PrepareError, match="--manual_dir is missing"):
+        prepare.prepare("ccpg", tmp_path / "data")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/notes.txt").write_text("nothing")
+    with pytest.raises(prepare.PrepareError) as caught:
+        prepare.prepare("ccpg", tmp_path / "data", manual_dir=tmp_path / "raw")
+    for part in ("raw/CCPG_G_SIL", "raw/ccpg/CCPG_G_SIL", "github.com/BNU-IVC/CCPG"):
+        assert part in str(caught.value)
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in sorted(folder.glob("*"))
+            if f.name != "dataset_info.json"}  # fmt: skip
+
+
+def test_a_killed_build_ends_with_the_same_bytes(tmp_path):
+    whole, _ = build("ccpg/opengait", tmp_path / "a", fake_benchmarks.ccpg_pickles)
+    fake_benchmarks.ccpg_pickles(tmp_path / "b/raw")
+    code = (
+        "import os\n"
+        "from tfds_builders import opengait_pickles as p, prepare\n"
+        "load = p.load_array\n"
+        "count = [0]\n"
+        "def killed(data):\n"
+        "    count[0] += 1\n"
+        "    if count[0] == 15: os._exit(9)\n"
+        "    return load(data)\n"
+        "p.load_array = killed\n"
+        f"prepare.main(['ccpg/opengait', '--data_dir={tmp_path}/b/data', "
+        f"'--manual_dir={tmp_path}/b/raw'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=120
+    )
+    assert done.returncode == 9, done.stderr
+    folder = tmp_path / "b/data/ccpg/opengait"
+    assert list(folder.glob("incomplete*")) and not (folder / "1.0.0").exists()
+    again = prepare.prepare(
+        "ccpg/opengait", tmp_path / "b/data", manual_dir=tmp_path / "b/raw"
+    )
+    assert _bytes(again) == _bytes(whole) and len(_bytes(whole)) >= 5
+    assert not list(folder.glob("*incomplete*"))
+
+
+class _Malicious:
+    def __reduce__(self):
+        return os.system, ("touch /tmp/gaitjax_was_here",)
+
+
+def test_a_malicious_pickle_is_refused(tmp_path):
+    raw = tmp_path / "raw"
+    fake_benchmarks.ccpg_pickles(raw)
+    bad = raw / "101/U0_D0/02/02-ratios.pkl"
+    marker = Path("/tmp/gaitjax_was_here")
+    assert not marker.exists()
+    bad.write_bytes(pickle.dumps(_Malicious()))
+    folder = prepare.prepare("ccpg/opengait", tmp_path / "data", manual_dir=raw)
+    report = json.loads((folder / "build_report.json").read_text())
+    assert list(report["skipped"]) == ["101/U0_D0/02"]
+    assert report["skipped"]["101/U0_D0/02"].startswith(
+        "refused: 02-ratios.pkl: it asks for posix.system"
+    )
+    assert not marker.exists()

@@ -1,0 +1,273 @@
+"""What the builders of the benchmarks share: two sources, checks, a report, Beam.
+
+A builder says where a sequence is and how it is read; here it is read in parallel,
+what cannot be read is skipped and listed, and totals are compared with what is known.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+from etils import epath
+
+from tfds_builders.archives import Outcome, Sequence
+from tfds_builders.checks import Expected, totals
+from tfds_builders.features import record_features
+from tfds_builders.parallel import ordered_map
+
+SHORT = 5  # frames; shorter sequences are kept and listed (`DATA` D.7)
+SHOWN = 5  # mismatches and problems that are printed; all are in the report
+
+
+@dataclasses.dataclass
+class BenchmarkConfig(tfds.core.BuilderConfig):
+    """source: a name in the builder's SOURCES. silhouette_size: 64 or 128 (pixels).
+
+    height: of frames and masks, twice their width.
+    """
+
+    source: str = "raw"
+    silhouette_size: int = 64
+    height: int = 256
+
+
+class Source(NamedTuple):
+    """Where a builder's data comes from.
+
+    folders: names of the folder with the data, tried below --manual_dir and its
+    sub-folder of the builder's name ("": itself); markers: glob patterns that the right
+    one matches, all of them. layout: the same for people. find: (folder, manual_dir) ->
+    sequences. read: (sequence, height=..., silhouette_size=...) -> Outcome.
+    """
+
+    folders: tuple[str, ...]
+    markers: tuple[str, ...]
+    layout: str
+    find: Callable[[epath.Path, epath.Path], Iterable[Sequence]]
+    read: Callable[..., Outcome]
+
+
+def configs(raw: str, opengait: str) -> list[BenchmarkConfig]:
+    """The four configs of a benchmark; raw, opengait: descriptions of the sources."""
+    return [
+        BenchmarkConfig(
+            name=name + ("_128" if size == 128 else ""),
+            description=f"{description}; silhouettes {size} x {size}.",
+            source=source,
+            silhouette_size=size,
+        )
+        for size in (64, 128)
+        for name, source, description in (
+            ("default" if size == 64 else "raw", "raw", raw),
+            ("opengait", "opengait", opengait),
+        )
+    ]
+
+
+class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A benchmark; its folder gives SOURCES, EXPECTED and the texts.
+
+    With Beam options (`--beam_pipeline_options`) sequences are read by a Beam pipeline
+    on any runner, else by all cores of this machine.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First release."}
+    SOURCES: dict[str, Source]
+    EXPECTED: Expected
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        config = self.builder_config
+        return self.dataset_info_from_configs(
+            features=record_features(
+                config.height, config.height // 2, config.silhouette_size
+            ),
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _download_and_prepare(self, dl_manager, download_config):
+        # a pipeline where the user names a runner or its options
+        self._beam = bool(download_config.beam_options or download_config.beam_runner)
+        super()._download_and_prepare(dl_manager, download_config)
+        self._finish()
+
+    def _split_generators(self, dl_manager):
+        source = self.SOURCES[self.builder_config.source]
+        folder, given = self._find_folder(dl_manager, source)
+        print(f"{self.name}: listing {folder}", flush=True)
+        by_split: dict[str, list[Sequence]] = {"train": [], "test": []}
+        unlisted = []
+        for sequence in source.find(folder, given):
+            of_split = by_split[sequence.split] if sequence.split else unlisted
+            of_split.append(sequence)
+        problem = "the subject is in neither partition list"
+        notes = [_note(Outcome(sequence, None, problem)) for sequence in unlisted]
+        (_scratch(self.data_dir) / "unlisted.json").write_text(json.dumps(notes))
+        by_split = {split: found for split, found in by_split.items() if found}
+        if not by_split:
+            raise FileNotFoundError(
+                f"No sequence of a listed subject in {folder}; expected "
+                f"{source.layout}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
+        make = self._pipeline if self._beam else self._generate_examples
+        return {split: make(split, by_split[split]) for split in by_split}
+
+    def _find_folder(self, dl_manager, source: Source):
+        """(folder with the data, --manual_dir), or FileNotFoundError."""
+        try:
+            given = epath.Path(dl_manager.manual_dir)
+        except AssertionError as error:  # TFDS's way to say: no such folder, or empty
+            raise FileNotFoundError(
+                f"--manual_dir is missing. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            ) from error
+        tried = [given / root / name for root in ("", self.name)
+                 for name in source.folders]  # fmt: skip
+        for folder in tried:
+            if all(_any_match(folder, marker) for marker in source.markers):
+                return folder, given
+        looked = [str(folder / marker) for folder in tried for marker in source.markers]
+        raise FileNotFoundError(
+            f"No {source.layout}; looked for {', '.join(looked)}. "
+            f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        )
+
+    def _reader(self) -> Callable[[Sequence], Outcome]:
+        config = self.builder_config
+        return functools.partial(
+            self.SOURCES[config.source].read,
+            height=config.height,
+            silhouette_size=config.silhouette_size,
+        )
+
+    def _generate_examples(
+        self, split: str, sequences: list[Sequence]
+    ) -> Iterator[tuple[str, dict]]:
+        notes = []
+        for outcome in ordered_map(
+            self._reader(), sequences, f"{self.name} {split}", unit="sequence"
+        ):
+            notes.append(_note(outcome))
+            yield from _record(outcome)
+        if all(note["problem"] for note in notes):
+            first = f"{notes[0]['key']}: {notes[0]['problem']}"
+            raise FileNotFoundError(
+                f"None of {len(notes)} sequences of split {split!r} is readable, the "
+                f"first is {first}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
+        (_scratch(self.data_dir) / f"{split}.json").write_text(json.dumps(notes))
+
+    def _pipeline(self, split: str, sequences: list[Sequence]):
+        """The same as a Beam PTransform."""
+        import apache_beam as beam
+
+        file = str(_scratch(self.data_dir) / f"{split}.json")
+        read = self._reader()
+
+        def expand(begin):
+            outcomes = (
+                begin
+                | "sequences" >> beam.Create(sequences)
+                | "spread" >> beam.Reshuffle()
+                | "read" >> beam.Map(read)
+            )
+            _ = (
+                outcomes
+                | "note" >> beam.Map(_note)
+                | "gather" >> beam.combiners.ToList()
+                | "write" >> beam.Map(_write_json, file)
+            )
+            return outcomes | "records" >> beam.FlatMap(_record)
+
+        return beam.ptransform_fn(expand)()
+
+    def _finish(self):
+        """Compares totals; writes build_report.json and the metadata."""
+        scratch = _scratch(self.data_dir)
+        notes = []
+        for file in sorted(scratch.glob("*.json")):
+            notes += json.loads(file.read_text())
+        notes.sort(key=lambda note: note["key"])
+        scratch.rmtree()
+        report = _report(self.EXPECTED, notes) | {"source": self.builder_config.source}
+        file = epath.Path(self.data_dir) / "build_report.json"
+        file.write_text(json.dumps(report, indent=1))
+        self.info.metadata["totals"] = report["totals"]
+        self.info.metadata["skipped"] = len(report["skipped"])
+        print(_summary(self.name, report), file=sys.stderr, flush=True)
+
+
+def _any_match(folder: epath.Path, marker: str) -> bool:
+    """Whether `folder` has something at marker, "A/*/B": looks no further than one."""
+    if not marker:
+        return True
+    name, _, rest = marker.partition("/")
+    if "*" not in name:
+        children = [folder / name] if (folder / name).exists() else []
+    else:
+        listed = folder.iterdir() if folder.is_dir() else ()
+        children = (c for c in listed if fnmatch.fnmatch(c.name, name))
+    return any(_any_match(child, rest) for child in children)
+
+
+def _scratch(data_dir) -> epath.Path:
+    folder = epath.Path(data_dir) / "outcomes.tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _note(outcome: Outcome) -> dict[str, Any]:
+    """What the report needs to know of an outcome."""
+    sequence = outcome.sequence
+    walk = [sequence.split, sequence.subject, sequence.condition, sequence.view]
+    return {
+        "key": sequence.key,
+        "walk": walk,
+        "problem": outcome.problem,
+        "frames": outcome.num_frames,
+        "dropped": outcome.num_dropped,
+    }
+
+
+def _record(outcome: Outcome) -> list[tuple[str, dict]]:
+    return [] if outcome.record is None else [(outcome.sequence.key, outcome.record)]
+
+
+def _write_json(content, file: str):
+    epath.Path(file).write_text(json.dumps(content))
+
+
+def _report(expected: Expected, notes: list[dict]) -> dict[str, Any]:
+    written = [note for note in notes if not note["problem"]]
+    return {
+        "totals": totals(expected, (note["walk"] for note in written)),
+        "frames": sum(note["frames"] for note in written),
+        "skipped": {n["key"]: n["problem"] for n in notes if n["problem"]},
+        "frames_dropped": {n["key"]: n["dropped"] for n in written if n["dropped"]},
+        "short": [note["key"] for note in written if note["frames"] < SHORT],
+    }
+
+
+def _summary(name: str, report: dict) -> str:
+    lines = []
+    for split, found in report["totals"].items():
+        wanted = found["sequences_expected"] or found["sequences_recalled"]
+        lines.append(
+            f"{name} {split}: {found['sequences']} sequences of {found['subjects']} "
+            f"subjects (expected {wanted or 'an unknown number'} of "
+            f"{found['subjects_expected']}), {len(found['mismatches'])} mismatches"
+        )
+        lines += [f"  {s}: {t}" for s, t in list(found["mismatches"].items())[:SHOWN]]
+    lines.append(
+        f"{name}: {len(report['skipped'])} sequences skipped, "
+        f"{sum(report['frames_dropped'].values())} frames dropped as empty, "
+        f"{len(report['short'])} sequences under {SHORT} frames (build_report.json)"
+    )
+    lines += [
+        f"  {key}: {text}" for key, text in list(report["skipped"].items())[:SHOWN]
+    ]
+    return "\n".join(lines)
