@@ -3,6 +3,7 @@
 Each writer returns the "subject/condition/view" of the sequences it wrote, by split.
 """
 
+import json
 import pickle
 from pathlib import Path
 
@@ -79,3 +80,194 @@ def multimodal_pickles(folder: Path, view: str, cut: bool = False) -> None:
     dump(folder / f"{view}-ratios.pkl", np.full(6, 0.4375))
     dump(folder / f"{view}-rgbs.pkl", frames, protocol=5)
     dump(folder / f"{view}-sils.pkl", np.stack(masks), protocol=2)
+
+
+def silhouettes(folder: Path, names, width: int, height: int) -> None:
+    """One silhouette image per name."""
+    for frame, name in enumerate(names):
+        save(folder / name, person(width, height, frame))
+
+
+CASIA_WALKS = [("nm-01", "000"), ("bg-02", "018"), ("cl-01", "180")]
+
+
+def casia_b(root: Path) -> dict[str, list[str]]:
+    """001/bg-01/000/001-bg-01-000-001.png, images of 320 x 240."""
+    for subject in ("001", "075"):
+        for condition, view in CASIA_WALKS:
+            stem = f"{subject}-{condition}-{view}"
+            names = [f"{stem}-{frame:03d}.png" for frame in range(1, 7)]
+            place = root / "GaitDatasetB-silh" / subject / condition / view
+            silhouettes(place, names, 320, 240)
+    return {"train": keys("001", CASIA_WALKS), "test": keys("075", CASIA_WALKS)}
+
+
+def casia_b_pickles(root: Path, size: int = 64) -> dict[str, list[str]]:
+    for subject in ("001", "075"):
+        for condition, view in CASIA_WALKS:
+            array = np.stack([person(size, size, t) for t in range(6)])
+            dump(root / subject / condition / view / f"{view}.pkl", array)
+    return {"train": keys("001", CASIA_WALKS), "test": keys("075", CASIA_WALKS)}
+
+
+def casia_b_star(root: Path) -> dict[str, list[str]]:
+    """crop_im and crop_seg, id/type/view/frames."""
+    for subject in ("001", "075"):
+        for condition, view in CASIA_WALKS:
+            place = f"{subject}/{condition}/{view}"
+            for frame in range(6):
+                mask = person(60 + 4 * frame, 160, frame)
+                save(root / f"crop_im/{place}/{frame:03d}.jpg", picture(mask))
+                save(root / f"crop_seg/{place}/{frame:03d}.png", mask)
+    return {"train": keys("001", CASIA_WALKS), "test": keys("075", CASIA_WALKS)}
+
+
+def casia_b_star_pickles(root: Path) -> dict[str, list[str]]:
+    """Four pickles, silhouettes already cut to 64 x 44."""
+    for subject in ("001", "075"):
+        for condition, view in CASIA_WALKS:
+            multimodal_pickles(root / subject / condition / view, view, cut=True)
+    return {"train": keys("001", CASIA_WALKS), "test": keys("075", CASIA_WALKS)}
+
+
+OUMVLP_WALKS = [("00", "000"), ("01", "000"), ("01", "270")]
+
+
+def oumvlp(root: Path) -> dict[str, list[str]]:
+    """Silhouette_VIEW-SEQ/ID/FRAME.png; odd ids train, even ids and 10307 test."""
+    for subject in ("10305", "00002", "10307"):
+        for walk, view in OUMVLP_WALKS:
+            names = [f"{frame:04d}.png" for frame in range(1, 7)]
+            silhouettes(root / f"Silhouette_{view}-{walk}" / subject, names, 240, 180)
+    test = [*keys("00002", OUMVLP_WALKS), *keys("10307", OUMVLP_WALKS)]
+    return {"train": keys("10305", OUMVLP_WALKS), "test": test}
+
+
+def oumvlp_pickles(root: Path) -> dict[str, list[str]]:
+    for subject in ("00001", "00002"):
+        for walk, view in OUMVLP_WALKS:
+            array = np.stack([person(64, 64, t) for t in range(6)])
+            dump(root / subject / walk / view / f"{view}.pkl", array)
+    return {"train": keys("00001", OUMVLP_WALKS), "test": keys("00002", OUMVLP_WALKS)}
+
+
+def listed(file: Path, **lists) -> None:
+    """A partition file: TRAIN_SET, TEST_SET, PROBE_SET, GALLERY_SET."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {f"{name.upper()}_SET": names for name, names in lists.items()}
+    file.write_text(json.dumps(content))
+
+
+SUSTECH_WALKS = [("00-nm", "000"), ("01-bg-cr", "180-far")]
+
+
+def sustech1k(root: Path, channels_first: bool = False) -> dict[str, list[str]]:
+    """id/type/view/ with numbered pickles; frames squeezed into squares of 64."""
+    listed(root / "SUSTech1K.json", train=["0003"], test=["0000"])
+    for subject in ("0000", "0003"):
+        for condition, view in SUSTECH_WALKS:
+            masks = np.stack([cv2.resize(person(70, 160, t), (64, 64)) for t in (0, 1)])
+            frames = np.stack([picture(mask) for mask in masks])  # [T 64 64 3]
+            if channels_first:
+                frames = np.moveaxis(frames, 3, 1)  # [T 3 64 64]
+            files = {
+                "00-000-LiDAR-PCDs": [np.zeros((9, 3)), np.zeros((7, 3))],
+                "04-000-Camera-Ratios": np.array([[160, 70], [160, 70]]),
+                "05-000-Camera-RGB": frames,
+                "06-000-Camera-Sils-aligned": np.stack(
+                    [person(64, 64, t) for t in (0, 1)]
+                ),
+                "07-000-Camera-Sils-raw": masks,
+                "12-000-Camera-Ratios-sync": np.array([[160, 70]]),
+            }
+            for name, array in files.items():
+                dump(root / subject / condition / view / f"{name}.pkl", array)
+    return {"train": keys("0003", SUSTECH_WALKS), "test": keys("0000", SUSTECH_WALKS)}
+
+
+def sustech1k_pickles(root: Path) -> dict[str, list[str]]:
+    return sustech1k(root, channels_first=True)
+
+
+GAIT3D_WALKS = [("camid0_videoid2", "seq0"), ("camid9_videoid2", "seq10")]
+
+
+def gait3d(root: Path) -> dict[str, list[str]]:
+    """2D_Silhouettes/id/camidX_videoidY/seqZ/*.png; one listed probe a test id."""
+    for subject in ("0000", "0005"):
+        for place, number in GAIT3D_WALKS:
+            names = [f"human_{frame}.png" for frame in range(6)]
+            folder = root / "2D_Silhouettes" / subject / place / number
+            silhouettes(folder, names, 60, 120)
+    return gait3d_lists(root)
+
+
+def gait3d_pickles(root: Path) -> dict[str, list[str]]:
+    for subject in ("0000", "0005"):
+        for place, number in GAIT3D_WALKS:
+            array = np.stack([person(64, 64, t) for t in range(6)])
+            dump(root / subject / place / number / f"{number}.pkl", array)
+    return gait3d_lists(root)
+
+
+def gait3d_lists(root: Path) -> dict[str, list[str]]:
+    probe = "0005-camid0_videoid2-seq0"
+    listed(root / "Gait3D.json", train=["0000"], test=["0005"], probe=[probe])
+    views = ["camid0_videoid2_seq0", "camid9_videoid2_seq10"]
+    return {
+        "train": keys("0000", [("train", view) for view in views]),
+        "test": keys("0005", [("probe", views[0]), ("gallery", views[1])]),
+    }
+
+
+def grew(root: Path) -> dict[str, list[str]]:
+    """train/id/seq, test/gallery/id/seq, test/probe/seq; images of 64 x 64. The first
+    gallery walk in sorted order is 01."""
+    walks = ("train/00001/s1", "train/00001/s2", "test/gallery/00001/s10",
+             "test/gallery/00001/s9", "test/probe/p1", "test/probe/p2")  # fmt: skip
+    for walk in walks:
+        names = [f"{frame}.png" for frame in range(1, 12)]
+        silhouettes(root / walk, names, 64, 64)
+    return grew_keys("s9", "s10")
+
+
+def grew_pickles(root: Path) -> dict[str, list[str]]:
+    names = grew_keys("s9", "s10")
+    for key in [*names["train"], *names["test"]]:
+        array = np.stack([person(64, 64, t) for t in range(6)])
+        dump(root / key / f"{key.rpartition('/')[2]}.pkl", array)
+    return names
+
+
+def grew_keys(first: str, second: str) -> dict[str, list[str]]:
+    return {
+        "train": keys("00001train", [("00", "s1"), ("00", "s2")]),
+        "test": [
+            *keys("00001", [("01", first), ("02", second)]),
+            *keys("probe", [("03", "p1"), ("03", "p2")]),
+        ],
+    }
+
+
+def ccgr_mini(root: Path, rgb: bool = True) -> dict[str, list[str]]:
+    """id/type/view.avi/ with ratios_HW, rgb_f, sil, par; one listed gallery walk."""
+    walks = [("1_ST", "0_0.avi"), ("2_BX", "90_5.avi")]
+    listed(root / "CCGR-MINI.json", gallery=["601-1_ST-0_0.avi"])
+    for subject in ("1", "601"):
+        for condition, view in walks:
+            folder = root / subject / condition / view
+            masks = np.stack([cv2.resize(person(70, 160, t), (128, 128)) for t in (0,)])
+            frames = np.stack([np.moveaxis(picture(mask), 2, 0) for mask in masks])
+            dump(folder / "000-ratios_HW.pkl", np.array([[160, 70]]))
+            if rgb:
+                dump(folder / "001-rgb_f.pkl", frames)
+            dump(folder / "002-sil.pkl", person(64, 64)[None])
+            dump(folder / "003-par.pkl", masks // 255)
+    return {
+        "train": keys("1", walks),
+        "test": keys("601", [("gallery_1_ST", "0_0.avi"), ("probe_2_BX", "90_5.avi")]),
+    }
+
+
+def ccgr_mini_without_rgb(root: Path) -> dict[str, list[str]]:
+    return ccgr_mini(root, rgb=False)

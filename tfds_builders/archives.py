@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +31,8 @@ class Sequence(NamedTuple):
 class Outcome(NamedTuple):
     """A sequence read: its record, or the problem why there is none ("": no problem).
 
-    num_frames: written; num_dropped: frames left out because they are all but empty.
+    num_frames: written; num_dropped: frames left out because they are all but empty;
+    note: a modality that is left out, and why.
     """
 
     sequence: Sequence
@@ -39,6 +40,7 @@ class Outcome(NamedTuple):
     problem: str = ""
     num_frames: int = 0
     num_dropped: int = 0
+    note: str = ""
 
 
 def natural(name: str) -> list:
@@ -63,6 +65,20 @@ def walk(folder: epath.Path, depth: int) -> Iterator[tuple[str, ...]]:
     for child in subfolders(folder):
         for below in walk(child, depth - 1):
             yield (child.name, *below)
+
+
+def find_folders(
+    root: epath.Path, trees: dict[str, str], split_of: Callable[[str], str | None]
+) -> Iterator[Sequence]:
+    """Sequences ID/TYPE/VIEW of image folders. trees: what -> tree below root.
+
+    Walks in only one of several trees are yielded too, to be listed as empty.
+    """
+    walks = {names for tree in trees.values() for names in walk(root / tree, 3)}
+    for subject, condition, view in sorted(walks):
+        place = f"{subject}/{condition}/{view}"
+        files = {what: str(root / tree / place) for what, tree in trees.items()}
+        yield Sequence(split_of(subject), subject, condition, view, files)
 
 
 def files_in(folder: epath.Path, suffixes=IMAGE_SUFFIXES) -> list[epath.Path]:
@@ -102,27 +118,37 @@ def shipped_partition(package: str) -> Partition:
     return Partition(*lists)
 
 
-def users_partition(root: epath.Path, name: str, needed: tuple[str, ...]) -> Partition:
-    """Lists that come with the data set, from the folder that the user gives.
+def users_partition(
+    folders: tuple[epath.Path, ...], name: str, needed: tuple[str, ...]
+) -> Partition:
+    """Lists that come with the data set, from folders that the user gives.
 
     Either NAME.json with TRAIN_SET, TEST_SET and, where single sequences are listed,
     PROBE_SET or GALLERY_SET, or text files train.txt, test.txt, probe.txt, gallery.txt,
-    one name a line. Raises FileNotFoundError where one of `needed` is in neither.
+    one name a line. Raises FileNotFoundError where one of `needed` is in none.
     """
-    lists = {}
-    file = root / f"{name}.json"
-    content = json.loads(file.read_text()) if file.exists() else {}
-    for field in Partition._fields:
-        text = root / f"{field}.txt"
-        if f"{field.upper()}_SET" in content:
-            lists[field] = frozenset(map(str, content[f"{field.upper()}_SET"]))
-        elif text.exists():
-            lists[field] = frozenset(text.read_text().split())
-        elif field in needed:
-            raise FileNotFoundError(
-                f"The list {field!r} of {name} is neither in {file} (as "
-                f"{field.upper()}_SET) nor in {text}; it comes with the data set, put "
-                "it there."
+    lists = {field: _listed(folders, name, field) for field in Partition._fields}
+    for field in needed:
+        if not lists[field]:
+            places = " or ".join(
+                f"{folder / name}.json ({field.upper()}_SET), {folder / field}.txt"
+                for folder in dict.fromkeys(folders)
             )
-    empty = frozenset[str]()
-    return Partition(*(lists.get(field, empty) for field in Partition._fields))
+            raise FileNotFoundError(
+                f"{name} comes with a list of its {field} "
+                f"{'subjects' if field in ('train', 'test') else 'sequences'}; put it "
+                f"to {places}."
+            )
+    return Partition(**lists)
+
+
+def _listed(folders, name: str, field: str) -> frozenset[str]:
+    for folder in folders:
+        file, text = folder / f"{name}.json", folder / f"{field}.txt"
+        if file.exists():
+            content = json.loads(file.read_text())
+            if f"{field.upper()}_SET" in content:
+                return frozenset(map(str, content[f"{field.upper()}_SET"]))
+        if text.exists():
+            return frozenset(text.read_text().split())
+    return frozenset()

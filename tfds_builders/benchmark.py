@@ -52,20 +52,29 @@ class Source(NamedTuple):
     read: Callable[..., Outcome]
 
 
-def configs(raw: str, opengait: str) -> list[BenchmarkConfig]:
-    """The four configs of a benchmark; raw, opengait: descriptions of the sources."""
+def configs(
+    raw: str,
+    opengait: str = "",
+    sizes: tuple[int, ...] = (64, 128),
+    opengait_sizes: tuple[int, ...] = (64, 128),
+) -> list[BenchmarkConfig]:
+    """default, raw_128, opengait, opengait_128, as far as their sizes exist.
+
+    raw, opengait: descriptions of the sources; sizes: of silhouettes, pixels.
+    """
+    rows = [("default" if n == 64 else f"raw_{n}", "raw", raw, n) for n in sizes]
+    rows += [
+        ("opengait" if n == 64 else f"opengait_{n}", "opengait", opengait, n)
+        for n in (opengait_sizes if opengait else ())
+    ]
     return [
         BenchmarkConfig(
-            name=name + ("_128" if size == 128 else ""),
-            description=f"{description}; silhouettes {size} x {size}.",
+            name=name,
+            description=f"{text}; silhouettes {size} x {size}.",
             source=source,
             silhouette_size=size,
         )
-        for size in (64, 128)
-        for name, source, description in (
-            ("default" if size == 64 else "raw", "raw", raw),
-            ("opengait", "opengait", opengait),
-        )
+        for name, source, text, size in rows
     ]
 
 
@@ -196,6 +205,8 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         report = _report(self.EXPECTED, notes) | {"source": self.builder_config.source}
         file = epath.Path(self.data_dir) / "build_report.json"
         file.write_text(json.dumps(report, indent=1))
+        for name in ("sequences", "sequences_expected"):
+            self.info.metadata[name] = report[name]
         self.info.metadata["totals"] = report["totals"]
         self.info.metadata["skipped"] = len(report["skipped"])
         print(_summary(self.name, report), file=sys.stderr, flush=True)
@@ -206,7 +217,7 @@ def _any_match(folder: epath.Path, marker: str) -> bool:
     if not marker:
         return True
     name, _, rest = marker.partition("/")
-    if "*" not in name:
+    if not set("*[?") & set(name):
         children = [folder / name] if (folder / name).exists() else []
     else:
         listed = folder.iterdir() if folder.is_dir() else ()
@@ -230,6 +241,7 @@ def _note(outcome: Outcome) -> dict[str, Any]:
         "problem": outcome.problem,
         "frames": outcome.num_frames,
         "dropped": outcome.num_dropped,
+        "note": outcome.note,
     }
 
 
@@ -244,10 +256,13 @@ def _write_json(content, file: str):
 def _report(expected: Expected, notes: list[dict]) -> dict[str, Any]:
     written = [note for note in notes if not note["problem"]]
     return {
+        "sequences": len(written),
+        "sequences_expected": expected.total,
         "totals": totals(expected, (note["walk"] for note in written)),
         "frames": sum(note["frames"] for note in written),
         "skipped": {n["key"]: n["problem"] for n in notes if n["problem"]},
         "frames_dropped": {n["key"]: n["dropped"] for n in written if n["dropped"]},
+        "notes": {n["key"]: n["note"] for n in written if n["note"]},
         "short": [note["key"] for note in written if note["frames"] < SHORT],
     }
 
@@ -262,6 +277,11 @@ def _summary(name: str, report: dict) -> str:
             f"{found['subjects_expected']}), {len(found['mismatches'])} mismatches"
         )
         lines += [f"  {s}: {t}" for s, t in list(found["mismatches"].items())[:SHOWN]]
+    if report["sequences_expected"]:
+        lines.append(
+            f"{name}: {report['sequences']} sequences in all, expected "
+            f"{report['sequences_expected']}"
+        )
     lines.append(
         f"{name}: {len(report['skipped'])} sequences skipped, "
         f"{sum(report['frames_dropped'].values())} frames dropped as empty, "

@@ -10,13 +10,17 @@ class Expected(NamedTuple):
 
     subjects: split -> ids, or their number. sequences: split -> number, from the papers
     or counted by users. recalled: the same where nobody could check the number: it is
-    stored and printed, but a difference is no mismatch. grid: the "condition/view"s
-    that every subject has. conditions: names that a subject's conditions come from.
+    stored and printed, but a difference is no mismatch. total: sequences of all splits.
+    by_condition: split -> beginning of conditions' names -> number of sequences. grid:
+    the "condition/view"s that every subject has. conditions: names that a subject's
+    conditions come from.
     """
 
     subjects: dict[str, frozenset[str] | int]
     sequences: dict[str, int] = {}
     recalled: dict[str, int] = {}
+    total: int | None = None
+    by_condition: dict[str, dict[str, int]] = {}
     grid: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
 
@@ -46,10 +50,17 @@ def _split_totals(expected: Expected, split: str, found: dict) -> dict:
     conditions = collections.Counter(c for walks in found.values() for c, _ in walks)
     wanted = expected.sequences.get(split)
     mismatches = {}
+    differences = []
     if wanted is not None and number != wanted:
-        mismatches["all"] = f"{number} sequences, expected {wanted}"
-    elif len(found) != count:
-        mismatches["all"] = f"{len(found)} subjects, expected {count}"
+        differences.append(f"{number} sequences, expected {wanted}")
+    if len(found) != count:
+        differences.append(f"{len(found)} subjects, expected {count}")
+    for name, due in expected.by_condition.get(split, {}).items():
+        seen = sum(n for c, n in conditions.items() if c.startswith(name))
+        if seen != due:
+            differences.append(f"{seen} sequences {name!r}, expected {due}")
+    if differences:
+        mismatches["all"] = "; ".join(differences)
     ids = found if isinstance(subjects, int) else set(subjects) | set(found)
     for subject in sorted(ids):
         problem = _subject_problem(expected, found.get(subject, []))

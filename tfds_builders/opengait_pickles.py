@@ -170,24 +170,20 @@ def read(
     height: int,
     silhouette_size: int,
     interpolation: int = cv2.INTER_CUBIC,
+    optional: tuple[str, ...] = (),
 ) -> Outcome:
     """The record of one sequence's pickles.
 
     files: "silhouettes" [T s s] (or already cut to 11/16 of its width, which is padded
     back), "padded_frames" [T 3 2w w], "frames" [T 3 h h] or [T h h 3], "masks" [T h h],
-    both squeezed into a square and stretched back by "ratios" [T] or [T 2] = (H, W).
+    both squeezed into a square and stretched back by "ratios" [T] or [T 2] = (H, W);
+    "masks_or_silhouettes" are masks where they are as large as the frames. optional:
+    without these, if damaged, the sequence is kept, with a note.
     """
     if not sequence.files:
         return Outcome(sequence, None, "empty: no pickle of a known name")
     try:
-        arrays = {}
-        for role, path in sequence.files.items():
-            try:
-                arrays[role] = load_array(epath.Path(path).read_bytes())
-            except ValueError as error:
-                kind, _, text = str(error).partition(": ")
-                name = epath.Path(path).name
-                raise ValueError(f"{kind}: {name}: {text}") from error
+        arrays, note = _load(sequence.files, optional)
         lengths = {role: len(array) for role, array in arrays.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"ragged: arrays differ in length: {lengths}")
@@ -195,11 +191,42 @@ def read(
             return Outcome(sequence, None, "empty: arrays of no frames")
         modalities = _modalities(arrays, height, silhouette_size, interpolation)
         count = len(modalities["ratios"])
-        return outcome(sequence, count, height, silhouette_size, **modalities)
+        made = outcome(sequence, count, height, silhouette_size, **modalities)
+        return made._replace(note=note)
     except (ValueError, OSError) as error:
         kind = str(error).partition(":")[0]
         known = kind in ("refused", "corrupt", "ragged")
         return Outcome(sequence, None, str(error) if known else f"corrupt: {error}")
+
+
+def _load(files: Mapping[str, str], optional) -> tuple[dict[str, np.ndarray], str]:
+    """role -> array, and a note on optional ones that cannot be used."""
+    arrays, note = {}, ""
+    for role, path in files.items():
+        try:
+            array = load_array(epath.Path(path).read_bytes())
+            if role in optional and (array.ndim != 3 or len(array) != _length(arrays)):
+                raise ValueError(f"ragged: shape {array.shape}")
+            arrays[role] = array
+        except ValueError as error:
+            kind, _, text = str(error).partition(": ")
+            text = f"{kind}: {epath.Path(path).name}: {text}"
+            if role not in optional or kind == "refused":
+                raise ValueError(text) from error
+            note = f"without {role}, {text}"
+    if not arrays or any(array.ndim == 0 for array in arrays.values()):
+        raise ValueError("corrupt: no array with a time axis")
+    sizes = {role: array.shape[1:] for role, array in arrays.items()}
+    if "masks_or_silhouettes" in arrays:
+        masks = {sizes.get("frames", ())[:2], sizes.get("frames", ())[1:]}
+        role = "masks" if sizes["masks_or_silhouettes"] in masks else "silhouettes"
+        arrays[role] = arrays.pop("masks_or_silhouettes")
+    return arrays, note
+
+
+def _length(arrays: Mapping[str, np.ndarray]) -> int:
+    """T of the arrays read so far, as "ratios" or the first of them has it."""
+    return len(arrays.get("ratios", next(iter(arrays.values()), ())))
 
 
 def _modalities(arrays, height, silhouette_size, interpolation) -> dict:

@@ -27,6 +27,13 @@ BUILDERS = {
         "synthetic_gait",
         "cmu_walk",
         "ccpg",
+        "casia_b",
+        "casia_b_star",
+        "oumvlp",
+        "sustech1k",
+        "gait3d",
+        "grew",
+        "ccgr_mini",
     )
 }
 
@@ -62,13 +69,15 @@ def prepare(
     *,
     manual_dir: str | Path | None = None,
     overwrite: bool = False,
+    beam_options: str | None = None,
 ) -> Path:
     """Builds "NAME[/CONFIG]" under `data_dir` unless it is there; returns its folder.
 
     A build is written beside its place and moved there when complete, so a killed one
     is never read, and what it left is removed by the next call; `overwrite` replaces
-    what is there only then. Two calls at once wait for each other. Raises PrepareError
-    for unknown names and for data that the user must fetch.
+    what is there only then. Two calls at once wait for each other. beam_options:
+    comma-separated options of a Beam pipeline, "runner=DirectRunner,..."; None: no
+    Beam. Raises PrepareError for unknown names and for data that the user must fetch.
     """
     import tensorflow_datasets as tfds
 
@@ -93,7 +102,8 @@ def prepare(
             builder.download_and_prepare(
                 download_dir=str(Path(data_dir) / "downloads"),
                 download_config=tfds.download.DownloadConfig(
-                    manual_dir=str(manual_dir) if manual_dir else None
+                    manual_dir=str(manual_dir) if manual_dir else None,
+                    beam_options=_beam_options(beam_options),
                 ),
                 file_format="array_record",
             )
@@ -104,6 +114,20 @@ def prepare(
     counts = ", ".join(f"{count} sequences {split}" for split, count in splits.items())
     print(f"{name}: {counts}, {time.time() - began:.0f} s, in {folder}", flush=True)
     return folder
+
+
+def _beam_options(text: str | None):
+    """PipelineOptions of "name=value,...", or None."""
+    if text is None:
+        return None
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise PrepareError(
+            "--beam_pipeline_options needs Apache Beam: pip install 'gaitjax[beam]' "
+            "(or apache-beam). Without the option all cores of this machine are used."
+        ) from error
+    return PipelineOptions(flags=[f"--{option}" for option in text.split(",")])
 
 
 def _put(built: Path, folder: Path):
@@ -150,6 +174,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", help="prepare what FILE.py[:variant] needs")
     parser.add_argument("--data_dir", default="data", help="default: data")
     parser.add_argument("--manual_dir", help="folder with data you downloaded")
+    parser.add_argument(
+        "--beam_pipeline_options",
+        metavar="NAME=VALUE,...",
+        help="run as a Beam pipeline, for instance runner=DataflowRunner,project=...",
+    )
     parser.add_argument("--overwrite", action="store_true", help="build again")
     return parser
 
@@ -169,6 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
                 args.data_dir,
                 manual_dir=args.manual_dir,
                 overwrite=args.overwrite,
+                beam_options=args.beam_pipeline_options,
             )
     except PrepareError as error:
         print(f"prepare: {error}", file=sys.stderr)

@@ -1,36 +1,22 @@
 """CCPG: cloth-changing gait before ten cameras, RGB and silhouettes. See README.md."""
 
 import functools
-from collections.abc import Iterator
 
 import cv2
-from etils import epath
 
 from tfds_builders import benchmark, image_folders, opengait_pickles
-from tfds_builders.archives import Sequence, shipped_partition, walk
+from tfds_builders.archives import find_folders, shipped_partition
 from tfds_builders.checks import Expected
 
 PARTITION = shipped_partition(__file__)
 FRAMES, SILHOUETTES = "CCPG_D_MASK_FACE_SHOE", "CCPG_G_SIL"
+TREES = {"frames": FRAMES, "silhouettes": SILHOUETTES}
 CONDITIONS = ("U0_D0", "U0_D0_BG", "U0_D3", "U1_D0", "U1_D1", "U2_D2", "U3_D3")
 INSTRUCTIONS = (
     "CCPG is given to academic researchers who sign its agreement "
     "(https://github.com/BNU-IVC/CCPG). Unpack it so that DIR holds "
     f"{FRAMES}/ID/TYPE/VIEW/ and {SILHOUETTES}/ID/TYPE/VIEW/ and give --manual_dir=DIR."
 )
-
-
-def find_raw(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
-    """Folders that are in either tree: one without its partner is listed as empty."""
-    del given
-    walks = {w for name in (FRAMES, SILHOUETTES) for w in walk(root / name, 3)}
-    for subject, condition, view in sorted(walks):
-        place = f"{subject}/{condition}/{view}"
-        files = {
-            "frames": str(root / FRAMES / place),
-            "silhouettes": str(root / SILHOUETTES / place),
-        }
-        yield Sequence(PARTITION.split(subject), subject, condition, view, files)
 
 
 class Builder(benchmark.BenchmarkBuilder):
@@ -43,7 +29,7 @@ class Builder(benchmark.BenchmarkBuilder):
             ("",),
             (f"{FRAMES}/*/*/*", f"{SILHOUETTES}/*/*/*"),
             f"{FRAMES}/ID/TYPE/VIEW/*.jpg beside {SILHOUETTES}/ID/TYPE/VIEW/*.png",
-            find_raw,
+            lambda root, given: find_folders(root, TREES, PARTITION.split),
             functools.partial(image_folders.read_frames, interpolation=cv2.INTER_AREA),
         ),
         "opengait": benchmark.Source(

@@ -1,0 +1,66 @@
+"""CCGR-mini: 970 people, 53 covariates, 33 views. See README.md."""
+
+from collections.abc import Iterator
+
+from etils import epath
+
+from tfds_builders import benchmark, opengait_pickles
+from tfds_builders.archives import Sequence, shipped_partition, users_partition
+from tfds_builders.checks import Expected
+
+PARTITION = shipped_partition(__file__)
+ABSENT = frozenset({"803"})  # listed, but without a sequence
+ROLES = {
+    "ratios": r"ratios_HW$",
+    "frames": r"-rgb_f$",
+    "masks_or_silhouettes": r"-sil$",
+}
+INSTRUCTIONS = (
+    "CCGR-mini's derived data is free for research without redistribution, its RGB "
+    "under a signed agreement (https://github.com/ShinanZou/CCGR). Unpack it so that "
+    "DIR holds ID/TYPE/VIEW/*.pkl, put its list of gallery sequences to "
+    "DIR/gallery.txt or DIR/CCGR-MINI.json (GALLERY_SET), and give --manual_dir=DIR."
+)
+
+
+def find(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
+    """Folders ID/TYPE/VIEW of pickles; test conditions begin with their role."""
+    gallery = users_partition((given, root), "CCGR-MINI", ("gallery",)).gallery
+    for sequence in opengait_pickles.find(root, split_of, ROLES):
+        if sequence.split == "test":
+            name = f"{sequence.subject}-{sequence.condition}-{sequence.view}"
+            role = "gallery" if name in gallery else "probe"
+            sequence = sequence._replace(condition=f"{role}_{sequence.condition}")
+        yield sequence._replace(subject=sequence.subject.lstrip("0"))
+
+
+def split_of(subject: str) -> str | None:
+    """Split of a folder's name, which may have leading zeros."""
+    return PARTITION.split(subject.lstrip("0"))
+
+
+class Builder(benchmark.BenchmarkBuilder):
+    """Gait under many covariates, the small edition (Zou et al. 2024)."""
+
+    BUILDER_CONFIGS = benchmark.configs(
+        "Derived data as distributed",
+        "OpenGait pickles",
+        sizes=(64,),
+        opengait_sizes=(64,),
+    )
+    MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS
+    SOURCES = dict.fromkeys(
+        ("raw", "opengait"),
+        benchmark.Source(
+            ("",),
+            ("[0-9]*/*/*/*.pkl",),
+            "ID/TYPE/VIEW/*-ratios_HW.pkl, *-rgb_f.pkl (if you have it), *-sil.pkl",
+            find,
+            opengait_pickles.read,
+        ),
+    )
+    EXPECTED = Expected(
+        subjects={"train": PARTITION.train, "test": PARTITION.test - ABSENT},
+        total=47_884,
+        by_condition={"test": {"gallery": 795}},
+    )

@@ -1,0 +1,74 @@
+"""Gait3D silhouettes: 4,000 people in a supermarket, 39 cameras. See README.md."""
+
+from collections.abc import Iterator
+
+from etils import epath
+
+from tfds_builders import benchmark, image_folders, opengait_pickles
+from tfds_builders.archives import Partition, Sequence, find_folders, users_partition
+from tfds_builders.checks import Expected
+
+INSTRUCTIONS = (
+    "Gait3D is given under a signed agreement (https://gait3d.github.io). Unpack its "
+    "silhouettes so that DIR holds 2D_Silhouettes/ID/CAM_VIDEO/SEQ/*.png, put the list "
+    "that comes with it, Gait3D.json, to DIR, and give --manual_dir=DIR."
+)
+
+
+def find_raw(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
+    """Folders ID/CAM_VIDEO/SEQ of silhouettes."""
+    partition = _partition(root, given)
+    for sequence in find_folders(root, {"silhouettes": ""}, partition.split):
+        yield with_role(sequence, partition)
+
+
+def find_pickles(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
+    partition = _partition(root, given)
+    for sequence in opengait_pickles.find(root, partition.split):
+        yield with_role(sequence, partition)
+
+
+def with_role(sequence: Sequence, partition: Partition) -> Sequence:
+    """Condition "probe", "gallery" or "train"; view CAM_VIDEO_SEQ.
+
+    So the camera is the view before its first "_", as everywhere.
+    """
+    name = f"{sequence.subject}-{sequence.condition}-{sequence.view}"
+    role = "probe" if name in partition.probe else "gallery"
+    return sequence._replace(
+        condition=role if sequence.split == "test" else "train",
+        view=f"{sequence.condition}_{sequence.view}",
+    )
+
+
+def _partition(root: epath.Path, given: epath.Path) -> Partition:
+    needed = ("train", "test", "probe")
+    return users_partition((given, root, root.parent), "Gait3D", needed)
+
+
+class Builder(benchmark.BenchmarkBuilder):
+    """Gait in the wild, 4,000 people (Zheng et al. 2022)."""
+
+    BUILDER_CONFIGS = benchmark.configs("Images as distributed", "OpenGait pickles")
+    MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS
+    SOURCES = {
+        "raw": benchmark.Source(
+            ("2D_Silhouettes", ""),
+            ("[0-9]*/camid*/seq*/*.png",),
+            "2D_Silhouettes/ID/camidX_videoidY/seqZ/*.png",
+            find_raw,
+            image_folders.read_silhouettes,
+        ),
+        "opengait": benchmark.Source(
+            ("",),
+            ("[0-9]*/camid*/seq*/*.pkl",),
+            "ID/camidX_videoidY/seqZ/seqZ.pkl",
+            find_pickles,
+            opengait_pickles.read,
+        ),
+    }
+    EXPECTED = Expected(
+        subjects={"train": 3000, "test": 1000},
+        recalled={"train": 18_940, "test": 6369},
+        by_condition={"test": {"probe": 1000}},
+    )

@@ -1,0 +1,78 @@
+"""GREW silhouettes: 26,000 people in the wild. See README.md."""
+
+import functools
+from collections.abc import Iterator
+
+from etils import epath
+
+from tfds_builders import benchmark, image_folders, opengait_pickles
+from tfds_builders.archives import Sequence, subfolders
+from tfds_builders.checks import Expected
+
+INSTRUCTIONS = (
+    "GREW is given on request for non-commercial use, with a password "
+    "(https://www.grew-benchmark.org). Unpack its silhouettes so that DIR holds "
+    "train/ID/SEQ/*.png, test/gallery/ID/SEQ/*.png and test/probe/SEQ/*.png, and give "
+    "--manual_dir=DIR."
+)
+
+
+def find_raw(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
+    """Training walks are condition 00; of a person's gallery walks the first in sorted
+    order is 01, the others 02; probes are 03 of the subject "probe".
+
+    The field numbers gallery walks in the order in which the file system lists them,
+    so its 01 and 02 differ from machine to machine; sorted, they do not.
+    """
+    del given
+    for person in _folders(root / "train"):
+        for walk in subfolders(person):
+            yield _sequence("train", f"{person.name}train", "00", walk)
+    for person in _folders(root / "test/gallery"):
+        for number, walk in enumerate(subfolders(person)):
+            yield _sequence("test", person.name, "02" if number else "01", walk)
+    for walk in _folders(root / "test/probe"):
+        yield _sequence("test", "probe", "03", walk)
+
+
+def _folders(folder: epath.Path) -> list[epath.Path]:
+    return subfolders(folder) if folder.exists() else []
+
+
+def _sequence(split: str, subject: str, condition: str, walk: epath.Path) -> Sequence:
+    return Sequence(split, subject, condition, walk.name, {"silhouettes": str(walk)})
+
+
+def split_of(subject: str) -> str:
+    """OpenGait's folders: 00001train, 00001, probe."""
+    return "train" if subject.endswith("train") else "test"
+
+
+class Builder(benchmark.BenchmarkBuilder):
+    """Gait recognition in the wild, 26,345 people (Zhu et al. 2021)."""
+
+    BUILDER_CONFIGS = benchmark.configs(
+        "Images as distributed", "OpenGait pickles", sizes=(64,), opengait_sizes=(64,)
+    )
+    MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS
+    SOURCES = {
+        "raw": benchmark.Source(
+            ("", "GREW"),
+            ("train/*/*/*.png", "test/gallery/*/*/*.png"),
+            "train/ID/SEQ/*.png beside test/gallery/ID/SEQ/*.png, test/probe/SEQ/*.png",
+            find_raw,
+            functools.partial(image_folders.read_silhouettes, as_shipped=True),
+        ),
+        "opengait": benchmark.Source(
+            ("",),
+            ("*/0[0-3]/*/*.pkl",),
+            "IDtrain/00/SEQ/SEQ.pkl, ID/01, ID/02, probe/03",
+            lambda root, given: opengait_pickles.find(root, split_of),
+            opengait_pickles.read,
+        ),
+    }
+    EXPECTED = Expected(
+        subjects={"train": 20_000, "test": 6001},  # with the pseudo-subject "probe"
+        recalled={"train": 102_887, "test": 24_000},
+        by_condition={"test": {"01": 6000, "02": 6000}},
+    )
