@@ -118,6 +118,17 @@ def skeletongaitpp(cfg, golden):
     return "skeletongaitpp", model, entries
 
 
+def gaitgraph2(cfg, golden):
+    model = model_class("gaitgraph2", "GaitGraph2")(
+        branch_channels=tuple(cfg["input_branch"][1:]),
+        channels=tuple(cfg["main_stream"][1:]),
+        reduction=cfg["reduction"],
+        embedding_size=cfg["num_class"],
+        test_time_augmentation=cfg["tta"],
+    )
+    return "gaitgraph2", model, lambda x: {"keypoints": jnp.asarray(x)}
+
+
 BUILDERS = {
     "Baseline": gaitbase,
     "GaitSet": gaitset,
@@ -125,6 +136,7 @@ BUILDERS = {
     "GaitGL": gaitgl,
     "DeepGaitV2": deepgaitv2,
     "SkeletonGaitPP": skeletongaitpp,
+    "GaitGraph2": gaitgraph2,
 }
 
 # ---------------------------------------------------------------- the check
@@ -148,7 +160,15 @@ def check_model(golden: GoldenFile) -> None:
             check_output(golden, mode, output)
     if "train" in inputs:
         check_train(golden, name, model, variables, inputs["train"], entries)
-    seen = ("/embeddings", "/logits", ".embeddings", ".logits", "/loss.", "/xgrad/")
+    seen = (
+        "/embeddings",
+        "/logits",
+        ".embeddings",
+        ".features",
+        ".logits",
+        "/loss.",
+        "/xgrad/",
+    )
     assert not [
         key for key in golden.unchecked() if any(part in key for part in seen)
     ], golden.unchecked()
@@ -222,6 +242,8 @@ def check_output(golden, mode, output) -> None:
     for key, value in values.items():
         if f"{mode}/{key}" in names:
             golden.check(f"{mode}/{key}", torch_axes(value))
+    if f"{mode}/SupConLoss.features" in names:
+        golden.check(f"{mode}/SupConLoss.features", output.embeddings[:, 0])
 
 
 def reference_losses(golden, output, labels):

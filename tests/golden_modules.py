@@ -12,8 +12,9 @@ from flax import linen as nn
 from golden_files import GoldenFile
 from golden_models import to_torch, unpack
 
-from gaitjax.models import gait_network, layers, resnet, torch_names
+from gaitjax.models import gait_network, layers, resnet, skeleton, torch_names
 from gaitjax.models.gaitgl import GeM, GLConv
+from gaitjax.models.gaitgraph2 import branch_features
 from gaitjax.models.gaitpart import MicroMotion
 from gaitjax.models.skeletongaitpp import AttentionFusion
 
@@ -128,8 +129,18 @@ MODULES = {
 def check_modules(golden: GoldenFile) -> None:
     for case, (function, rules) in MODULES.items():
         check_case(golden, case, Around(function), rules)
+    check_skeleton(golden)
     left = {key.partition("/")[0] for key in golden.unchecked() if "/in/" not in key}
     assert not left & set(MODULES), golden.unchecked()
+
+
+def check_skeleton(golden) -> None:
+    golden.check("graph_coco_3/A", skeleton.adjacency(3))
+    golden.check("graph_coco_3/connect_joint", skeleton.PARENTS)
+    golden.check("graph_coco_3/flip_idx", skeleton.MIRROR)
+    keypoints = golden.arrays["multi_input/in/x"][None]  # [1 T V 3]
+    features = branch_features(keypoints, jnp.ones(keypoints.shape[:2], bool))
+    golden.check("multi_input/eval/out0", features[0])
 
 
 def check_case(golden, case, module, rules) -> None:

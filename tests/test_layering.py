@@ -12,6 +12,7 @@ SHARED = {
     "models.output",
     "models.layers",
     "models.resnet",
+    "models.skeleton",
     "models.transformer",
     "models.dinov2",
     "models.clip_text",

@@ -4,16 +4,33 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
-from gaitjax.models import gaitbase, gei, lmgait
+from gaitjax.models import (
+    deepgaitv2,
+    gaitbase,
+    gaitgl,
+    gaitgraph2,
+    gaitpart,
+    gaitset,
+    gei,
+    lmgait,
+    skeletongaitpp,
+)
 from gaitjax.models.output import GaitOutput
 
 __all__ = ["MODELS", "GaitOutput", "check_name", "create_model"]
 
 # name -> create(config, num_classes). Each model(batch, train=...) -> GaitOutput.
 MODELS: dict[str, Callable[..., nn.Module]] = {
-    "gei": gei.create,
+    "deepgaitv2": deepgaitv2.create,
     "gaitbase": gaitbase.create,
+    "gaitgl": gaitgl.create,
+    "gaitgraph2": gaitgraph2.create,
+    "gaitpart": gaitpart.create,
+    "gaitset": gaitset.create,
+    "gei": gei.create,
     "lmgait": lmgait.create,
+    "skeletongait": deepgaitv2.create,  # on heat maps
+    "skeletongaitpp": skeletongaitpp.create,
 }
 
 

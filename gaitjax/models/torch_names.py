@@ -39,6 +39,24 @@ FUSION = [
         ("expand", 6),
     )
 ]
+# block of GaitGraph2: (regex of our module within the block, torch name there)
+GRAPH_BLOCK = [
+    (r"spatial/conv/gcn", "scn.conv.gcn"),
+    *(
+        (f"{ours}/{part}{norm}", f"{theirs}.{torch}")
+        for ours, theirs in (("spatial", "scn"), ("temporal", "tcn"))
+        for part, norm, torch in (
+            ("conv", "", "conv"),
+            ("norm", "", "bn"),
+            ("down", "", "conv_down"),
+            ("down", "_norm", "bn_down"),
+            ("up", "", "conv_up"),
+            ("up", "_norm", "bn_up"),
+            ("residual", "", "residual.0"),
+            ("residual", "_norm", "residual.1"),
+        )
+    ),
+]
 # model -> ordered (regex, replacement): of our module path, the first full match wins.
 # "{strip}" in a name: one torch tensor per strip, stacked.
 RULES: dict[str, list[tuple[str, str]]] = {
@@ -100,6 +118,20 @@ RULES: dict[str, list[tuple[str, str]]] = {
         *STAGES,
         *STRIP_HEAD,
     ],
+    "gaitgraph2": [
+        (r"branch(\d)_norm", r"ResGCN.head.\1.bn"),
+        (r"branch(\d)_layer(\d)", r"ResGCN.head.\1.layers.\2"),
+        (r"layer(\d)", r"ResGCN.backbone.\1"),
+        *(
+            (rf"branch(\d)_layer(\d)/{ours}", rf"ResGCN.head.\1.layers.\2.{theirs}")
+            for ours, theirs in GRAPH_BLOCK
+        ),
+        *(
+            (rf"layer(\d+)/{ours}", rf"ResGCN.backbone.\1.{theirs}")
+            for ours, theirs in GRAPH_BLOCK
+        ),
+        ("project", "ResGCN.fcn"),
+    ],
 }
 # inside residual blocks
 BLOCK_NAMES = {
@@ -116,7 +148,8 @@ LEAVES = {
     "var": "running_var",
 }
 STRIP_MODULES = ("FCs", "BNNecks", "Head", "Head0", "Head1")
-IGNORED = re.compile(r"(.*\.)?num_batches_tracked$")
+# counters, and constants that we compute
+IGNORED = re.compile(r"(.*\.)?(num_batches_tracked|A)$")
 
 
 def torch_name(model_name: str, path: str) -> str:

@@ -1,0 +1,223 @@
+"""GaitGraph2: a residual graph convolutional network on skeleton sequences.
+
+Papers: Teepe et al., "Towards a Deeper Understanding of Skeleton-based Gait
+Recognition" (CVPRW 2022); its network is ResGCN: Song et al., "Stronger, Faster and
+More Explainable: A Graph Convolutional Baseline for Skeleton-based Action Recognition"
+(ACM MM 2020), section 3.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gaitjax.models import skeleton
+from gaitjax.models.layers import BatchNorm, Conv, TemporalConv, mask_frames
+from gaitjax.models.output import GaitOutput
+
+MAX_HOP = 3  # the adjacency counts neighbours up to it
+HOPS = 3  # of which hops 0, 1 and 2 have weights
+WINDOW = 9  # frames of a temporal convolution
+FEATURES = (skeleton.JOINTS, 3, 5)  # joints, branches, channels
+
+
+def branch_features(keypoints: jax.Array, valid: jax.Array) -> jax.Array:
+    """Joints, velocities and bones: [B T V 3], bool [B T] -> [B T V 3 5].
+
+    As the published weights expect, with the gaps of the code they were trained with:
+    velocities lack the horizontal one over two frames and bones the angle to the
+    horizontal axis, in whose places stands the confidence; their channel 2 is zero.
+    """
+    p = skeleton.parts(keypoints, valid)
+    confidence, bone = p["confidence"], p["bone"]
+    zero = jnp.zeros_like(confidence)
+    squared = jnp.sum(jnp.square(bone), axis=-1, keepdims=True)  # [B T V 1]
+    safe = jnp.where(squared > 0, squared, 1)
+    length = jnp.where(squared > 0, jnp.sqrt(safe), 0)
+    angle = jnp.arccos(bone[..., 1:] / (length + 1e-4))
+    branches = (
+        (p["xy"], confidence, p["relative"]),
+        (p["velocity"], zero, confidence, p["velocity2"][..., 1:]),
+        (bone, zero, confidence, angle),
+    )
+    return jnp.stack([jnp.concatenate(b, axis=-1) for b in branches], axis=-2)
+
+
+class GraphConv(nn.Module):
+    """A 1x1 convolution per hop, summed over the joints that many links away."""
+
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, graph: jax.Array) -> jax.Array:
+        """x [B T V C], graph [HOPS V V] -> [B T V features]."""
+        x = Conv(HOPS * self.features, 1, use_bias=True, dtype=self.dtype, name="gcn")(
+            x
+        )
+        x = x.reshape(x.shape[:3] + (HOPS, self.features))
+        return jnp.einsum("btvkf,kvw->btwf", x, graph.astype(x.dtype))
+
+
+class Unit(nn.Module):
+    """A graph or a temporal convolution with batch norm and ReLU.
+
+    inner: 0, or the width of a bottleneck: 1x1 -> the convolution -> 1x1, with a
+    residual around them.
+    """
+
+    features: int
+    inner: int
+    stride: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x, graph=None, *, train: bool, valid: jax.Array) -> jax.Array:
+        """x [B T V C], graph [HOPS V V] or None (temporal), valid bool [B T].
+
+        Returns [B t V features].
+        """
+        after = valid[:, :: self.stride]  # [B t]
+
+        def normed(x, name, valid):
+            return BatchNorm(name=name)(x, train=train, valid=valid)
+
+        def conv1x1(x, features, name, stride=1):
+            return TemporalConv(
+                features, 1, stride, use_bias=True, dtype=self.dtype, name=name
+            )(x)
+
+        y, middle = x, self.features
+        if self.inner:
+            middle = self.inner
+            y = nn.relu(normed(conv1x1(y, middle, "down"), "down_norm", valid))
+        if graph is not None:
+            y = GraphConv(middle, self.dtype, name="conv")(y, graph)
+        else:
+            y = TemporalConv(
+                middle,
+                WINDOW,
+                self.stride,
+                use_bias=True,
+                dtype=self.dtype,
+                name="conv",
+            )(mask_frames(y, valid))
+        y = nn.relu(normed(y, "norm", after))
+        if not self.inner:
+            return y
+        y = normed(conv1x1(y, self.features, "up"), "up_norm", after)
+        if x.shape[-1] != self.features or self.stride != 1:
+            x = conv1x1(x, self.features, "residual", self.stride)
+            x = normed(x, "residual_norm", after)
+        return nn.relu(y + x.astype(y.dtype))
+
+
+class GraphBlock(nn.Module):
+    """Spatial then temporal convolution; a learnable weight per edge and hop.
+
+    reduction: of the bottlenecks' inner width; 0: plain convolutions, no residual.
+    """
+
+    features: int
+    reduction: int
+    stride: int = 1
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train: bool, valid: jax.Array):
+        """x [B T V C], valid bool [B T] -> ([B t V features], valid [B t])."""
+        graph = jnp.asarray(skeleton.adjacency(MAX_HOP))  # [MAX_HOP+1 V V]
+        edge = self.param("edge", nn.initializers.ones, graph.shape)
+        graph = (graph * edge)[:HOPS]
+        inner = self.features // self.reduction if self.reduction else 0
+        spatial = Unit(self.features, inner, 1, self.dtype, name="spatial")
+        x = spatial(x, graph, train=train, valid=valid)
+        temporal = Unit(self.features, inner, self.stride, self.dtype, name="temporal")
+        x = temporal(x, train=train, valid=valid)
+        return x, valid[:, :: self.stride]
+
+
+class GaitGraph2(nn.Module):
+    """Three branches (joints, velocities, bones) -> main stream -> mean -> dense.
+
+    Args:
+      branch_channels: widths of a branch's blocks; the first is a plain one.
+      channels: widths of the main stream's blocks; time is halved where they grow.
+      reduction: of the bottlenecks.
+      test_time_augmentation: in evaluation the embedding joins those of the sequence,
+        of the sequence reversed in time and with left and right joints swapped.
+
+    Differences from the paper: the embedding of a whole sequence instead of a random
+    window of 60 frames, so evaluation is deterministic. Retrieval wants the cosine
+    metric. Frames must be consecutive and in order.
+    """
+
+    branch_channels: tuple[int, ...] = (64, 32)
+    channels: tuple[int, ...] = (128, 256)
+    reduction: int = 8
+    embedding_size: int = 128
+    test_time_augmentation: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
+        """batch: keypoints [B T 17 3] (x and y in pixels, confidence) or their
+        features [B T 17 3 5], valid bool [B T] with valid frames first.
+
+        Returns embeddings [B 1 D], D tripled by test-time augmentation; no logits.
+        """
+        valid = batch["valid"]
+        x = skeleton.keypoint_sequence(batch, FEATURES)
+        features = x if x.ndim == 5 else branch_features(x, valid)  # [B T V 3 5]
+        copies = 1
+        if self.test_time_augmentation and not train:
+            copies = 3
+            keypoints = x[..., 0, :3] if x.ndim == 5 else x  # [B T V 3]
+            backwards = skeleton.reverse_time(keypoints, valid)
+            swapped = keypoints[:, :, skeleton.MIRROR, :]
+            features = jnp.concatenate(
+                [features] + [branch_features(k, valid) for k in (backwards, swapped)]
+            )  # [3B T V 3 5]
+            valid = jnp.tile(valid, (3, 1))
+        branches = [
+            self._branch(features[..., index, :], f"branch{index}", train, valid)
+            for index in range(features.shape[-2])
+        ]
+        x = jnp.concatenate(branches, axis=-1)  # [B T V 3C]
+        width = self.branch_channels[-1]
+        for index, channels in enumerate(self.channels):
+            x, valid = GraphBlock(
+                channels,
+                self.reduction,
+                1 if channels == width else 2,
+                self.dtype,
+                name=f"layer{index}",
+            )(x, train=train, valid=valid)  # [B t V C]
+            width = channels
+        x = skeleton.mean_over_body(x, valid)  # [B C]
+        x = nn.Dense(self.embedding_size, name="project")(x)  # [B D]
+        x = jnp.concatenate(jnp.split(x, copies), axis=-1)  # [B 3D]
+        return GaitOutput(x[:, None], None, {})
+
+    def _branch(self, x, name, train, valid):
+        """[B T V 5] -> [B T V C]."""
+        x = BatchNorm(name=f"{name}_norm")(x, train=train, valid=valid)
+        for index, channels in enumerate(self.branch_channels):
+            x, _ = GraphBlock(
+                channels,
+                0 if index == 0 else self.reduction,
+                dtype=self.dtype,
+                name=f"{name}_layer{index}",
+            )(x, train=train, valid=valid)
+        return x
+
+
+def create(config, num_classes: int) -> GaitGraph2:
+    model = config.model
+    return GaitGraph2(
+        branch_channels=tuple(model.branch_channels),
+        channels=tuple(model.channels),
+        reduction=model.reduction,
+        embedding_size=model.embedding_size,
+        test_time_augmentation=model.test_time_augmentation,
+        dtype=jnp.dtype(model.dtype),
+    )
