@@ -271,3 +271,46 @@ def ccgr_mini(root: Path, rgb: bool = True) -> dict[str, list[str]]:
 
 def ccgr_mini_without_rgb(root: Path) -> dict[str, list[str]]:
     return ccgr_mini(root, rgb=False)
+
+
+# metres, the person's left is +x, facing +z: name -> (x, height, z)
+_SKELETON = {
+    "Head": (0, 1.62, 0), "Shoulder-Center": (0, 1.42, 0),
+    "Shoulder-Right": (-0.18, 1.38, 0), "Shoulder-Left": (0.18, 1.38, 0),
+    "Elbow-Right": (-0.22, 1.1, 0), "Elbow-Left": (0.22, 1.1, 0),
+    "Wrist-Right": (-0.23, 0.86, 0), "Wrist-Left": (0.23, 0.86, 0),
+    "Hand-Right": (-0.23, 0.78, 0), "Hand-Left": (0.23, 0.78, 0),
+    "Spine": (0, 1.1, 0), "Hip-centro": (0, 0.92, 0),
+    "Hip-Right": (-0.09, 0.88, 0), "Hip-Left": (0.09, 0.88, 0),
+    "Knee-Right": (-0.1, 0.48, 0), "Knee-Left": (0.1, 0.48, 0),
+    "Ankle-Right": (-0.1, 0.08, 0), "Ankle-Left": (0.1, 0.08, 0),
+    "Foot-Right": (-0.1, 0.02, 0.12), "Foot-Left": (0.1, 0.02, 0.12),
+}  # fmt: skip
+
+
+def kinect_walk(num_frames: int, heading: float, sway: float = 0.0) -> str:
+    """A recording's text: a walk towards `heading` (degrees about y, 0 is +z), 3 m
+    before the sensor, which stands 0.9 m high."""
+    lines, angle = [], np.deg2rad(heading)
+    ahead = np.array([np.sin(angle), np.cos(angle)])  # x, z
+    left = np.array([np.cos(angle), -np.sin(angle)])
+    for frame in range(num_frames):
+        for name, (x, y, z) in _SKELETON.items():
+            swing = np.sin(2 * np.pi * frame / 30) * (1 if "Left" in name else -1)
+            z = z + 0.25 * swing * ("Ankle" in name or "Foot" in name)
+            flat = (x + sway) * left + (z + 0.04 * frame) * ahead
+            lines.append(f"{name};{flat[0]:.5f};{y - 0.9:.5f};{flat[1] + 3:.5f}")
+    return "\n".join(lines) + "\n"
+
+
+def kinect_gait(root: Path) -> dict[str, list[str]]:
+    """Data/PersonNNN/K.txt."""
+    for subject in ("074", "075"):
+        for number in (1, 2):
+            file = root / f"Data/Person{subject}/{number}.txt"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(kinect_walk(12, 90.0 * number))
+    (root / "GenderBMIData").mkdir()
+    walks = [(number, view) for number in ("01", "02") for view in
+             ("000", "030", "060", "090")]  # fmt: skip
+    return {"train": keys("074", walks), "test": keys("075", walks)}

@@ -24,6 +24,7 @@ SPLITS = {
     "gait3d": {"train": 2, "test": 2},
     "grew": {"train": 2, "test": 4},
     "ccgr_mini": {"train": 2, "test": 2},
+    "kinect_gait": {"train": 8, "test": 8},
 }
 
 

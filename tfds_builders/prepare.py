@@ -34,6 +34,7 @@ BUILDERS = {
         "gait3d",
         "grew",
         "ccgr_mini",
+        "kinect_gait",
     )
 }
 

@@ -1,0 +1,163 @@
+"""KinectGait's recordings: text -> joints of a walk on the spot -> rendered record."""
+
+import numpy as np
+from etils import epath
+
+from tfds_builders import appearance, walker
+from tfds_builders.archives import Outcome, Sequence
+from tfds_builders.features import make_record
+from tfds_builders.figure import JOINTS, make_body, unit
+from tfds_builders.frames import normalise_silhouettes
+
+# 20 joints of a frame in this order; the person's own left and right
+KINECT_JOINTS = (
+    "Head", "Shoulder-Center", "Shoulder-Right", "Shoulder-Left", "Elbow-Right",
+    "Elbow-Left", "Wrist-Right", "Wrist-Left", "Hand-Right", "Hand-Left", "Spine",
+    "Hip-centro", "Hip-Right", "Hip-Left", "Knee-Right", "Knee-Left", "Ankle-Right",
+    "Ankle-Left", "Foot-Right", "Foot-Left",
+)  # fmt: skip
+STEP = 2  # every second frame: 15 per second
+SMOOTH = 15  # frames over which the heading is averaged (1 s)
+ELEVATION = 5.0  # of the virtual cameras, degrees
+VIEWS = ("000", "030", "060", "090")  # degrees from the walking direction
+
+
+def parse(text: str) -> np.ndarray:
+    """ "Name;x;y;z" lines, metres -> float64 [T 20 3] in the order KINECT_JOINTS.
+
+    Raises ValueError where the lines are not whole frames of finite positions.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    count = len(KINECT_JOINTS)
+    if not lines or len(lines) % count:
+        raise ValueError(
+            f"ragged: {len(lines)} lines, not a multiple of {count} joints"
+        )
+    rows = [line.split(";") for line in lines]
+    for number, row in enumerate(rows):
+        if len(row) != 4 or row[0].strip() != KINECT_JOINTS[number % count]:
+            raise ValueError(
+                f"corrupt: line {number + 1} is {lines[number]!r}, expected "
+                f"{KINECT_JOINTS[number % count]};x;y;z"
+            )
+    points = np.array([row[1:] for row in rows], np.float64)
+    if not np.isfinite(points).all():
+        raise ValueError("corrupt: positions that are not finite")
+    return points.reshape(-1, count, 3)  # [T 20 3]
+
+
+def joints_of(points: np.ndarray) -> tuple[np.ndarray, float]:
+    """Joints [T J 3] of the walker on the spot, walking along z, and the stature, m.
+
+    The walk goes out and back on a half circle round a turning sensor, so the heading
+    is taken from hips and shoulders of each frame, averaged over one second.
+    """
+    k = {name: points[:, i] for i, name in enumerate(KINECT_JOINTS)}
+    feet = sum(k[f"Foot-{side}"] - k[f"Ankle-{side}"] for side in ("Left", "Right"))
+    forward = _forward(k)
+    if np.sum(forward * feet) < 0:  # feet point backwards: a mirrored recording
+        points = points * np.array([-1.0, 1.0, 1.0])
+        k = {name: points[:, i] for i, name in enumerate(KINECT_JOINTS)}
+        forward = _forward(k)
+    left = np.cross([0.0, 1.0, 0.0], forward)
+    turn = np.stack([left, np.broadcast_to([0.0, 1.0, 0.0], left.shape), forward], 1)
+    origin = k["Hip-centro"] * np.array([1.0, 0.0, 1.0])
+    k = {n: np.einsum("tij,tj->ti", turn, p - origin) for n, p in k.items()}  # [T 3]
+    stature = _stature(k)
+    at = {
+        "pelvis": k["Hip-centro"],
+        "chest": (k["Shoulder-Left"] + k["Shoulder-Right"]) / 2,
+        "neck": k["Shoulder-Center"],
+        "head": k["Head"],
+        "nose": k["Head"] + np.array([0, 0, 0.051 * stature]),
+    }
+    for side in ("left", "right"):
+        for part in ("hip", "knee", "ankle", "shoulder", "elbow", "wrist", "hand"):
+            at[f"{side}_{part}"] = k[f"{part.title()}-{side.title()}"]
+        ankle, toe = at[f"{side}_ankle"], k[f"Foot-{side.title()}"]
+        at[f"{side}_toe"] = toe
+        # the sensor gives no heel: behind the ankle, as low as the toe
+        heel = ankle - 0.35 * (toe - ankle)
+        heel[:, 1] = np.minimum(toe[:, 1], ankle[:, 1])
+        at[f"{side}_heel"] = heel
+    joints = np.stack([at[name] for name in JOINTS], 1)  # [T J 3]
+    joints[..., 1] += 0.024 * stature - np.percentile(joints[..., 1].min(1), 5)
+    return joints, stature
+
+
+def _forward(k: dict[str, np.ndarray]) -> np.ndarray:
+    """Unit vectors [T 3] in the floor plane to which the person faces."""
+    left = sum(k[f"{part}-Left"] - k[f"{part}-Right"] for part in ("Hip", "Shoulder"))
+    left = left * np.array([1.0, 0.0, 1.0])
+    kernel = np.ones(min(SMOOTH, len(left)))
+    weight = np.convolve(np.ones(len(left)), kernel, "same")
+    smooth = [np.convolve(left[:, i], kernel, "same") / weight for i in range(3)]
+    return unit(np.cross(np.stack(smooth, 1), [0.0, 1.0, 0.0]))
+
+
+def _stature(k: dict[str, np.ndarray]) -> float:
+    """Bone lengths from the head to the floor, medians over frames."""
+
+    def length(a, b):
+        return float(np.median(np.linalg.norm(k[a] - k[b], axis=-1)))
+
+    legs = [
+        length(f"Hip-{s}", f"Knee-{s}") + length(f"Knee-{s}", f"Ankle-{s}")
+        for s in ("Left", "Right")
+    ]
+    trunk = length("Hip-centro", "Spine") + length("Spine", "Shoulder-Center")
+    # 0.039 of stature below the ankle, 0.06 above the middle of the head
+    whole = sum(legs) / 2 + trunk + length("Shoulder-Center", "Head")
+    return whole / (1 - 0.039 - 0.06)
+
+
+def read(sequence: Sequence, *, height: int, silhouette_size: int) -> Outcome:
+    """One recording from one virtual camera: silhouettes, keypoints, ratios.
+
+    Everybody wears the same clothes and has the same girths for their stature: shape
+    and motion are of the skeleton alone. No frames: their colours would be invented.
+    """
+    try:
+        points = parse(epath.Path(sequence.files["skeleton"]).read_text())
+        joints, stature = joints_of(points)
+    except (ValueError, OSError) as error:
+        kind = str(error).partition(":")[0]
+        known = kind in ("corrupt", "ragged")
+        return Outcome(sequence, None, str(error) if known else f"corrupt: {error}")
+    if not 0.8 < stature < 2.5:
+        return Outcome(sequence, None, f"corrupt: a person of {stature:.2f} m")
+    joints = joints[::STEP]
+    walk = walker.render(
+        joints, make_body(stature), *_outfit(), _scene(float(sequence.view))
+    )
+    silhouettes = walk.silhouettes
+    if silhouette_size != silhouettes.shape[1]:
+        silhouettes = normalise_silhouettes(walk.masks, silhouette_size)
+    _, record = make_record(
+        sequence.subject,
+        sequence.condition,
+        sequence.view,
+        height=height,
+        width=height // 2,
+        silhouette_size=silhouette_size,
+        silhouettes=silhouettes,
+        keypoints=walk.keypoints,
+        ratios=walk.ratios,
+    )
+    return Outcome(sequence, record, "", len(joints))
+
+
+def _outfit():
+    """Tight clothes, the same for everyone."""
+    cloth = np.full((appearance.TILE, appearance.TILE, 3), 128, np.float32)
+    skin = np.full(3, 180, np.float32)
+    return (
+        appearance.Upper(0.5, 0.005, 0.004, 0.05, False, cloth),
+        appearance.Lower("trousers", 0.005, 0.005, cloth, cloth, 0.01),
+        appearance.Head(skin, skin / 4, 0.008, 0.0),
+    )
+
+
+def _scene(azimuth: float) -> appearance.Scene:
+    scene = appearance.draw_scene(np.random.default_rng(0), azimuth, ELEVATION, (0,))
+    return scene._replace(azimuth=azimuth, elevation=ELEVATION, margin=0.02, jitter=0.0)
