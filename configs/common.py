@@ -45,6 +45,14 @@ DATASETS = {
         train_dataset="grew", test_dataset="grew", num_classes=20000,
         protocols=("grew",), image_size=(256, 128), max_frames=720,
     ),
+    "ccgr_mini": dict(
+        train_dataset="ccgr_mini", test_dataset="ccgr_mini", num_classes=571,
+        protocols=("ccgr_mini",), image_size=(256, 128), max_frames=720,
+    ),
+    "kinect_gait": dict(
+        train_dataset="kinect_gait", test_dataset="kinect_gait", num_classes=74,
+        protocols=("kinect_gait",), image_size=(128, 64), max_frames=720,
+    ),
 }  # fmt: skip
 
 
