@@ -1,0 +1,272 @@
+"""What the builders of the benchmarks share: pickles, skeletons, totals, Beam."""
+
+import importlib.util
+import json
+import pickle
+from pathlib import Path
+
+import fake_benchmarks
+import numpy as np
+import pytest
+from etils import epath
+
+from tfds_builders import archives, checks, opengait_pickles, parallel, prepare
+from tfds_builders.archives import Sequence
+from tfds_builders.figure import JOINTS
+from tfds_builders.frames import decode_jpeg, fit_frame
+from tfds_builders.grew import grew_dataset_builder
+from tfds_builders.kinect_gait import recordings
+from tfds_builders.opengait_pickles import load_array
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "<i8", ">f4", "float64"])
+def test_pickled_arrays_are_read_in_every_protocol(protocol, dtype):
+    plain = (np.arange(24).reshape(2, 3, 4) % 7).astype(dtype)
+    for array in (plain, np.asfortranarray(plain), plain.transpose(2, 0, 1)):
+        read = load_array(pickle.dumps(array, protocol))
+        np.testing.assert_array_equal(read, array)
+        assert read.dtype == array.dtype
+    rows = load_array(pickle.dumps([list(row) for row in plain[0]], protocol))
+    np.testing.assert_array_equal(rows, plain[0])
+
+
+class _Call:
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (_Call(eval, ("1 + 1",)), "refused: it asks for builtins.eval"),
+        (_Call(np.loadtxt, ("/etc/passwd",)), "refused: it asks for numpy"),
+        (_Call(np.dtype, ("O",)), "corrupt: dtype 'O': not an array of numbers"),
+        (Path("/tmp"), "refused: it asks for pathlib"),
+        (np.array([{}, None], object), "corrupt: dtype 'O8'"),
+        (np.array(["a", "b"]), "corrupt: dtype 'U1'"),
+        ([np.zeros((2, 3)), np.zeros((2, 4))], r"ragged: frames of shapes \[\(2, 3\)"),
+        ({"a": 1}, "corrupt: a dict, not an array"),
+        (["a"], "corrupt: a list of <U1"),
+    ],
+)
+def test_other_pickles_are_refused(value, message):
+    with pytest.raises(ValueError, match=message):
+        load_array(pickle.dumps(value))
+
+
+def test_damaged_pickles_are_corrupt():
+    whole = pickle.dumps(np.zeros((4, 8, 8), np.uint8))
+    for data in (b"", b"abc", whole[:40], whole[:-10]):
+        with pytest.raises(ValueError, match="^corrupt: "):
+            load_array(data)
+
+
+def _read(tmp_path, **arrays):
+    files = {}
+    for role, array in arrays.items():
+        fake_benchmarks.dump(tmp_path / f"{role}.pkl", array)
+        files[role] = str(tmp_path / f"{role}.pkl")
+    walk = Sequence("test", "1", "a", "v", files)
+    return opengait_pickles.read(
+        walk, height=256, silhouette_size=64, optional=("masks",)
+    )
+
+
+@pytest.mark.parametrize(
+    "arrays, problem",
+    [
+        ({"silhouettes": np.zeros((3, 64, 60), np.uint8)}, "silhouettes are 64x60"),
+        ({"silhouettes": np.zeros((3, 128, 88), np.uint8)}, "silhouettes are 128x88"),
+        ({"silhouettes": np.zeros((0, 64, 64), np.uint8)}, "empty: arrays of no"),
+        ({"silhouettes": np.full((3, 64, 64), 300)}, "values outside 0..255"),
+        ({"frames": np.zeros((3, 8, 8, 3), np.uint8)}, "frames without ratios"),
+        (
+            {"ratios": np.ones(2), "frames": np.zeros((3, 8, 8, 3), np.uint8)},
+            "ragged: arrays differ in length: {'ratios': 2, 'frames': 3}",
+        ),
+        (
+            {"ratios": np.array([1, np.nan]), "frames": np.zeros((2, 8, 8, 3))},
+            "not T positive numbers",
+        ),
+        ({"ratios": np.ones(2)}, "none of silhouettes, frames, masks"),
+        ({}, "empty: no pickle of a known name"),
+    ],
+)
+def test_what_does_not_fit_is_a_named_problem(arrays, problem, tmp_path):
+    outcome = _read(tmp_path, **arrays)
+    assert outcome.record is None and problem in outcome.problem
+    assert outcome.problem.split(":")[0] in ("corrupt", "ragged", "empty")
+
+
+def test_frames_are_stretched_back_and_optional_masks_may_be_damaged(tmp_path):
+    frames = np.full((2, 32, 32, 3), 200, np.uint8)
+    sizes = np.array([[200, 50], [100, 90]])  # H, W
+    ragged = [np.zeros((5, 6)), np.zeros((7, 6))]
+    outcome = _read(tmp_path, ratios=sizes, frames=frames, masks=ragged)
+    assert outcome.problem == "" and "without masks, ragged" in outcome.note
+    np.testing.assert_allclose(outcome.record["ratios"], [0.25, 0.9])
+    narrow, wide = (decode_jpeg(frame) for frame in outcome.record["frames"])
+    columns = np.flatnonzero((narrow > 100).all((0, 2)))
+    assert (columns[0], columns[-1]) == (32, 95)  # 64 = 256 x 0.25 of 128, centred
+    assert (wide > 190).all()  # 230 columns, the central 128 are kept
+
+
+def test_wide_frames_are_cut_centrally():
+    ramp = np.repeat(np.arange(128, dtype=np.uint8)[None], 128, 0)
+    out = fit_frame(ramp, 1.0, 128)  # 128 columns to 64: 32 off on both sides
+    np.testing.assert_array_equal(out[0], np.arange(32, 96))
+    small = fit_frame(ramp[..., None].repeat(3, 2), 0.25, 128)
+    assert small.shape == (128, 64, 3)
+    assert not small[:, :16].any() and not small[:, 48:].any()
+
+
+def test_frames_are_sorted_as_numbers(tmp_path):
+    for name in ("10.png", "9.png", "1.PNG", ".hidden.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    names = [file.name for file in archives.files_in(epath.Path(tmp_path))]
+    assert names == ["1.PNG", "9.png", "10.png"]
+
+
+def test_ragged_frames_of_grew_are_skipped(tmp_path):
+    fake_benchmarks.grew(tmp_path / "raw")
+    walk = tmp_path / "raw/test/probe/p2"
+    fake_benchmarks.save(walk / "5.png", fake_benchmarks.person(64, 60))
+    folder = prepare.prepare("grew", tmp_path / "data", manual_dir=tmp_path / "raw")
+    report = json.loads((folder / "build_report.json").read_text())
+    assert report["skipped"] == {
+        "probe/03/p2": "corrupt: ragged: 5.png is 60x64, expected 64x64"
+    }
+    test = report["totals"]["test"]
+    assert test["conditions"] == {"01": 1, "02": 1, "03": 1}
+    assert "1 sequences '01', expected 6000" in test["mismatches"]["all"]
+    assert set(test["mismatches"]) == {"all"}  # ids of GREW are not listed
+
+
+def test_grew_is_kept_as_shipped(tmp_path):
+    from gaitjax.data import source
+
+    fake_benchmarks.grew(tmp_path / "raw")
+    prepare.prepare("grew", tmp_path / "data", manual_dir=tmp_path / "raw")
+    data = source.open_split(str(tmp_path / "data"), "grew", "test")
+    row = data.index.key.tolist().index("probe/03/p1")
+    stored = data.records[row]["silhouettes"]
+    np.testing.assert_array_equal(stored[9], fake_benchmarks.person(64, 64, 9))
+    assert grew_dataset_builder.split_of("00001train") == "train"
+
+
+def test_totals_are_compared_subject_by_subject():
+    expected = checks.Expected(
+        subjects={"train": frozenset({"1", "2"}), "test": 1},
+        sequences={"test": 3},
+        by_condition={"test": {"nm": 2}},
+        grid=("nm-01/000", "nm-01/090"),
+    )
+    rows = [("train", "1", "nm-01", "000"), ("train", "1", "nm-01", "090")]
+    rows += [("test", "3", "nm-01", "000"), ("test", "3", "bg-01", "000")]
+    found = checks.totals(expected, rows)
+    assert found["train"]["mismatches"] == {
+        "all": "1 subjects, expected 2",
+        "2": "no sequence",
+    }
+    assert found["test"]["mismatches"] == {
+        "all": "2 sequences, expected 3; 1 sequences 'nm', expected 2",
+        "3": "missing nm-01/090; unexpected bg-01/000",
+    }
+    assert found["test"]["conditions"] == {"bg-01": 1, "nm-01": 1}
+    complete = [("train", s, "nm-01", v) for s in "12" for v in ("000", "090")]
+    assert checks.totals(expected, complete)["train"]["mismatches"] == {}
+
+
+def test_partition_lists_of_the_papers():
+    from tfds_builders.ccgr_mini import ccgr_mini_dataset_builder as ccgr
+    from tfds_builders.oumvlp import oumvlp_dataset_builder as oumvlp
+
+    train, test = oumvlp.PARTITION.train, oumvlp.PARTITION.test
+    assert (len(train), len(test)) == (5153, 5154) and not train & test
+    assert {"00001", "10305"} <= train and {"00002", "10306", "10307"} <= test
+    assert (len(ccgr.PARTITION.train), len(ccgr.PARTITION.test)) == (571, 400)
+    assert ccgr.split_of("0135") is None and ccgr.split_of("0601") == "test"
+
+
+def test_a_list_that_comes_with_the_data_may_be_text(tmp_path):
+    folder = epath.Path(tmp_path)
+    with pytest.raises(FileNotFoundError, match="a list of its probe sequences"):
+        archives.users_partition((folder,), "Gait3D", ("probe",))
+    (tmp_path / "probe.txt").write_text("0001-camid0_videoid1-seq0\n")
+    partition = archives.users_partition((folder,), "Gait3D", ("probe",))
+    assert partition.probe == {"0001-camid0_videoid1-seq0"}
+
+
+@pytest.mark.parametrize("heading", [0.0, 90.0, 200.0])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_kinect_walks_are_turned_to_the_walking_direction(heading, mirrored):
+    points = recordings.parse(fake_benchmarks.kinect_walk(40, heading))
+    assert points.shape == (40, 20, 3)
+    if mirrored:
+        points = points * np.array([-1.0, 1.0, 1.0])
+    joints, stature = recordings.joints_of(points)
+    at = {name: joints[:, i] for i, name in enumerate(JOINTS)}
+    np.testing.assert_allclose(at["left_hip"][:, 0], 0.09, atol=1e-4)
+    np.testing.assert_allclose(at["right_hip"][:, 0], -0.09, atol=1e-4)
+    np.testing.assert_allclose(at["pelvis"][:, [0, 2]], 0, atol=1e-4)
+    assert (at["left_toe"][:, 2] > at["left_heel"][:, 2]).all()
+    assert 1.6 < stature < 1.8
+    assert 0 < joints[..., 1].min() < 0.06
+    swing = at["left_ankle"][:, 2] - at["right_ankle"][:, 2]
+    np.testing.assert_allclose(np.abs(swing).max(), 0.5, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda t: t + "Head;0;0;0\n", "ragged: 41 lines"),
+        (lambda t: t.replace("Spine;", "Spin;", 1), "corrupt: line 11 is 'Spin;"),
+        (lambda t: t.replace("Head;0.00000;", "Head;nan;", 1), "not finite"),
+        (lambda t: "", "ragged: 0 lines"),
+    ],
+)
+def test_damaged_skeletons_are_refused(damage, message):
+    with pytest.raises(ValueError, match=message):
+        recordings.parse(damage(fake_benchmarks.kinect_walk(2, 0.0)))
+
+
+def _square(number):
+    return number * number
+
+
+def test_parallel_map_keeps_the_order_and_survives_a_stop():
+    found = parallel.ordered_map(_square, range(300), "squares", min_per_worker=1)
+    assert [next(found) for _ in range(100)] == [n * n for n in range(100)]
+    found.close()  # ends the workers though their feeder is blocked
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("apache_beam") is None, reason="apache_beam not installed"
+)
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["oumvlp", "grew", "ccgr_mini"])
+def test_a_beam_pipeline_writes_the_same_records_and_report(name, tmp_path):
+    getattr(fake_benchmarks, name)(tmp_path / "raw")
+    folders = [
+        prepare.prepare(
+            name, tmp_path / kind, manual_dir=tmp_path / "raw", beam_options=options
+        )
+        for kind, options in (("plain", None), ("beam", "runner=DirectRunner"))
+    ]
+    for file in folders[0].glob("*"):
+        if file.name != "dataset_info.json":
+            assert (folders[1] / file.name).read_bytes() == file.read_bytes()
+    assert list(folders[1].glob("*.array_record*"))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("apache_beam") is not None, reason="apache_beam is there"
+)
+def test_beam_options_without_beam_say_what_to_install(tmp_path, capsys):
+    arguments = ["grew", f"--data_dir={tmp_path}", f"--manual_dir={tmp_path}"]
+    assert prepare.main([*arguments, "--beam_pipeline_options=runner=X"]) == 2
+    assert "pip install" in capsys.readouterr().err
