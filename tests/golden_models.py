@@ -129,6 +129,15 @@ def gaitgraph2(cfg, golden):
     return "gaitgraph2", model, lambda x: {"keypoints": jnp.asarray(x)}
 
 
+def gaittr(cfg, golden):
+    model = model_class("gaittr", "GaitTR")(
+        channels=tuple(cfg["in_channels"][1:]),
+        dropout=0.0,
+        embedding_size=cfg["num_class"],
+    )
+    return "gaittr", model, lambda x: {"keypoints": jnp.asarray(x)[..., 0]}
+
+
 BUILDERS = {
     "Baseline": gaitbase,
     "GaitSet": gaitset,
@@ -137,6 +146,7 @@ BUILDERS = {
     "DeepGaitV2": deepgaitv2,
     "SkeletonGaitPP": skeletongaitpp,
     "GaitGraph2": gaitgraph2,
+    "GaitTR": gaittr,
 }
 
 # ---------------------------------------------------------------- the check

@@ -14,6 +14,7 @@ from gaitjax.models.gaitgl import GaitGL, GeM, repeat_short
 from gaitjax.models.gaitgraph2 import GaitGraph2
 from gaitjax.models.gaitpart import GaitPart
 from gaitjax.models.gaitset import GaitSet
+from gaitjax.models.gaittr import GaitTR
 from gaitjax.models.skeletongaitpp import SkeletonGaitPP
 
 IDS = 5
@@ -30,6 +31,7 @@ MODELS = {
     "deepgaitv2_3d": (DeepGaitV2(IDS, "3d", **small), 4, 6, True),
     "skeletongaitpp": (SkeletonGaitPP(IDS, squeeze=2, **small), 4, 6, True),
     "gaitgraph2": (GaitGraph2((8, 4), (8, 12), 2, 6), 1, 18, False),
+    "gaittr": (GaitTR((8, 8, 16), 2, 0.0, 6), 1, 6, False),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
 
@@ -236,6 +238,7 @@ PARAMETERS = {  # `ZOO` B, table; [X] there: counted in the reference
     "deepgaitv2 2d deep": (DeepGaitV2(3000, "2d", layers=DEEP), 23_720_000),
     "deepgaitv2 3d deep": (DeepGaitV2(3000, "3d", layers=DEEP), 41_860_000),
     "gaitgraph2": (GaitGraph2(), 350_822),
+    "gaittr grew": (GaitTR(embedding_size=256), 544_906),
     "skeletongaitpp deep": (SkeletonGaitPP(3000, layers=DEEP), 25_568_608),
 }
 
@@ -255,7 +258,7 @@ def test_parameter_counts_are_the_published_ones(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["gaitbase", "gaitset", "gaitpart", "gaitgl", "skeletongaitpp", "gaitgraph2"],
+    [name for name in MODELS if "_" not in name],
 )
 def test_every_variable_has_a_torch_name_of_its_own(name):
     names = []

@@ -11,6 +11,7 @@ from gaitjax.models import (
     gaitgraph2,
     gaitpart,
     gaitset,
+    gaittr,
     gei,
     lmgait,
     skeletongaitpp,
@@ -27,6 +28,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "gaitgraph2": gaitgraph2.create,
     "gaitpart": gaitpart.create,
     "gaitset": gaitset.create,
+    "gaittr": gaittr.create,
     "gei": gei.create,
     "lmgait": lmgait.create,
     "skeletongait": deepgaitv2.create,  # on heat maps

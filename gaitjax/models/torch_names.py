@@ -132,6 +132,25 @@ RULES: dict[str, list[tuple[str, str]]] = {
         ),
         ("project", "ResGCN.fcn"),
     ],
+    "gaittr": [
+        ("input/norm", "data_bn"),
+        *(
+            (rf"block(\d)/{ours}", rf"backbone.\1.{theirs}")
+            for ours, theirs in (
+                ("temporal", "tcn.conv"),
+                ("temporal_norm", "tcn.bn"),
+                ("spatial_input/norm", "st.data_bn"),
+                ("attention/qkv", "st.attention_conv.qkv_conv"),
+                ("attention/out", "st.attention_conv.attn_out"),
+                ("spatial_norm", "st.bn"),
+                ("residual", "residual_s.0"),
+                ("residual_norm", "residual_s.1"),
+                ("shortcut", "down.conv"),
+                ("shortcut_norm", "down.bn"),
+            )
+        ),
+        ("project", "fcn"),
+    ],
 }
 # inside residual blocks
 BLOCK_NAMES = {
