@@ -91,6 +91,10 @@ def base(name: str, dataset: str) -> ConfigDict:
                 ordered=False,  # True: a window of consecutive frames
                 skip=0,  # ordered: frames dropped at random from a longer window
                 flip=0.0,  # probability of mirroring a whole sequence
+                perspective=0.0,  # probability of shearing a whole sequence
+                rotate=0.0,  # of turning it by up to 10 degrees
+                shift=0.0,  # of moving it by up to 10/64 of its height
+                erasing=0.0,  # of blackening one rectangle of it
                 colour=0.0,  # RGB: strength of recolouring whole sequences, 0 to 1
                 workers=2,  # reading threads
             ),

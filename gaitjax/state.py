@@ -122,6 +122,7 @@ def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
         "masks": (lead + (height, width), jnp.uint8),
         "silhouettes": (lead + tuple(data.silhouette_size), jnp.uint8),
         "heatmaps": (lead + tuple(data.silhouette_size) + (2,), jnp.uint8),
+        "keypoints": (lead + (17, 3), jnp.float32),  # x, y, confidence (COCO)
         "ratios": (lead, jnp.float32),
         "valid": (lead, jnp.bool_),
         "labels": ((sequences,), jnp.int32),

@@ -109,6 +109,119 @@ def test_flip_mirrors_all_modalities_of_a_sequence():
     np.testing.assert_array_equal(flipped["ratios"], arrays["ratios"])
 
 
+def square_at(row, column, size=(64, 44), side=8):
+    """[2 H W]: a white square whose centre is at (row, column), twice."""
+    image = np.zeros((2, *size), np.uint8)
+    half = side // 2
+    image[:, row - half : row + half, column - half : column + half] = 255
+    return image
+
+
+def centre_of(image):
+    rows, columns = np.nonzero(image > 127)
+    return rows.mean(), columns.mean()
+
+
+def test_warps_move_images_of_all_sizes_and_keypoints_alike():
+    arrays = {
+        "frames": np.repeat(square_at(64, 32, (256, 128))[..., None], 3, -1),
+        "silhouettes": square_at(16, 11),
+        "heatmaps": np.repeat(square_at(16, 11)[..., None], 2, -1),
+        "masks": square_at(64, 32, (256, 128)) // 255,
+        "keypoints": np.tile(np.float32([31.5, 63.5, 0.5]), (2, 17, 1)),
+        "ratios": np.ones(2),
+    }
+    change = transforms.Warp((0.1, 0.0, 0.0, 0.05), 7.0, (0.05, -0.02))
+    warped = transforms.warp(arrays, change, (256, 128))
+    assert {k: v.shape for k, v in warped.items()} == {
+        k: v.shape for k, v in arrays.items()
+    }
+    row, column = centre_of(warped["frames"][0, ..., 0])
+    x, y, confidence = warped["keypoints"][1, 3]
+    np.testing.assert_allclose((x, y, confidence), (column, row, 0.5), atol=0.5)
+    assert set(np.unique(warped["masks"])) == {0, 1}
+    mask = centre_of(255 * warped["masks"][1])
+    np.testing.assert_allclose(mask, (row, column), atol=0.5)
+    # both frames of a sequence are treated alike, and both channels of a heat map
+    for name in ("frames", "silhouettes", "heatmaps", "masks"):
+        np.testing.assert_array_equal(warped[name][0], warped[name][1])
+    np.testing.assert_array_equal(
+        warped["heatmaps"][..., 0], warped["heatmaps"][..., 1]
+    )
+    differ = np.abs(np.int16(warped["heatmaps"][..., 0]) - warped["silhouettes"])
+    assert differ.max() <= 8  # cv2 rounds by the number of channels
+
+
+def test_rotation_is_about_the_centre_and_shifts_by_shares_of_the_height():
+    middle = {"silhouettes": square_at(32, 22)}
+    turned = transforms.warp(middle, transforms.Warp(degrees=10.0))
+    np.testing.assert_allclose(centre_of(turned["silhouettes"][0]), (31.5, 21.5), 0.01)
+    up = transforms.warp({"s": 0, "silhouettes": square_at(8, 22)},
+                         transforms.Warp(degrees=10.0))  # fmt: skip
+    row, column = centre_of(up["silhouettes"][0])
+    # (0, -24) from the centre, turned counter-clockwise by 10 degrees
+    np.testing.assert_allclose(column - 21.5, -24 * np.sin(np.deg2rad(10)), atol=0.3)
+    moved = transforms.warp(middle, transforms.Warp(shift=(10 / 64, -4 / 64)))
+    np.testing.assert_allclose(centre_of(moved["silhouettes"][0]), (27.5, 31.5))
+
+
+def test_perspective_pulls_the_drawn_columns_to_the_edges():
+    columns = np.broadcast_to(np.arange(44, dtype=np.uint8) * 5, (1, 64, 44))
+    change = transforms.Warp(corners=(8 / 44, 0.0, 4 / 44, 0.0))
+    warped = transforms.warp({"silhouettes": columns}, change)["silhouettes"][0]
+    assert warped[0, 0] == 5 * 8 and warped[0, 43] == 5 * (43 - 4)
+    assert warped[63, 0] == 0 and warped[63, 43] == 5 * 43
+
+
+def test_erasing_blackens_one_rectangle_of_the_right_area_in_all_frames():
+    for seed in range(30):
+        arrays = {
+            "frames": np.full((2, 256, 128, 3), 9, np.uint8),
+            "silhouettes": np.full((2, 64, 44), 9, np.uint8),
+        }
+        erased = transforms.augment(
+            arrays, rng=np.random.default_rng(seed), erasing=1.0
+        )
+        shares = []
+        for value in erased.values():
+            image = value.reshape(*value.shape[:3], -1)[..., 0]
+            np.testing.assert_array_equal(image[0], image[1])
+            black = image[0] == 0
+            rows, columns = black.any(1), black.any(0)
+            assert black.sum() == rows.sum() * columns.sum()  # one rectangle
+            shares.append(black.mean())
+        assert 0.04 < shares[0] < 0.21 and abs(shares[0] - shares[1]) < 0.03
+        assert (arrays["frames"] == 9).all()  # the input is not written to
+
+
+def test_augmentation_is_off_by_default_and_follows_its_probabilities():
+    arrays = {"silhouettes": square_at(16, 11)}
+    same = transforms.augment(arrays, rng=np.random.default_rng(0))
+    assert same["silhouettes"] is arrays["silhouettes"]
+    changed = 0
+    for seed in range(200):
+        out = transforms.augment(arrays, rng=np.random.default_rng(seed), rotate=0.3)
+        changed += out["silhouettes"] is not arrays["silhouettes"]
+    assert 40 < changed < 80
+    limits = [
+        transforms.draw_warp(np.random.default_rng(s), perspective=1, rotate=1, shift=1)
+        for s in range(100)
+    ]
+    assert 9 < max(abs(w.degrees) for w in limits) <= 10
+    assert 9 / 44 < max(max(w.corners) for w in limits) <= 10 / 44
+    assert min(min(w.corners) for w in limits) >= 0
+
+
+def test_flipped_keypoints_exchange_left_and_right():
+    points = np.zeros((1, 17, 3), np.float32)
+    points[0, 5] = (10, 7, 1)  # left shoulder
+    flipped = transforms.flip({"keypoints": points}, 64)["keypoints"]
+    np.testing.assert_array_equal(flipped[0, 6], (53, 7, 1))
+    np.testing.assert_array_equal(
+        transforms.flip({"keypoints": flipped}, 64)["keypoints"], points
+    )
+
+
 def test_damaged_frames_are_named():
     with pytest.raises(ValueError, match="Sequence 001/x: frame 0 is not a decodable"):
         transforms.decode_frames([b"no image"], "001/x")

@@ -68,6 +68,11 @@ def host_batches(
                     clip,
                     flip_probability=data.flip,
                     colour_strength=data.colour,
+                    perspective=data.perspective,
+                    rotate=data.rotate,
+                    shift=data.shift,
+                    erasing=data.erasing,
+                    frame_size=tuple(data.image_size),
                     rng=rng,
                 )
             )
@@ -137,7 +142,7 @@ def load_clip(
     key = str(source.index.key[row])
     clip = {"ratios": np.asarray(record["ratios"], np.float32)[frames]}
     for name in modalities:
-        if name not in transforms.IMAGE_LIKE or len(record.get(name, ())) == 0:
+        if name not in transforms.MODALITIES or len(record.get(name, ())) == 0:
             raise ValueError(
                 f"{source.name}: sequence {key} has no {name!r}. The data set may not "
                 "distribute this modality; choose another model or data set."

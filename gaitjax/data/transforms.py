@@ -4,9 +4,18 @@ Arrays are numpy, time first. Every augmentation treats all modalities of a sequ
 alike, so frames, masks, silhouettes and heat maps stay registered.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 IMAGE_LIKE = ("frames", "masks", "silhouettes", "heatmaps")  # width is axis 2
+MODALITIES = (*IMAGE_LIKE, "keypoints")
+# COCO-17 with left and right exchanged
+MIRRORED = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
+# How far the field's transforms go (`ZOO` C.7), as shares of width, degrees, shares of
+# height, shares of the area, height / width
+PERSPECTIVE, ROTATION, SHIFT = 10 / 44, 10.0, 10 / 64
+ERASED_AREA, ERASED_ASPECT = (0.05, 0.2), (0.3, 3.3)
 
 
 def decode_frames(encoded: list[bytes], key: str) -> np.ndarray:
@@ -42,12 +51,129 @@ def cut_silhouettes(silhouettes: np.ndarray, key: str) -> np.ndarray:
     return silhouettes[:, :, margin : width - margin]
 
 
-def flip(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Mirrors every image-like modality left to right, all frames of the sequence."""
-    return {
+def flip(
+    arrays: dict[str, np.ndarray], frame_width: int | None = None
+) -> dict[str, np.ndarray]:
+    """Mirrors every modality left to right, all frames of the sequence.
+
+    frame_width: of the frames in whose pixels keypoints are; needed for keypoints only.
+    """
+    mirrored = {
         name: np.ascontiguousarray(value[:, :, ::-1]) if name in IMAGE_LIKE else value
         for name, value in arrays.items()
     }
+    if "keypoints" in arrays:
+        points = arrays["keypoints"][:, list(MIRRORED)].copy()  # [T 17 3]
+        points[..., 0] = frame_width - 1 - points[..., 0]
+        mirrored["keypoints"] = points
+    return mirrored
+
+
+class Warp(NamedTuple):
+    """One change of geometry, in units that fit images of every size.
+
+    corners: columns of the source's top left, bottom left, top right and bottom right
+    corner, as shares of the width from their own edge. degrees: rotation about the
+    centre. shift: (x, y) as shares of the height.
+    """
+
+    corners: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    degrees: float = 0.0
+    shift: tuple[float, float] = (0.0, 0.0)
+
+    def matrix(self, height: int, width: int) -> np.ndarray:
+        """float64 [3 3], maps points (x, y, 1) of an image of this size."""
+        import cv2
+
+        right, low = width - 1.0, height - 1.0
+        a, b, c, d = (share * width for share in self.corners)
+        source = np.array([[a, 0], [b, low], [right - c, 0], [right - d, low]])
+        target = np.array([[0, 0], [0, low], [right, 0], [right, low]])
+        matrix = cv2.getPerspectiveTransform(
+            source.astype(np.float32), target.astype(np.float32)
+        )
+        turn = np.eye(3)
+        turn[:2] = cv2.getRotationMatrix2D((right / 2, low / 2), self.degrees, 1.0)
+        turn[:2, 2] += np.array(self.shift) * height
+        return turn @ matrix
+
+
+def draw_warp(
+    rng: np.random.Generator, *, perspective: float, rotate: float, shift: float
+) -> Warp | None:
+    """A Warp whose parts are drawn with these probabilities; None: no change.
+
+    Ranges as the field's. Differs from the reference, which rotates about (h/2, w/2)
+    where (x, y) is meant, and whose perspective needs a width of at least 44.
+    """
+    corners, degrees, moved = (0.0,) * 4, 0.0, (0.0, 0.0)
+    if perspective and rng.random() < perspective:
+        corners = tuple(rng.uniform(0, PERSPECTIVE, 4))
+    if rotate and rng.random() < rotate:
+        degrees = rng.uniform(-ROTATION, ROTATION)
+    if shift and rng.random() < shift:
+        moved = tuple(rng.uniform(-SHIFT, SHIFT, 2))
+    made = Warp(corners, degrees, moved)
+    return None if made == Warp() else made
+
+
+def warp(
+    arrays: dict[str, np.ndarray],
+    change: Warp,
+    frame_size: tuple[int, int] | None = None,
+) -> dict[str, np.ndarray]:
+    """Every modality under the same change; what comes from outside is 0.
+
+    frame_size: (H, W) of the frames in whose pixels keypoints are. Masks stay 0/1.
+    """
+    import cv2
+
+    done = dict(arrays)
+    for name in arrays.keys() & set(IMAGE_LIKE):
+        height, width = arrays[name].shape[1:3]
+        matrix = change.matrix(height, width)
+        flags = cv2.INTER_NEAREST if name == "masks" else cv2.INTER_LINEAR
+        done[name] = np.stack(
+            [
+                cv2.warpPerspective(image, matrix, (width, height), flags=flags)
+                for image in arrays[name]
+            ]
+        )
+    if "keypoints" in arrays:
+        points = arrays["keypoints"]
+        matrix = change.matrix(*frame_size)
+        ones = np.ones((*points.shape[:2], 1), points.dtype)
+        moved = np.concatenate([points[..., :2], ones], -1) @ matrix.T  # [T 17 3]
+        place = moved[..., :2] / moved[..., 2:]
+        done["keypoints"] = np.concatenate([place, points[..., 2:]], -1).astype(
+            points.dtype
+        )
+    return done
+
+
+def erase(
+    arrays: dict[str, np.ndarray], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Blackens one rectangle, the same share of every image in all frames.
+
+    Its area is 5 to 20 % of the image, its height / width 0.3 to 3.3 (Zhong et al.,
+    Random Erasing Data Augmentation, AAAI 2020; ranges of `ZOO` C.7). Both are taken of
+    an image twice as high as wide and hold in shares for the others.
+    """
+    while True:
+        area, aspect = rng.uniform(*ERASED_AREA), rng.uniform(*ERASED_ASPECT)
+        high, wide = np.sqrt(area * aspect / 2), np.sqrt(area * 2 / aspect)
+        if high < 1 and wide < 1:
+            break
+    top, left = rng.uniform(0, 1 - high), rng.uniform(0, 1 - wide)
+    done = dict(arrays)
+    for name in arrays.keys() & set(IMAGE_LIKE):
+        height, width = arrays[name].shape[1:3]
+        rows = slice(round(top * height), round((top + high) * height))
+        columns = slice(round(left * width), round((left + wide) * width))
+        done[name] = arrays[name].copy()
+        done[name][:, rows, columns] = 0
+    return done
 
 
 def recolour(frames: np.ndarray, strength: float, rng: np.random.Generator):
@@ -69,14 +195,29 @@ def recolour(frames: np.ndarray, strength: float, rng: np.random.Generator):
 def augment(
     arrays: dict[str, np.ndarray],
     *,
-    flip_probability: float,
-    colour_strength: float,
     rng: np.random.Generator,
+    flip_probability: float = 0.0,
+    colour_strength: float = 0.0,
+    perspective: float = 0.0,
+    rotate: float = 0.0,
+    shift: float = 0.0,
+    erasing: float = 0.0,
+    frame_size: tuple[int, int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Training augmentation of one sequence; draws from `rng` in a fixed order."""
+    """Training augmentation of one sequence; draws from `rng` in a fixed order.
+
+    perspective, rotate, shift, erasing: probabilities for the whole sequence. What is
+    off draws nothing, so switching it on changes no other draw before it. frame_size:
+    (H, W) of the frames in whose pixels keypoints are.
+    """
     if rng.random() < flip_probability:
-        arrays = flip(arrays)
+        arrays = flip(arrays, frame_size[1] if frame_size else None)
     if colour_strength and "frames" in arrays:
         frames = recolour(arrays["frames"], colour_strength, rng)
         arrays = arrays | {"frames": frames}
+    change = draw_warp(rng, perspective=perspective, rotate=rotate, shift=shift)
+    if change is not None:
+        arrays = warp(arrays, change, frame_size)
+    if erasing and rng.random() < erasing:
+        arrays = erase(arrays, rng)
     return arrays
