@@ -95,8 +95,9 @@ def get_config(dataset: str = "synthetic"):
                 chunk=16,  # probes that CarGait scores at once
             ),
             mesh=dict(data=-1, model=1),  # devices per axis; -1: the rest
-            # ordered (regex, PartitionSpec entries | "fsdp"); the first match wins
-            sharding=((".*", ()),),
+            # a name in sharding_rules ("data_parallel", "fsdp", "tensor_parallel")
+            sharding="data_parallel",
+            sharding_rules=common.SHARDING_RULES,
             pictures=True,  # ranked lists before and after, attention between strips
         ),
         convert_dict=True,

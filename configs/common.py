@@ -56,6 +56,46 @@ DATASETS = {
 }  # fmt: skip
 
 
+# Where each leaf of the training state lives on a mesh of data x model devices:
+# ordered (regex on the path "params/a/b", PartitionSpec entries | "fsdp"); the first
+# match wins. "fsdp" splits the largest dimension over the data axis, the entry "model"
+# a dimension over the model axis. Optimizer state has its parameter's path inside its
+# own.
+SHARDING_RULES = dict(
+    # every device holds everything, the batch is split
+    data_parallel=((".*", ()),),
+    # parameters, frozen encoders and optimizer state are split over the data axis too
+    fsdp=(("^step$|^batch_stats/|/count$", ()), (".*", "fsdp")),
+    # Heads and hidden units are split over the model axis (Shoeybi et al., "Megatron-
+    # LM", 2019): the first matrix by its outputs, the second by its inputs.
+    tensor_parallel=(
+        # DINOv2 and CLIP blocks: heads, then hidden units
+        (r"/attention/attention/(query|key|value)/kernel$", (None, "model")),
+        (r"/attention/attention/(query|key|value)/bias$", ("model",)),
+        (r"/attention/output/dense/kernel$", ("model", None)),
+        (r"/self_attn/[qkv]_proj/kernel$", (None, "model")),
+        (r"/self_attn/[qkv]_proj/bias$", ("model",)),
+        (r"/self_attn/out_proj/kernel$", ("model", None)),
+        (r"/mlp/(fc1|weights_in)/kernel$", (None, "model")),
+        (r"/mlp/(fc1|weights_in)/bias$", ("model",)),
+        (r"/mlp/(fc2|weights_out)/kernel$", ("model", None)),
+        (r"/token_embedding/embedding$", ("model", None)),
+        # MTCM: channels of both branches, joined again by the fusion
+        (r"/mtcm_\w+/pte/kernel$", (None, None, None, "model")),
+        (r"/mtcm_\w+/rte/kernel$", (None, None, None, None, "model")),
+        (r"/mtcm_\w+/(pte|rte)_norm/", ("model",)),
+        (r"/mtcm_\w+/fuse/kernel$", ("model", None)),
+        # CarGait: heads of the cross-attention, hidden units of its feed-forward layer
+        (r"/project/(query|key|value)/kernel$", (None, "model")),
+        (r"/project/(query|key|value)/bias$", ("model",)),
+        (r"/update/(output|feedforward)/kernel$", ("model", None)),
+        (r"/update/hidden/kernel$", (None, "model")),
+        (r"/update/hidden/bias$", ("model",)),
+        (".*", ()),
+    ),
+)
+
+
 def choose(variant: str, table: dict) -> dict:
     """table[variant], or a ValueError that lists the variants."""
     if variant not in table:
@@ -97,6 +137,9 @@ def base(name: str, dataset: str) -> ConfigDict:
                 erasing=0.0,  # of blackening one rectangle of it
                 colour=0.0,  # RGB: strength of recolouring whole sequences, 0 to 1
                 workers=2,  # reading threads
+                # unreadable sequences that training replaces by others of the same
+                # person; one more is an error
+                max_damaged=10,
             ),
             evaluation=dict(
                 protocols=row["protocols"],  # names in retrieval.protocols.PROTOCOLS
@@ -105,6 +148,7 @@ def base(name: str, dataset: str) -> ConfigDict:
                 frame_multiple=30,  # sequences are padded up to a multiple of this
                 max_frames=row["max_frames"],  # frames beyond are not read
                 every_steps=0,  # evaluate during training; 0: only at the end
+                checkpoint="newest",  # of a finished run | "best" (train.keep_best)
             ),
             loss=dict(
                 triplet=dict(weight=1.0, margin=0.2),
@@ -131,12 +175,17 @@ def base(name: str, dataset: str) -> ConfigDict:
                 log_every=100,
                 checkpoint_every=1_000,
                 keep=2,  # newest checkpoints kept
+                # also kept: the one where this result of the evaluations during
+                # training is highest, for instance "ccpg_gait/mean/rank1"; "": none
+                keep_best="",
+                accumulate=1,  # parts of ids_per_batch / accumulate identities per step
                 trainable="",  # regex of what moves after the warm-up; "": everything
             ),
             frozen=(),  # regexes of parameters that are never trained
             mesh=dict(data=-1, model=1),  # devices per axis; -1: the rest
-            # ordered (regex, PartitionSpec entries | "fsdp"); the first match wins
-            sharding=((".*", ()),),
+            # a name in sharding_rules ("data_parallel", "fsdp", "tensor_parallel")
+            sharding="data_parallel",
+            sharding_rules=SHARDING_RULES,
             pictures=True,  # draw them at the end
         ),
         convert_dict=True,

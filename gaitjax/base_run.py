@@ -38,8 +38,8 @@ class Table(NamedTuple):
     fingerprint: str
 
 
-def load_base(config) -> Base:
-    """The newest checkpoint of the run that config.base_run names.
+def read_config(config) -> ConfigDict:
+    """The config of the run that config.base_run names, on the devices of `config`.
 
     Raises:
       ValueError: there is no such run.
@@ -53,9 +53,22 @@ def load_base(config) -> Base:
             "name its folder with --config.base_run=runs/gaitbase."
         )
     base_config = ConfigDict(_with_tuples(json.loads(path.read_text())))
-    base_config.mesh = config.mesh  # the devices of today, not those of its training
+    with base_config.unlocked(), base_config.ignore_type():
+        # the devices of today, not those of its training
+        for name in ("mesh", "sharding", "sharding_rules"):
+            base_config[name] = config[name]
     if config.data.data_dir:
         base_config.data.data_dir = config.data.data_dir
+    return base_config
+
+
+def load_base(config) -> Base:
+    """The newest checkpoint of the run that config.base_run names.
+
+    Raises:
+      ValueError: there is no such run.
+    """
+    base_config = read_config(config)
     setup = build(base_config, example_batch(base_config))
     state = evaluate.load_run(setup, setup.new_state(), config.base_run)
     what = {

@@ -2,15 +2,31 @@
 
 A checkpoint holds the TrainState without `frozen` (those weights come from a file or
 from the seed) and a description: the config and the data set's fingerprint.
+
+Precedence when a run starts: 1. the newest checkpoint in its own workdir that can be
+read; 2. where there is none, a fresh state from the seed. A checkpoint of another
+config or other data is never used and never overwritten: it is an error. When a
+finished run is evaluated, config.evaluation.checkpoint says which comes first.
 """
 
+import contextlib
+import errno
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    BestN,
+    LatestN,
+)
 
 # Config fields that may change between a run and its continuation: they do not change
 # what step s computes.
@@ -22,44 +38,88 @@ _FREE = (
     "evaluation",
     "mesh",
     "sharding",
+    "sharding_rules",
+    "data.max_damaged",
     "train.checkpoint_every",
     "train.keep",
+    "train.keep_best",
     "pictures",
     "base_run",
 )
 
 
 class Checkpoints:
-    """Checkpoints of one run in WORKDIR/checkpoints, the newest `keep` (None: all)."""
+    """Checkpoints of one run in WORKDIR/checkpoints.
 
-    def __init__(self, workdir: str, keep: int | None):
+    keep: the newest `keep` stay (None: all). best: name of a metric of the evaluations
+    during training, for instance "ccpg_gait/mean/rank1": the checkpoint where it was
+    highest stays too ("": none).
+    """
+
+    def __init__(self, workdir: str, keep: int | None, best: str = ""):
         self._folder = Path(workdir).absolute() / "checkpoints"
+        self._best = best
+        policies = [LatestN(n=keep)]
+        if best:
+            policies.append(
+                BestN(
+                    get_metric_fn=self._metric,
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, cleanup_tmp_directories=True, create=True
+            preservation_policy=AnyPreservationPolicy(policies),
+            best_fn=self._metric if best else None,
+            cleanup_tmp_directories=True,
+            create=True,
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
-    def save(self, step: int, state: Any, description: dict) -> None:
-        """Starts writing; returns before it is on disk. A name appears only whole."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                description=ocp.args.JsonSave(description),
-            ),
-        )
+    def _metric(self, metrics: dict) -> float:
+        return metrics[self._best]
+
+    def save(
+        self, step: int, state: Any, description: dict, metrics: dict | None = None
+    ) -> None:
+        """Starts writing; returns before it is on disk. A name appears only whole.
+
+        metrics: of an evaluation of this state, if there was one.
+        Raises ValueError where the disk is full (also for the save before, which wrote
+        in the background), or where `metrics` lacks the one that decides what is best.
+        """
+        if self._best and metrics is not None and self._best not in metrics:
+            raise ValueError(
+                f"config.train.keep_best={self._best!r} is none of the results; choose "
+                f"from {', '.join(sorted(metrics))}."
+            )
+        with self._explained(step):
+            if step in self._manager.all_steps():
+                self._manager.delete(step)  # damaged: we started from one before it
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    description=ocp.args.JsonSave(description),
+                ),
+                metrics=metrics if self._best else None,
+                force=True,  # also below a damaged newer one
+            )
 
     def restore(
-        self, abstract_state: Any, description: dict | None
+        self, abstract_state: Any, description: dict | None, first: str = "newest"
     ) -> tuple[Any, int] | None:
-        """The newest readable (state, step), or None where there is none.
+        """The first readable (state, step), or None where there is none.
 
         abstract_state: tree of ShapeDtypeStruct with shardings: any topology.
         description: of the current run, to be compared; None: any run will do.
-        A damaged checkpoint is skipped with a warning and the one before it used.
+        first: "newest", or "best" (then the newest).
+        A damaged checkpoint is skipped with a warning and the one before it used; on
+        several hosts only what all of them can read is used.
         Raises ValueError where the run was made by another config or on other data.
         """
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in self._order(first):
+            state, problem = None, ""
             try:
                 stored = self._manager.restore(
                     step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
@@ -72,26 +132,95 @@ class Checkpoints:
                         state=ocp.args.StandardRestore(abstract_state)
                     ),
                 ).state
-                return state, step
             except DifferentRun:
                 raise
             except Exception as error:  # whatever a truncated file makes Orbax raise
-                logging.warning(
-                    "Checkpoint %s of step %d cannot be read (%s: %s); trying the one "
-                    "before it.",
-                    self._folder,
-                    step,
-                    type(error).__name__,
-                    str(error).splitlines()[0] if str(error) else "",
-                )
+                text = str(error).splitlines()[0] if str(error) else ""
+                problem = f"{type(error).__name__}: {text}"
+            read_by_all = np.all(
+                multihost_utils.process_allgather(np.array(not problem))
+            )
+            if read_by_all:
+                return state, step
+            logging.warning(
+                "Checkpoint %s of step %d cannot be read (%s); trying the one before "
+                "it.",
+                self._folder,
+                step,
+                problem or "another process",
+            )
         return None
+
+    def _order(self, first: str) -> list[int]:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if first == "newest":
+            return steps
+        if first != "best" or not self._best:
+            raise ValueError(
+                f"config.evaluation.checkpoint={first!r} with config.train.keep_best="
+                f"{self._best!r}; choose newest, or best where keep_best names the "
+                "metric."
+            )
+        best = self._manager.best_step()
+        return sorted(steps, key=lambda step: step != best)  # stable: then the newest
 
     def wait(self) -> None:
         """Blocks until everything saved is on disk."""
-        self._manager.wait_until_finished()
+        with self._explained(self._manager.latest_step()):
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _explained(self, step: int | None):
+        try:
+            yield
+        except Exception as error:
+            if not disk_full(error):
+                raise
+            raise ValueError(
+                f"The disk of {self._folder} is full; the checkpoint of step {step} or "
+                "the one before could not be written, older ones are kept. Free some "
+                "space, then run the same command again."
+            ) from error
+
+
+def check_folder(workdir: str) -> None:
+    """Raises ValueError where a run could not write into `workdir`."""
+    try:
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=workdir):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"--workdir={workdir} cannot be written ({error.strerror}). Name another "
+            "folder with --workdir, or change its permissions."
+        ) from error
+
+
+def check_space(workdir: str, state: Any) -> None:
+    """Raises ValueError where two checkpoints of `state` do not fit into `workdir`."""
+    needed = 2 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise ValueError(
+            f"The disk of --workdir={workdir} has {free / 2**20:,.0f} MiB left; two "
+            f"checkpoints need {needed / 2**20:,.0f} MiB. Free some space or name "
+            "another folder with --workdir."
+        )
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk or quota is behind an error, through its causes."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        text = str(error).lower()
+        if "no space left" in text or "quota exceeded" in text:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class DifferentRun(ValueError):

@@ -1,5 +1,6 @@
 """Embed a split once, run its protocols, write results.json and the pictures."""
 
+import functools
 import json
 import os
 import time
@@ -42,7 +43,8 @@ def embed_split(model, variables, data: source.Source, config, mesh) -> np.ndarr
     """
     constants = {}
     if getattr(model, "uses_text", False):
-        constants["text"] = model.apply(variables, method="text_vectors")
+        text_vectors = functools.partial(model.apply, method="text_vectors")
+        constants["text"] = jax.jit(text_vectors)(variables)
 
     @jax.jit
     def forward(variables, constants, batch):
@@ -92,22 +94,30 @@ def run(config, workdir: str) -> dict[str, Any]:
     setup = build(config, example_batch(config))
     state = setup.new_state()
     if jax.tree.leaves(state.params):
-        state = load_run(setup, state, config.base_run or workdir)
+        state = load_run(
+            setup, state, config.base_run or workdir,
+            config.evaluation.checkpoint, config.train.keep_best,
+        )  # fmt: skip
     else:
         write_config(config, workdir)
     return finish(config, setup, state, workdir)
 
 
-def load_run(setup: Setup, state: TrainState, workdir: str) -> TrainState:
-    """`state` with the parameters of the newest readable checkpoint in `workdir`."""
+def load_run(
+    setup: Setup, state: TrainState, workdir: str, first: str = "newest", best: str = ""
+) -> TrainState:
+    """`state` with the parameters of a readable checkpoint in `workdir`.
+
+    first: "newest", or "best" by the metric `best` (train.keep_best of that run).
+    """
     if not (Path(workdir) / "checkpoints").is_dir():
         raise ValueError(
             f"There is no trained run in {workdir}. Train it first: the same command "
             "with --config.mode=train, or name its folder with --workdir."
         )
-    checkpoints = Checkpoints(workdir, keep=None)
+    checkpoints = Checkpoints(workdir, None, best)
     target = stored_part(abstract(setup.abstract_state, setup.shardings))
-    restored = checkpoints.restore(target, description=None)
+    restored = checkpoints.restore(target, None, first)
     checkpoints.close()
     if restored is None:
         raise ValueError(f"No checkpoint in {workdir} can be read.")
@@ -143,6 +153,9 @@ def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, A
         "evaluation_seconds": round(evaluation.seconds, 1),
         "results": evaluation.metrics,
     }
+    variables = model_variables(state)
+    if config.pictures and jax.process_count() > 1:  # process 0 draws alone
+        variables = multihost_utils.process_allgather(variables, tiled=True)
     if jax.process_index() > 0:
         return results
     folder = Path(workdir)
@@ -158,12 +171,12 @@ def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, A
     print(log.results_table(evaluation.metrics))
     print(f"results: {folder / 'results.json'}")
     if config.pictures:
-        pictures = draw(config, setup, state, evaluation, folder / "pictures")
+        pictures = draw(config, setup.model, variables, evaluation, folder / "pictures")
         print(f"pictures: {folder / 'pictures'}/ ({', '.join(pictures)})")
     return results
 
 
-def draw(config, setup, state, evaluation: Evaluation, folder: Path) -> list[str]:
+def draw(config, model, variables, evaluation: Evaluation, folder: Path) -> list[str]:
     """Learning curves, CMC, ranked lists and, for RGB, what the model sees in a walk.
 
     Ranked lists and CMC are those of the first protocol. Returns the file names.
@@ -196,7 +209,7 @@ def draw(config, setup, state, evaluation: Evaluation, folder: Path) -> list[str
     report.cmc_curves(curves, folder / "cmc.png", chance=chance)
     drawn.append("cmc.png")
     if "frames" in config.data.modalities:
-        report.frame_maps(*_maps(config, setup, state, data), folder / "maps.png")
+        report.frame_maps(*_maps(model, variables, data), folder / "maps.png")
         drawn.append("maps.png")
     return drawn
 
@@ -229,13 +242,13 @@ def _strip(config, data: source.Source, row: int) -> np.ndarray:
     return images if images.ndim == 4 else np.stack([images] * 3, axis=-1)
 
 
-def _maps(config, setup: Setup, state: TrainState, data: source.Source):
+def _maps(model, variables, data: source.Source):
     """(frames [T H W 3], {name: [T h w]}) of the first sequence of the split."""
     frames = np.arange(min(8, data.index.num_frames[0]))
     clip = pipeline.load_clip(data, 0, frames, ("frames",))
     batch = {name: value[None] for name, value in clip.items()}
     batch["valid"] = np.ones((1, len(frames)), bool)
-    aux = setup.model.apply(model_variables(state), batch, train=False).aux
+    aux = model.apply(variables, batch, train=False).aux
     shown = {
         "text mask": aux.get("text_mask"),
         "decoder silhouette": aux.get("foreground_probability"),

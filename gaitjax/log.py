@@ -5,6 +5,7 @@ One line of metrics.jsonl is one JSON object: {"step": 200, "kind": "train",
 undisturbed one.
 """
 
+import contextlib
 import json
 import math
 import os
@@ -56,7 +57,9 @@ class MetricLog:
     def __exit__(self, *exception) -> None:
         for sink in (self._file, self._events):
             if sink is not None:
-                sink.close()
+                # what a full disk has not taken was reported by `write`
+                with contextlib.suppress(OSError):
+                    sink.close()
         self._file = self._events = None
 
     def write(self, step: int, kind: str, metrics: Mapping[str, Any]) -> None:
@@ -82,8 +85,15 @@ class MetricLog:
             )
         values = {name: _scalar(name, v) for name, v in jax.device_get(metrics).items()}
         row = {"step": int(step), "kind": kind, **values}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise ValueError(
+                f"Step {step} could not be written to {self._folder / FILE_NAME} "
+                f"({error.strerror}). The last checkpoint is kept; free some space, "
+                "then run the same command again."
+            ) from error
         for name, value in values.items():
             if value is not None:
                 self._events.add_scalar(f"{kind}/{name}", value, int(step))

@@ -5,7 +5,8 @@
     python -m gaitjax.main --config=configs/lmgait.py --config.mode=evaluate
 
 Any field is overridden by --config.field.name=value; `--print_config` lists them all.
-The same command again continues a run where it stopped.
+The same command again continues a run where it stopped. On several hosts the same
+command runs on each, with --multihost (docs/scaling.md).
 """
 
 import os
@@ -21,6 +22,24 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of checkpoints, results, pictures. Default: runs/<name>."
 )
 _PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the config and stop.")
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost",
+    False,
+    "This is one process of several: found out from Slurm, Open MPI or Cloud TPU, or "
+    "given by the next three flags.",
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "How many processes run this command.", lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Which of them this is, from 0.", lower_bound=0
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Print mesh, shardings, memory per device and the commands for clusters; stop.",
+)
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Errors with their traceback.")
 
 # A user's mistake (wrong path, name, shape, field, data) is one of these; everything
@@ -42,7 +61,14 @@ def main(argv) -> int:
         return 0
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
 
-    from gaitjax import evaluate, train, train_reranker  # late: --help is quick
+    from gaitjax import (  # late: --help is quick
+        checkpoints,
+        cluster,
+        evaluate,
+        plan,
+        train,
+        train_reranker,
+    )
     from gaitjax.models import check_name
 
     modes = {"train": train.run, "evaluate": evaluate.run}
@@ -56,6 +82,19 @@ def main(argv) -> int:
             f"Unknown config.mode {config.mode!r} of {config.name}; choose from "
             f"{', '.join(modes)} (re-ranking: configs/cargait.py)."
         )
+    if _MULTIHOST.value:
+        cluster.join(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    elif {_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value} != {None}:
+        raise ValueError(
+            "--coordinator, --num_processes and --process_id belong to --multihost; "
+            "add it, or leave them out."
+        )
+    else:
+        cluster.exit_when_stopped()
+    if _DRY_RUN.value:
+        print(plan.dry_run(config, workdir))
+        return 0
+    checkpoints.check_folder(workdir)
     modes[config.mode](config, workdir)
     return 0
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 Schedule = Callable[[jax.Array | int], jax.Array]
@@ -83,3 +84,47 @@ def make_optimizer(config, schedule: Schedule) -> optax.GradientTransformation:
         )
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     return optax.chain(*clip, *core, optax.scale_by_learning_rate(schedule))
+
+
+def split_parts(batch, parts: int, devices: int = 1):
+    """Batch arrays [B ...] -> [parts B/parts ...], the parts of a step.
+
+    Rows lie as `data.pipeline.part_order` has put them, so that every device keeps its
+    rows and nothing is sent: [device, part, row] -> [part, device and row].
+    """
+
+    def split(x):
+        x = x.reshape(devices, parts, -1, *x.shape[1:])
+        return x.swapaxes(0, 1).reshape(parts, -1, *x.shape[3:])
+
+    return jax.tree.map(split, batch)
+
+
+def accumulate(part_gradients, parts, batch_stats):
+    """Means of gradients and metrics over the parts of a step, one after another.
+
+    part_gradients(part, batch_stats, number) -> (gradients, (metrics, batch_stats)).
+    parts: pytree of arrays [n ...]. Memory for activations is that of one part; batch
+    statistics go from part to part. Returns what part_gradients returns.
+
+    This is not the step on the whole batch: batch normalisation and triplets see one
+    part at a time (as in PyTorch, where gradients are accumulated over forward passes).
+    """
+    count = jax.tree.leaves(parts)[0].shape[0]
+
+    def add(carry, numbered):
+        (sums, statistics), (number, part) = carry, numbered
+        gradients, (metrics, statistics) = part_gradients(part, statistics, number)
+        sums = jax.tree.map(jnp.add, sums, (gradients, metrics))
+        return (sums, statistics), None
+
+    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), parts)
+    shapes = jax.eval_shape(part_gradients, first, batch_stats, 0)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0])
+    )
+    (sums, statistics), _ = jax.lax.scan(
+        add, (zeros, batch_stats), (jnp.arange(count), parts)
+    )
+    gradients, metrics = jax.tree.map(lambda x: x / count, sums)
+    return gradients, (metrics, statistics)

@@ -1,10 +1,18 @@
-"""One mesh with axes `data` and `model`; one sharding per leaf from ordered regexes."""
+"""One mesh with axes `data` and `model`; one sharding per leaf from ordered regexes.
+
+What is computed does not depend on the mesh: arrays are global, so batch statistics,
+triplets and means run over the whole batch however it is split (up to the rounding of
+sums that are taken in another order).
+"""
 
 import re
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+BATCH = PartitionSpec("data")  # every batch array is split along its first axis
 
 
 def make_mesh(config, devices=None) -> Mesh:
@@ -26,20 +34,36 @@ def make_mesh(config, devices=None) -> Mesh:
     return Mesh(devices.reshape(shape), ("data", "model"), axis_types=axes)
 
 
+def rules_of(config) -> tuple:
+    """The rules that config.sharding names in config.sharding_rules, or is.
+
+    Raises ValueError for an unknown name, listing the choices.
+    """
+    if not isinstance(config.sharding, str):
+        return config.sharding
+    if config.sharding not in config.sharding_rules:
+        raise ValueError(
+            f"Unknown config.sharding {config.sharding!r}; choose from "
+            f"{', '.join(sorted(config.sharding_rules))} (config.sharding_rules)."
+        )
+    return config.sharding_rules[config.sharding]
+
+
 def infer_shardings(tree, rules, mesh: Mesh):
     """Tree of NamedSharding for `tree` (arrays or shapes).
 
     rules: ordered (regex on the leaf's path "a/b/c", spec); the first match wins.
     spec: a tuple for PartitionSpec (entries: None or axis name), or "fsdp": the largest
-    dimension that the data axis divides is split over it, else replicated.
-    Raises ValueError naming a leaf no rule covers.
+    dimension that the data axis divides is split over it, else replicated. A dimension
+    that its axis does not divide is not split.
+    Raises ValueError naming a leaf no rule covers, or whose rule has too many entries.
     """
 
     def sharding(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for pattern, spec in rules:
             if re.search(pattern, name):
-                return NamedSharding(mesh, _spec(spec, leaf.shape, mesh))
+                return NamedSharding(mesh, _spec(name, spec, leaf.shape, mesh))
         raise ValueError(
             f"No sharding rule covers {name} {leaf.shape}; add one to config.sharding, "
             'for instance (".*", ()) at its end.'
@@ -48,9 +72,18 @@ def infer_shardings(tree, rules, mesh: Mesh):
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def _spec(spec, shape, mesh) -> PartitionSpec:
+def _spec(name: str, spec, shape, mesh) -> PartitionSpec:
     if spec != "fsdp":
-        return PartitionSpec(*spec)
+        if len(spec) > len(shape):
+            raise ValueError(
+                f"The sharding rule {spec} for {name} has more entries than its shape "
+                f"{shape}; put a narrower rule before it."
+            )
+        fitting = (
+            axis if axis and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(spec, shape)
+        )
+        return PartitionSpec(*fitting)
     count = mesh.shape["data"]
     fitting = [i for i, size in enumerate(shape) if size % count == 0 and size >= count]
     if not fitting:
@@ -59,3 +92,79 @@ def _spec(spec, shape, mesh) -> PartitionSpec:
     return PartitionSpec(
         *(["data" if i == largest else None for i in range(len(shape))])
     )
+
+
+def check_divides(count: int, mesh: Mesh, what: str, parts: int = 1) -> None:
+    """Raises ValueError where `count` rows do not divide over the data axis.
+
+    what: the config fields they come from; parts: batches that a step is cut into.
+    """
+    devices = mesh.shape["data"]
+    if count % (devices * parts):
+        cut = f" in {parts} parts (config.train.accumulate)" if parts > 1 else ""
+        raise ValueError(
+            f"A batch of {count} sequences ({what}){cut} does not divide over the "
+            f"{devices} devices of the data axis. Choose a multiple of "
+            f"{devices * parts}, or another mesh, for instance --config.mesh.data="
+            f"{_largest_divisor(count, devices, parts)} --config.mesh.model=-1."
+        )
+
+
+def _largest_divisor(count: int, devices: int, parts: int) -> int:
+    fits = (n for n in range(devices, 0, -1) if count % (n * parts) == 0)
+    return next((n for n in fits if devices % n == 0), 1)
+
+
+def own_rows(count: int, mesh: Mesh) -> slice:
+    """The rows of a global batch of `count` that this process's devices hold.
+
+    Processes that share rows (a model axis across hosts) get the same ones.
+    """
+    sharding = NamedSharding(mesh, BATCH)
+    held = sharding.addressable_devices_indices_map((count,)).values()
+    ranges = sorted({index[0].indices(count)[:2] for index in held})
+    for (_, stop), (start, _) in zip(ranges, ranges[1:]):
+        if stop != start:
+            raise ValueError(
+                "This process's devices hold rows of a batch that are not neighbours; "
+                "use the device order of jax.devices() for the mesh."
+            )
+    return slice(ranges[0][0], ranges[-1][1])
+
+
+def device_bytes(tree, shardings) -> int:
+    """Bytes that one device holds of `tree` (arrays or shapes)."""
+    sizes = jax.tree.map(
+        lambda leaf, sharding: (
+            int(np.prod(sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        ),
+        tree,
+        shardings,
+    )
+    return sum(jax.tree.leaves(sizes))
+
+
+def memory(state: Any, shardings: Any, compiled) -> dict[str, int]:
+    """Bytes per device: each part of a TrainState, and what the compiled step adds.
+
+    activations: the largest sum of temporary buffers during the step, by the compiler's
+    own analysis (0 where a backend gives none). total: everything at that moment.
+    """
+    parts = {
+        name: device_bytes(getattr(state, name), getattr(shardings, name))
+        for name in ("params", "frozen", "batch_stats", "opt_state")
+    }
+    analysis = compiled.memory_analysis()
+    if analysis is None:
+        return {**parts, "batch": 0, "activations": 0, "total": sum(parts.values())}
+    arguments = analysis.argument_size_in_bytes
+    new = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    parts["batch"] = max(arguments - sum(parts.values()), 0)
+    parts["activations"] = analysis.temp_size_in_bytes
+    return {**parts, "total": arguments + new + analysis.temp_size_in_bytes}
+
+
+def memory_line(parts: dict[str, int]) -> str:
+    """`memory` as one line, in MiB."""
+    cells = (f"{name} {size / 2**20:,.1f}" for name, size in parts.items())
+    return f"MiB per device: {', '.join(cells)}."

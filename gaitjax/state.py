@@ -101,7 +101,9 @@ def build(config, example_batch) -> Setup:
     )
     rng = jax.random.key(config.seed)
     abstract_state = jax.eval_shape(init, rng, example)
-    shardings = sharding.infer_shardings(abstract_state, config.sharding, mesh)
+    shardings = sharding.infer_shardings(
+        abstract_state, sharding.rules_of(config), mesh
+    )
 
     def new_state() -> TrainState:
         state = jax.jit(init, out_shardings=shardings)(rng, example)

@@ -4,6 +4,7 @@ mesh -> data -> model -> abstract state -> shardings -> state born sharded -> fr
 weights -> restore -> steps (log, check, save, evaluate) -> final evaluation.
 """
 
+import contextlib
 import functools
 import re
 import time
@@ -16,8 +17,9 @@ from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from gaitjax import evaluate
-from gaitjax.checkpoints import Checkpoints, abstract, describe
+from gaitjax import cluster, evaluate, optim, sharding
+from gaitjax.checkpoints import Checkpoints, abstract, check_space, describe
+from gaitjax.cluster import Stop
 from gaitjax.data import pipeline, source
 from gaitjax.log import MetricLog
 from gaitjax.losses import total_loss
@@ -32,7 +34,17 @@ from gaitjax.state import (
 
 
 def train_step(
-    state: TrainState, batch, rng, *, model, tx, losses, method=None, trainable=""
+    state: TrainState,
+    batch,
+    rng,
+    *,
+    model,
+    tx,
+    losses,
+    method=None,
+    trainable="",
+    parts=1,
+    devices=1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update; returns the new state and f32 scalars (loss terms, gradient norm).
 
@@ -40,12 +52,15 @@ def train_step(
     method: run instead of the model's __call__ (the decoder's warm-up, METHODS 1.3).
     trainable: only parameters whose path matches this regex, and their optimizer state,
     move; "" lets all of them.
+    parts: the batch is worked through in so many parts (gradient accumulation, see
+    `optim.accumulate`), of which each of `devices` holds its share.
     """
-    keys = jax.random.split(jax.random.fold_in(rng, state.step))
-    rngs = dict(zip(("dropout", "augment"), keys))
+    step_key = jax.random.fold_in(rng, state.step)
 
-    def loss_fn(params):
-        variables = model_variables(state._replace(params=params))
+    def loss_fn(params, batch, batch_stats, rngs):
+        variables = model_variables(
+            state._replace(params=params, batch_stats=batch_stats)
+        )
         output, mutated = model.apply(
             variables, batch, train=True, rngs=rngs, mutable=["batch_stats"],
             method=method,
@@ -53,7 +68,21 @@ def train_step(
         total, terms = total_loss(output, batch, losses)
         return total, (terms, mutated.get("batch_stats", {}))
 
-    gradients, (terms, batch_stats) = jax.grad(loss_fn, has_aux=True)(state.params)
+    def gradients_of(batch, batch_stats, key):
+        rngs = dict(zip(("dropout", "augment"), jax.random.split(key)))
+        return jax.grad(loss_fn, has_aux=True)(state.params, batch, batch_stats, rngs)
+
+    if parts == 1:
+        found = gradients_of(batch, state.batch_stats, step_key)
+    else:
+        found = optim.accumulate(
+            lambda part, statistics, number: gradients_of(
+                part, statistics, jax.random.fold_in(step_key, number)
+            ),
+            optim.split_parts(batch, parts, devices),
+            state.batch_stats,
+        )
+    gradients, (terms, batch_stats) = found
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     if trainable:
@@ -80,8 +109,9 @@ def _keep(held: set[str], new, old):
 
 
 def restore_or_new(setup: Setup, checkpoints: Checkpoints, description):
-    """(state, step). Precedence: 1. the newest readable checkpoint of this run;
-    2. a fresh state. Frozen weights come from their files (or the seed) either way."""
+    """(state, step), by the precedence in words at the top of checkpoints.py.
+
+    Frozen weights come from their files (or the seed) either way."""
     target = abstract(setup.abstract_state, setup.shardings)
     restored = checkpoints.restore(stored_part(target), description)
     state = setup.new_state()
@@ -104,52 +134,96 @@ def run(config, workdir: str) -> dict[str, Any]:
             f"--config.data.num_classes={identities}."
         )
     setup = build(config, example_batch(config))
-    if jax.process_index() == 0:
-        print(summary(setup, config, data), flush=True)
-
-    checkpoints = Checkpoints(workdir, keep=config.train.keep)
+    check_batch(config, setup.mesh)
+    cluster.say(summary(setup, config, data))
+    stored = stored_part(setup.abstract_state)
+    check_space(workdir, stored)
     description = describe(config, data.fingerprint)
-    state, step = restore_or_new(setup, checkpoints, description)
-    evaluate.write_config(config, workdir)
     last = config.warmup.steps + config.train.steps
-    if step:
-        print(f"Continuing the run in {workdir} from step {step} of {last}.")
-    if step == last:
-        print(f"The run in {workdir} is finished ({last} steps); evaluating it.")
-
-    losses = config.loss.to_dict()
-    plain = functools.partial(train_step, model=setup.model, tx=setup.tx)
-    jit = functools.partial(
-        jax.jit, donate_argnums=0, out_shardings=(setup.shardings, None)
-    )
-    main_step = jit(
-        functools.partial(plain, losses=losses, trainable=config.train.trainable)
-    )
-    warm_losses = {name: losses[name] for name in config.warmup.losses}
-    warm_step = jit(
-        functools.partial(
-            plain,
-            losses=warm_losses,
-            method="warm_up",
-            trainable=config.warmup.trainable,
-        )
-    )
     rng = jax.device_put(
         jax.random.key(config.seed + 1), NamedSharding(setup.mesh, PartitionSpec())
     )
+    with contextlib.closing(
+        Checkpoints(workdir, config.train.keep, config.train.keep_best)
+    ) as checkpoints, Stop() as stop:  # fmt: skip
+        state, step = restore_or_new(setup, checkpoints, description)
+        evaluate.write_config(config, workdir)
+        if step:
+            cluster.say(f"Continuing the run in {workdir} from step {step} of {last}.")
+        if step == last:
+            cluster.say(
+                f"The run in {workdir} is finished ({last} steps); evaluating it."
+            )
+        state = _fit(
+            config, setup, state, step, last, rng, data,
+            workdir, checkpoints, description, stop,
+        )  # fmt: skip
+        checkpoints.wait()
+    return evaluate.finish(config, setup, state, workdir)
+
+
+def step_functions(config, setup: Setup):
+    """(warm-up step, main step), jitted (state, batch, rng) -> (state, metrics).
+
+    The state's buffers are donated.
+    """
+    losses = config.loss.to_dict()
+    plain = functools.partial(
+        train_step, model=setup.model, tx=setup.tx,
+        parts=config.train.accumulate, devices=setup.mesh.shape["data"],
+    )  # fmt: skip
+    jit = functools.partial(
+        jax.jit, donate_argnums=0, out_shardings=(setup.shardings, None)
+    )
+    warm_up = functools.partial(
+        plain,
+        losses={name: losses[name] for name in config.warmup.losses},
+        method="warm_up",
+        trainable=config.warmup.trainable,
+    )
+    main = functools.partial(plain, losses=losses, trainable=config.train.trainable)
+    return jit(warm_up), jit(main)
+
+
+def check_batch(config, mesh) -> None:
+    """Raises ValueError where a batch cannot be split over devices and parts."""
+    data, parts = config.data, config.train.accumulate
+    if parts < 1 or data.ids_per_batch % parts:
+        raise ValueError(
+            f"config.train.accumulate={parts} does not divide "
+            f"config.data.ids_per_batch={data.ids_per_batch}; a part holds whole "
+            "identities, choose a divisor."
+        )
+    sharding.check_divides(
+        data.ids_per_batch * data.seqs_per_id,
+        mesh,
+        "config.data.ids_per_batch x seqs_per_id",
+        parts,
+    )
+
+
+def _fit(
+    config, setup, state, step, last, rng, data, workdir, checkpoints, description, stop
+) -> TrainState:
+    """The steps from `step` to `last`; ends the program where `stop` was asked."""
+    jitted, compiled, damaged = step_functions(config, setup), {}, {}
     batches = pipeline.train_batches(
-        data, config, setup.mesh, start_step=step, stop_step=last
+        data, config, setup.mesh, start_step=step, stop_step=last, damaged=damaged
     )
     started, waited, previous = time.time(), 0.0, None
     with MetricLog(workdir, step) as log, tqdm(
         total=last, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1,
         desc=f"train {config.name}", disable=jax.process_index() > 0, mininterval=1.0,
     ) as bar:  # fmt: skip
-        for batch in _timed(batches):
-            batch, seconds = batch
+        for batch, seconds in _timed(batches):
             waited += seconds
-            one_step = warm_step if step < config.warmup.steps else main_step
-            state, metrics = one_step(state, batch, rng)
+            main = step >= config.warmup.steps
+            if main not in compiled:
+                compiled[main] = jitted[main].lower(state, batch, rng).compile()
+                parts = sharding.memory(state, setup.shardings, compiled[main])
+                phase = "training" if main else "warm-up"
+                cluster.say(f"{phase}: {sharding.memory_line(parts)}")
+            state, metrics = compiled[main](state, batch, rng)
             step += 1
             if previous is not None:  # a step late, so the device is never idle
                 _check_finite(*previous, config, data)
@@ -159,18 +233,23 @@ def run(config, workdir: str) -> dict[str, Any]:
                 row = {name: float(value) for name, value in metrics.items()}
                 row["learning_rate"] = float(setup.schedule(step - 1))
                 row["wait_share"] = waited / max(time.time() - started, 1e-9)
+                if damaged:
+                    row["damaged_sequences"] = len(damaged)
                 log.write(step, "train", row)
                 bar.set_postfix(loss=f"{row['total']:.3f}")
-            every = config.evaluation.every_steps
-            if every and step % every == 0 and step < last:
-                results = evaluate.evaluate_state(config, setup, state)
-                log.write(step, "eval", results.metrics)
-            if step % config.train.checkpoint_every == 0 or step == last:
+            every, results = config.evaluation.every_steps, None
+            if every and step % every == 0 and (step < last or config.train.keep_best):
+                results = evaluate.evaluate_state(config, setup, state).metrics
+                log.write(step, "eval", results)
+            stopping = stop.asked(step)
+            due = step % config.train.checkpoint_every == 0 or step == last
+            if due or stopping or (results and config.train.keep_best):
                 _check_finite(*previous, config, data)
-                checkpoints.save(step, stored_part(state), description)
-    checkpoints.wait()
-    checkpoints.close()
-    return evaluate.finish(config, setup, state, workdir)
+                checkpoints.save(step, stored_part(state), description, results)
+            if stopping:
+                checkpoints.wait()
+                cluster.end(step, last, workdir)
+    return state
 
 
 def summary(setup: Setup, config, data) -> str:

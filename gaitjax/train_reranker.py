@@ -17,12 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from gaitjax import base_run, compare_rerankers, optim, rerank_pictures, sharding
+from gaitjax import (
+    base_run,
+    cluster,
+    compare_rerankers,
+    optim,
+    rerank_pictures,
+    sharding,
+)
 from gaitjax.base_run import Table
-from gaitjax.checkpoints import Checkpoints, abstract, describe
+from gaitjax.checkpoints import Checkpoints, abstract, check_space, describe
+from gaitjax.cluster import Stop
 from gaitjax.data import pipeline, ranking_lists
 from gaitjax.log import MetricLog
 from gaitjax.losses import ranking_loss
@@ -113,14 +122,9 @@ def triplet_batches(
     probe f32 [B S D], candidates f32 [B 2 S D] (positive, negative), probe_label
     i32 [B], candidate_labels i32 [B 2]; every host reads its share of the B anchors.
     """
-    count, hosts = config.train.anchors, jax.process_count()
-    if count % hosts:
-        raise ValueError(
-            f"config.train.anchors={count} do not divide over {hosts} processes."
-        )
-    own = slice(
-        jax.process_index() * count // hosts, (jax.process_index() + 1) * count // hosts
-    )
+    count = config.train.anchors
+    sharding.check_divides(count, mesh, "config.train.anchors")
+    own = sharding.own_rows(count, mesh)
     for step in steps:
         drawn = ranking_lists.draw_triplets(
             lists, count=count, seed=config.seed, step=step
@@ -133,7 +137,7 @@ def triplet_batches(
             "probe_label": labels[anchor],
             "candidate_labels": labels[pair],
         }
-        yield pipeline.to_global(batch, mesh)
+        yield pipeline.to_global(batch, mesh, count)
 
 
 # ---------------------------------------------------------------- training
@@ -196,9 +200,21 @@ def build_reranker(config, strips: int, width: int, num_classes: int) -> Setup:
 
     rng = jax.random.key(config.seed)
     abstract_state = jax.eval_shape(init, rng)
-    shardings = sharding.infer_shardings(abstract_state, config.sharding, mesh)
+    shardings = sharding.infer_shardings(
+        abstract_state, sharding.rules_of(config), mesh
+    )
     new_state = functools.partial(jax.jit(init, out_shardings=shardings), rng)
     return Setup(mesh, model, tx, schedule, abstract_state, shardings, new_state)
+
+
+def step_function(config, setup: Setup):
+    """Jitted (state, batch, rng) -> (state, terms); the state's buffers are donated."""
+    whole = NamedSharding(setup.mesh, PartitionSpec())
+    return jax.jit(
+        functools.partial(train_step, model=setup.model, tx=setup.tx, loss=config.loss),
+        donate_argnums=0,
+        out_shardings=(setup.shardings, whole),
+    )
 
 
 def fit(config, workdir: str, table: Table) -> Reranker:
@@ -221,6 +237,7 @@ def fit(config, workdir: str, table: Table) -> Reranker:
         for side in (~held_out, held_out)
     )
 
+    check_space(workdir, setup.abstract_state)
     checkpoints = Checkpoints(workdir, keep=config.train.keep)
     description = describe(config, table.fingerprint)
     del description["config"]["data"]["test_dataset"]  # no part of the training
@@ -229,12 +246,7 @@ def fit(config, workdir: str, table: Table) -> Reranker:
     logging.info("%s", _summary(config, setup, table, lists, step))
 
     whole = NamedSharding(setup.mesh, PartitionSpec())
-    step_function = jax.jit(
-        functools.partial(
-            train_step, model=setup.model, tx=setup.tx, loss=config.loss
-        ),
-        donate_argnums=0, out_shardings=(setup.shardings, whole),
-    )  # fmt: skip
+    one_step = step_function(config, setup)
     validate = _validation(config, setup, table, held_out_lists, labels)
     rng = jax.device_put(jax.random.key(config.seed + 1), whole)
     batches = triplet_batches(
@@ -243,11 +255,11 @@ def fit(config, workdir: str, table: Table) -> Reranker:
     with contextlib.closing(checkpoints), MetricLog(workdir, step) as log, tqdm(
         total=last, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1,
         desc=f"train {config.name}", disable=jax.process_index() > 0, mininterval=1.0,
-    ) as bar:  # fmt: skip
+    ) as bar, Stop() as stop:  # fmt: skip
         if step == 0:
             best = validate(best, state, 0, log)
         for batch in batches:
-            state, terms = step_function(state, batch, rng)
+            state, terms = one_step(state, batch, rng)
             step += 1
             bar.update()
             if step % config.train.log_every == 0 or step == last:
@@ -258,11 +270,19 @@ def fit(config, workdir: str, table: Table) -> Reranker:
                 bar.set_postfix(loss=f"{row['total']:.3f}")
             if step % config.validation.every_steps == 0 or step == last:
                 best = validate(best, state, step, log)
-            if step % config.train.checkpoint_every == 0 or step == last:
+            stopping = stop.asked(step)
+            if step % config.train.checkpoint_every == 0 or step == last or stopping:
                 _check_finite(step, terms)
                 stored = {"train": stored_part(state), "best": best._asdict()}
                 checkpoints.save(step, stored, description)
-    return Reranker(setup.model, best.params, int(best.step), float(best.loss))
+            if stopping:
+                checkpoints.wait()
+                cluster.end(step, last, workdir)
+        checkpoints.wait()
+    params = best.params
+    if jax.process_count() > 1:  # re-ranking is each process's own, on its own devices
+        params = multihost_utils.process_allgather(params, tiled=True)
+    return Reranker(setup.model, params, int(best.step), float(best.loss))
 
 
 def _restore_or_new(setup: Setup, checkpoints: Checkpoints, description):
@@ -278,7 +298,7 @@ def _restore_or_new(setup: Setup, checkpoints: Checkpoints, description):
     restored = checkpoints.restore(target, description)
     if restored is None:
         state = setup.new_state()
-        return state, Best(state.params, jnp.float32(jnp.inf), jnp.int32(0)), 0
+        return state, Best(state.params, *_whole(np.inf, 0, setup.mesh)), 0
     stored, step = restored
     return TrainState(**stored["train"], frozen={}), Best(**stored["best"]), step
 
@@ -302,13 +322,20 @@ def _validation(config, setup: Setup, table: Table, lists, labels):
         }
         _check_finite(step, means)
         log.write(step, "eval", means)
-        loss = jnp.float32(means["validation/held_out/ranking"])
-        if not loss < best.loss:
+        loss = np.float32(means["validation/held_out/ranking"])
+        if not loss < np.float32(best.loss):
             return best
         kept = jax.tree.map(jnp.copy, state.params)  # the step donates its state
-        return Best(kept, loss, jnp.int32(step))
+        return Best(kept, *_whole(loss, step, setup.mesh))
 
     return validate
+
+
+def _whole(loss: float, step: int, mesh) -> tuple[jax.Array, jax.Array]:
+    """(f32 loss, i32 step) as arrays that every device holds, as checkpoints need."""
+    return jax.device_put(
+        (np.float32(loss), np.int32(step)), NamedSharding(mesh, PartitionSpec())
+    )
 
 
 def _check_finite(step: int, terms) -> None:

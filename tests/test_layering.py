@@ -21,10 +21,10 @@ SHARED = {
 EVALUATE = {"state", "data", "models", "retrieval", "report", "log", "checkpoints"}
 # module or package -> what of gaitjax it may import, its own package's files included
 MAY_IMPORT = {
-    "train": EVALUATE | {"evaluate", "losses"},
+    "train": EVALUATE | {"evaluate", "losses", "cluster", "optim", "sharding"},
     "train_reranker": EVALUATE
     | {"evaluate", "losses", "base_run", "compare_rerankers", "rerank_pictures"}
-    | {"optim", "sharding"},
+    | {"cluster", "optim", "sharding"},
     "base_run": {"evaluate", "data", "state"},
     "compare_rerankers": {"models.cargait", "retrieval", "report", "log"},
     "rerank_pictures": {"data", "report"},
@@ -43,9 +43,11 @@ MAY_IMPORT = {
     },
     "losses": {"models.output"},
     "retrieval": {"retrieval"},
+    "plan": EVALUATE | {"base_run", "train", "train_reranker", "sharding"},
+    "cluster": set(),
     "optim": set(),
     "sharding": set(),
-    "data": {"data"},
+    "data": {"data", "sharding"},
     "data.sampling": set(),
     "data.transforms": set(),
     "report": set(),

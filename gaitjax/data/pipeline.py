@@ -4,17 +4,23 @@ Everything about step s is a function of (seed, s), so Grain only supplies threa
 read-ahead, and a resumed run continues the stream exactly.
 """
 
+import threading
 from collections.abc import Iterator
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from absl import logging
+from jax.sharding import Mesh, NamedSharding
 
+from gaitjax import sharding
 from gaitjax.data import sampling, transforms
-from gaitjax.data.source import Source
+from gaitjax.data.source import Source, check_shards
 
 Batch = dict[str, jax.Array]
-AXES = PartitionSpec("data")  # every batch array is split along its first axis
+
+
+class DamagedRecord(ValueError):
+    """A sequence whose bytes cannot be read or decoded."""
 
 
 def train_rows(source: Source, data, seed: int, step: int) -> np.ndarray:
@@ -29,59 +35,127 @@ def train_rows(source: Source, data, seed: int, step: int) -> np.ndarray:
 
 
 def train_batches(
-    source: Source, config, mesh: Mesh, *, start_step: int, stop_step: int
+    source: Source,
+    config,
+    mesh: Mesh,
+    *,
+    start_step: int,
+    stop_step: int,
+    damaged: dict[int, str] | None = None,
 ) -> Iterator[Batch]:
-    """Batches of steps start_step .. stop_step - 1; P x K sequences, T frames each."""
+    """Batches of steps start_step .. stop_step - 1; P x K sequences, T frames each.
+
+    damaged: filled with the rows that this host could not read, and why.
+    """
     for batch in host_batches(
-        source, config, start_step=start_step, stop_step=stop_step
+        source,
+        config,
+        mesh,
+        start_step=start_step,
+        stop_step=stop_step,
+        damaged=damaged,
     ):
-        yield to_global(batch, mesh)
+        yield to_global(
+            batch, mesh, config.data.ids_per_batch * config.data.seqs_per_id
+        )
 
 
 def host_batches(
-    source: Source, config, *, start_step: int, stop_step: int
+    source: Source,
+    config,
+    mesh: Mesh | None = None,
+    *,
+    start_step: int,
+    stop_step: int,
+    damaged: dict[int, str] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """What this host reads of each training batch: its contiguous share of the rows.
+    """What this host reads of each training batch: the rows of its devices.
 
-    `labels` number the split's identities in sorted order.
+    mesh: None means all rows. `labels` number the split's identities in sorted order.
+    A sequence that cannot be read is replaced by the next one of the same person, a
+    function of the data alone; more than config.data.max_damaged are an error.
     """
     data = config.data
-    labels = np.unique(source.index.subject, return_inverse=True)[1].astype(np.int32)
+    identity = np.unique(source.index.subject, return_inverse=True)[1].astype(np.int32)
+    damaged, lock = {} if damaged is None else damaged, threading.Lock()
+    parts = config.train.accumulate
+    devices = 1 if mesh is None else mesh.shape["data"]
+
+    def load_row(step: int, position: int, wanted: int) -> dict[str, np.ndarray]:
+        same = np.flatnonzero(identity == identity[wanted])
+        for row in np.roll(same, -int(np.searchsorted(same, wanted))):
+            if int(row) in damaged:
+                continue
+            try:
+                return load_one(step, position, row)
+            except DamagedRecord as error:
+                with lock:
+                    damaged[int(row)] = str(error)
+                    _count_damaged(source, damaged, data.max_damaged)
+        raise ValueError(
+            f"{source.name}: no sequence of identity {source.index.subject[wanted]} "
+            f"can be read: {damaged[wanted]} Build the data set again."
+        )
+
+    def load_one(step: int, position: int, row: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng([config.seed, step, position])
+        frames = sampling.clip_indices(
+            int(source.index.num_frames[row]),
+            data.num_frames,
+            ordered=data.ordered,
+            skip=data.skip,
+            rng=rng,
+        )
+        return transforms.augment(
+            load_clip(source, row, frames, data.modalities),
+            flip_probability=data.flip,
+            colour_strength=data.colour,
+            perspective=data.perspective,
+            rotate=data.rotate,
+            shift=data.shift,
+            erasing=data.erasing,
+            frame_size=tuple(data.image_size),
+            rng=rng,
+        )
 
     def load(step: int) -> dict[str, np.ndarray]:
         rows = train_rows(source, data, config.seed, step)
-        own = _host_share(len(rows))
-        clips = []
-        for position in range(len(rows))[own]:
-            rng = np.random.default_rng([config.seed, step, position])
-            row = rows[position]
-            frames = sampling.clip_indices(
-                int(source.index.num_frames[row]),
-                data.num_frames,
-                ordered=data.ordered,
-                skip=data.skip,
-                rng=rng,
-            )
-            clip = load_clip(source, row, frames, data.modalities)
-            clips.append(
-                transforms.augment(
-                    clip,
-                    flip_probability=data.flip,
-                    colour_strength=data.colour,
-                    perspective=data.perspective,
-                    rotate=data.rotate,
-                    shift=data.shift,
-                    erasing=data.erasing,
-                    frame_size=tuple(data.image_size),
-                    rng=rng,
-                )
-            )
+        order = part_order(len(rows), parts, devices)
+        own = slice(None) if mesh is None else sharding.own_rows(len(rows), mesh)
+        order = order[own]
+        clips = [load_row(step, int(i), int(rows[i])) for i in order]
         batch = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
         batch["valid"] = np.ones((len(clips), data.num_frames), bool)
-        batch["labels"] = labels[rows[own]]
+        batch["labels"] = identity[rows[order]]
         return batch
 
     yield from _prefetch(load, range(start_step, stop_step), data)
+
+
+def part_order(count: int, parts: int, devices: int) -> np.ndarray:
+    """Order of a batch's rows such that each device holds its share of every part.
+
+    Part p of a step (gradient accumulation) is rows p * count / parts and on, whatever
+    the number of devices: `train.split_parts` is the inverse. parts=1: unchanged.
+    """
+    cells = np.arange(count).reshape(parts, devices, -1)
+    return cells.swapaxes(0, 1).ravel()
+
+
+def _count_damaged(source: Source, damaged: dict[int, str], limit: int) -> None:
+    """Warns of the last one; raises ValueError where there are more than `limit`."""
+    reason = list(damaged.values())[-1]
+    if len(damaged) > limit:
+        raise ValueError(
+            f"{source.name}: {len(damaged)} sequences cannot be read, more than "
+            f"config.data.max_damaged={limit}; the last: {reason} The others: "
+            f"{', '.join(str(source.index.key[row]) for row in list(damaged)[:-1])}. "
+            "Build the data set again, or raise the limit."
+        )
+    logging.warning(
+        "%s Another sequence of the same person is taken (%d of at most %d).",
+        reason, len(damaged), limit,
+    )  # fmt: skip
 
 
 def eval_batches(
@@ -90,9 +164,13 @@ def eval_batches(
     """Whole sequences in order, in length buckets: (batch, row numbers [B]).
 
     A batch is filled up with row number -1 (its arrays are zero, nothing valid), so
-    every batch has one shape per bucket. Only `limit` first frames are read.
+    every batch has one shape per bucket; batches are as large as config.evaluation
+    says, up to a multiple of the devices. Only `limit` first frames are read.
     """
     settings = config.evaluation
+    devices = mesh.shape["data"]
+    size = -(-settings.batch_size // devices) * devices
+    own = sharding.own_rows(size, mesh)
     plan = []
     for row in rows:
         used, padded = sampling.length_bucket(
@@ -105,14 +183,13 @@ def eval_batches(
     chunks = []
     for padded in dict.fromkeys(item[0] for item in plan):
         bucket = [item for item in plan if item[0] == padded]
-        size = settings.batch_size
         chunks += [bucket[i : i + size] for i in range(0, len(bucket), size)]
 
     def load(number: int) -> dict[str, np.ndarray]:
         chunk = chunks[number] + [(chunks[number][0][0], 0, -1)] * (
-            settings.batch_size - len(chunks[number])
+            size - len(chunks[number])
         )
-        chunk = chunk[_host_share(len(chunk))]
+        chunk = chunk[own]
         clips = []
         for padded, used, row in chunk:
             source_row = row if row >= 0 else chunks[number][0][2]
@@ -127,8 +204,8 @@ def eval_batches(
 
     for number, batch in enumerate(_prefetch(load, range(len(chunks)), config.data)):
         chunk_rows = [item[2] for item in chunks[number]]
-        chunk_rows += [-1] * (settings.batch_size - len(chunk_rows))
-        yield to_global(batch, mesh), np.array(chunk_rows)
+        chunk_rows += [-1] * (size - len(chunk_rows))
+        yield to_global(batch, mesh, size), np.array(chunk_rows)
 
 
 def load_clip(
@@ -136,10 +213,18 @@ def load_clip(
 ) -> dict[str, np.ndarray]:
     """The chosen frames of one sequence: {modality: [T ...]}; only these are decoded.
 
-    Raises ValueError naming the sequence where a modality is absent or damaged.
+    Raises ValueError naming the sequence where a modality is absent; DamagedRecord
+    where it cannot be read, decoded or does not fit the others.
     """
-    record = source.records[int(row)]
     key = str(source.index.key[row])
+    try:
+        record = source.records[int(row)]
+    except Exception as error:  # array_record and zlib have their own
+        check_shards(source.name, source.shards)
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DamagedRecord(
+            f"{source.name}: sequence {key} cannot be read ({text})."
+        ) from error
     clip = {"ratios": np.asarray(record["ratios"], np.float32)[frames]}
     for name in modalities:
         if name not in transforms.MODALITIES or len(record.get(name, ())) == 0:
@@ -148,13 +233,16 @@ def load_clip(
                 "distribute this modality; choose another model or data set."
             )
         if len(record[name]) != source.index.num_frames[row]:
-            raise ValueError(
+            raise DamagedRecord(
                 f"{source.name}: sequence {key} has {len(record[name])} {name} but "
                 f"{source.index.num_frames[row]} ratios; modalities must match in time."
             )
         if name == "frames":
             chosen = [record["frames"][i] for i in frames]
-            clip[name] = transforms.decode_frames(chosen, key)
+            try:
+                clip[name] = transforms.decode_frames(chosen, key)
+            except ValueError as error:
+                raise DamagedRecord(f"{source.name}: {error}") from error
         elif name == "silhouettes":
             chosen = np.asarray(record[name])[frames]
             clip[name] = transforms.cut_silhouettes(chosen, key)
@@ -165,23 +253,20 @@ def load_clip(
     return clip
 
 
-def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
-    """Host arrays -> global arrays split over the mesh's data axis."""
-    sharding = NamedSharding(mesh, AXES)
+def to_global(
+    batch: dict[str, np.ndarray], mesh: Mesh, count: int | None = None
+) -> Batch:
+    """This host's rows -> global arrays of `count` rows, split over the data axis.
+
+    count: None on one process, which holds all rows.
+    """
+    split = NamedSharding(mesh, sharding.BATCH)
     return {
-        name: jax.make_array_from_process_local_data(sharding, value)
+        name: jax.make_array_from_process_local_data(
+            split, value, (count or len(value), *value.shape[1:])
+        )
         for name, value in batch.items()
     }
-
-
-def _host_share(count: int) -> slice:
-    hosts = jax.process_count()
-    if count % hosts:
-        raise ValueError(
-            f"A batch of {count} sequences does not divide over {hosts} processes."
-        )
-    share = count // hosts
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
 
 def _pad_frames(value: np.ndarray, length: int) -> np.ndarray:

@@ -35,12 +35,14 @@ class Source(NamedTuple):
     """A prepared split: `records[i]` decodes the i-th record; `index` describes it.
 
     fingerprint: hash over the table and the shard sizes; equal for equal builds.
+    shards: the files behind `records`, to tell a vanished file from a damaged record.
     """
 
     name: str
     records: Sequence[dict[str, Any]]
     index: Index
     fingerprint: str
+    shards: tuple[Path, ...] = ()
 
 
 def open_split(data_dir: str, name: str, split: str) -> Source:
@@ -63,18 +65,23 @@ def open_split(data_dir: str, name: str, split: str) -> Source:
     if split not in splits:
         raise ValueError(f"{name} has no split {split!r}; it has {splits}.")
     shards = [Path(file) for file in builder.info.splits[split].filepaths]
-    missing = [str(shard) for shard in shards if not shard.exists()]
-    if missing:
-        raise ValueError(
-            f"{name}: {len(missing)} of {len(shards)} shards of split {split!r} are "
-            f"missing, the first is {missing[0]}. Build it again: "
-            f"./run.sh build {name} --overwrite"
-        )
+    check_shards(name, shards)
     if builder.info.splits[split].num_examples == 0:
         raise ValueError(f"{name}: split {split!r} has no sequences.")
     records = builder.as_data_source(split)
     index, fingerprint = _index(folder, split, records, shards)
-    return Source(name, records, index, fingerprint)
+    return Source(name, records, index, fingerprint, tuple(shards))
+
+
+def check_shards(name: str, shards: Sequence[Path]) -> None:
+    """Raises ValueError where files of data set `name` are not there (any more)."""
+    missing = [str(shard) for shard in shards if not shard.exists()]
+    if missing:
+        raise ValueError(
+            f"{name}: {len(missing)} of {len(shards)} shards are missing, the first is "
+            f"{missing[0]}. Bring the disk back, or build it again: "
+            f"./run.sh build {name} --overwrite"
+        )
 
 
 def _version_folder(data_dir: str, name: str) -> Path:
@@ -112,7 +119,15 @@ def _index(folder, split, records, shards) -> tuple[Index, str]:
                     return index, str(stored["fingerprint"])
         except (OSError, ValueError, KeyError):
             pass  # a damaged cache is only slow
-    rows = [_describe(records[i]) for i in range(len(records))]
+    rows = []
+    for number in range(len(records)):
+        try:
+            rows.append(_describe(records[number]))
+        except Exception as error:  # array_record's own, for damaged bytes
+            raise ValueError(
+                f"{folder}: record {number} of split {split!r} cannot be read "
+                f"({error}). Build it again with --overwrite."
+            ) from error
     index = Index(*(np.array(column) for column in zip(*rows)))
     if len(set(index.key.tolist())) != len(index.key):
         raise ValueError(f"{folder}: sequence keys of split {split!r} are not unique.")
