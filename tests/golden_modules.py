@@ -17,6 +17,7 @@ from gaitjax.models.gaitgl import GeM, GLConv
 from gaitjax.models.gaitgraph2 import branch_features
 from gaitjax.models.gaitpart import MicroMotion
 from gaitjax.models.skeletongaitpp import AttentionFusion
+from gaitjax.models.swingait import SwinBlock
 
 FUSION = [(ours.removeprefix("fusion/"), theirs.removeprefix("fusion."))
           for ours, theirs in torch_names.FUSION]  # fmt: skip
@@ -90,6 +91,20 @@ def gem(train, x):  # eight bands of two rows, as rows of one band each
     return GeM(name="HPP")(rows)
 
 
+def swin_block(train, x):
+    x = jnp.moveaxis(x, -1, 1)  # stored channels-last
+    y = SwinBlock((2, 3, 2), (1, 1, 1), 3, name="module")(
+        x, train=train, valid=everywhere(x)
+    )
+    return jnp.moveaxis(y, 1, -1)
+
+
+SWIN = [
+    (r"module/(norm\d)", r"\1"),
+    ("module/attn", "attn"),
+    (r"module/attn/(\w+)", r"attn.\1"),
+    (r"module/(fc\d)", r"mlp.\1"),
+]
 GLOBAL_LOCAL = [(r"module/(.*)", r"\1_conv3d.conv3d")]
 # case -> (function of train and channels-last inputs, torch names)
 MODULES = {
@@ -119,6 +134,7 @@ MODULES = {
         lambda *a: fusion(AttentionFusion(16, name="module"))(*a),
         [(f"module/{a}", b) for a, b in FUSION],
     ),
+    "swin_block_shift": (swin_block, SWIN),
     "biggait_attention_fusion": (
         lambda *a: fusion(gait_network.AttentionFusion(4, name="module"))(*a),
         [(f"module/{a}", b) for a, b in FUSION],

@@ -15,6 +15,7 @@ from gaitjax.models import (
     gei,
     lmgait,
     skeletongaitpp,
+    swingait,
 )
 from gaitjax.models.output import GaitOutput
 
@@ -33,6 +34,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lmgait": lmgait.create,
     "skeletongait": deepgaitv2.create,  # on heat maps
     "skeletongaitpp": skeletongaitpp.create,
+    "swingait": swingait.create,
 }
 
 

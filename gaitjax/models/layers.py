@@ -436,9 +436,12 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------- resizing
 
 
-def _interpolation(size: int, new_size: int) -> jax.Array:
-    """Matrix [new_size size] of linear interpolation at half-pixel centres."""
-    source = (jnp.arange(new_size) + 0.5) * (size / new_size) - 0.5
+def _interpolation(size: int, new_size: int, align_corners: bool) -> jax.Array:
+    """Matrix [new_size size] of linear interpolation."""
+    if align_corners:
+        source = jnp.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
+    else:
+        source = (jnp.arange(new_size) + 0.5) * (size / new_size) - 0.5
     source = jnp.clip(source, 0, size - 1)  # [new_size]
     distance = jnp.abs(source[:, None] - jnp.arange(size)[None, :])
     return jnp.maximum(1 - distance, 0)  # [new_size size]
@@ -454,17 +457,20 @@ def _double(x: jax.Array, axis: int) -> jax.Array:
     return pairs.reshape(x.shape[:axis] + (2 * size,) + x.shape[axis + 1 :])
 
 
-def resize_bilinear(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize_bilinear(
+    x: jax.Array, size: tuple[int, int], *, align_corners: bool = False
+) -> jax.Array:
     """[N H W C] -> [N h w C]: half-pixel centres, edges clamped, no antialias.
 
-    The same as torch.nn.functional.interpolate(mode="bilinear", align_corners=False).
+    align_corners: corner pixels keep their places instead. The same as
+    torch.nn.functional.interpolate(mode="bilinear", align_corners=align_corners).
     """
     for axis, new_size in zip((1, 2), size, strict=True):
         old_size = x.shape[axis]
-        if new_size == 2 * old_size:
+        if new_size == 2 * old_size and not align_corners:
             x = _double(x, axis)
         elif new_size != old_size:
-            matrix = _interpolation(old_size, new_size).astype(x.dtype)
+            matrix = _interpolation(old_size, new_size, align_corners).astype(x.dtype)
             names = "nhwc,oh->nowc" if axis == 1 else "nhwc,ow->nhoc"
             x = jnp.einsum(names, x, matrix)
     return x  # [N h w C]

@@ -132,6 +132,30 @@ RULES: dict[str, list[tuple[str, str]]] = {
         ),
         ("project", "ResGCN.fcn"),
     ],
+    "swingait": [
+        *STEM,
+        *STAGES,
+        ("patches", "transformer.patch_embed.proj"),
+        ("patches_norm", "transformer.patch_embed.norm"),
+        ("widen1_norm", "transformer.layers.0.downsample.0"),
+        ("widen1", "transformer.layers.0.downsample.1"),
+        *(
+            (
+                rf"swin(\d)_block(\d+)/{ours}",
+                rf"transformer.layers.\1.blocks.\2.{theirs}",
+            )
+            for ours, theirs in (
+                (r"(norm\d)", r"\3"),
+                ("attn", "attn"),
+                (r"attn/(\w+)", r"attn.\3"),
+                (r"(fc\d)", r"mlp.\3"),
+            )
+        ),
+        ("norm", "transformer.norm"),
+        ("dense", "FCs"),
+        ("neck/norm", "BNNecks.bn1d"),
+        ("neck", "BNNecks"),
+    ],
     "gaittr": [
         ("input/norm", "data_bn"),
         *(
@@ -152,7 +176,7 @@ RULES: dict[str, list[tuple[str, str]]] = {
         ("project", "fcn"),
     ],
 }
-# inside residual blocks
+RESIDUAL_BLOCK = re.compile(r"(^|/)block\d+_(2d|p3d|3d)/")  # its modules:
 BLOCK_NAMES = {
     "norm1": "bn1",
     "norm2": "bn2",
@@ -168,7 +192,7 @@ LEAVES = {
 }
 STRIP_MODULES = ("FCs", "BNNecks", "Head", "Head0", "Head1")
 # counters, and constants that we compute
-IGNORED = re.compile(r"(.*\.)?(num_batches_tracked|A)$")
+IGNORED = re.compile(r"(.*\.)?(num_batches_tracked|A|relative_position_index)$")
 
 
 def torch_name(model_name: str, path: str) -> str:
@@ -189,8 +213,9 @@ def torch_name(model_name: str, path: str) -> str:
             break
     else:
         raise ValueError(f"No rule for {path!r} among the names of {model_name}.")
-    for ours, theirs in BLOCK_NAMES.items():
-        name = re.sub(rf"(^|\.){ours}$", rf"\g<1>{theirs}", name)
+    if RESIDUAL_BLOCK.search(module):
+        for ours, theirs in BLOCK_NAMES.items():
+            name = re.sub(rf"(^|\.){ours}$", rf"\g<1>{theirs}", name)
     if leaf == "kernel" and name.rpartition(".")[2] in STRIP_MODULES:
         return f"{name}.fc_bin"
     return f"{name}.{LEAVES.get(leaf, leaf)}".lstrip(".")
