@@ -13,7 +13,7 @@ from absl import logging
 from jax.sharding import Mesh, NamedSharding
 
 from gaitjax import sharding
-from gaitjax.data import sampling, transforms
+from gaitjax.data import heatmaps, sampling, transforms
 from gaitjax.data.source import Source, check_shards
 
 Batch = dict[str, jax.Array]
@@ -23,13 +23,16 @@ class DamagedRecord(ValueError):
     """A sequence whose bytes cannot be read or decoded."""
 
 
-def train_rows(source: Source, data, seed: int, step: int) -> np.ndarray:
+def train_rows(source: Source, config, step: int) -> np.ndarray:
     """Rows of the global batch of `step`, also to name them when a step goes wrong."""
+    identities = config.data.ids_per_batch
+    if step < config.warmup.steps:
+        identities = config.warmup.ids_per_batch or identities
     return sampling.identity_batch(
         source.index.subject,
-        ids_per_batch=data.ids_per_batch,
-        seqs_per_id=data.seqs_per_id,
-        seed=seed,
+        ids_per_batch=identities,
+        seqs_per_id=config.data.seqs_per_id,
+        seed=config.seed,
         step=step,
     )
 
@@ -119,7 +122,7 @@ def host_batches(
         )
 
     def load(step: int) -> dict[str, np.ndarray]:
-        rows = train_rows(source, data, config.seed, step)
+        rows = train_rows(source, config, step)
         order = part_order(len(rows), parts, devices)
         own = slice(None) if mesh is None else sharding.own_rows(len(rows), mesh)
         order = order[own]
@@ -227,14 +230,17 @@ def load_clip(
         ) from error
     clip = {"ratios": np.asarray(record["ratios"], np.float32)[frames]}
     for name in modalities:
-        if name not in transforms.MODALITIES or len(record.get(name, ())) == 0:
+        stored = name  # heat maps are drawn from key points where none are stored
+        if name == "heatmaps" and len(record.get(name, ())) == 0:
+            stored = "keypoints"
+        if name not in transforms.MODALITIES or len(record.get(stored, ())) == 0:
             raise ValueError(
                 f"{source.name}: sequence {key} has no {name!r}. The data set may not "
                 "distribute this modality; choose another model or data set."
             )
-        if len(record[name]) != source.index.num_frames[row]:
+        if len(record[stored]) != source.index.num_frames[row]:
             raise DamagedRecord(
-                f"{source.name}: sequence {key} has {len(record[name])} {name} but "
+                f"{source.name}: sequence {key} has {len(record[stored])} {stored} but "
                 f"{source.index.num_frames[row]} ratios; modalities must match in time."
             )
         if name == "frames":
@@ -248,6 +254,9 @@ def load_clip(
             clip[name] = transforms.cut_silhouettes(chosen, key)
         elif name == "masks":
             clip[name] = (np.asarray(record[name])[frames] > 127).astype(np.uint8)
+        elif stored != name:
+            points = heatmaps.impute(np.asarray(record[stored]))[frames]
+            clip[name] = transforms.cut_silhouettes(heatmaps.skeleton_maps(points), key)
         else:
             clip[name] = np.asarray(record[name])[frames]
     return clip

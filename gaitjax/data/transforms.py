@@ -36,11 +36,11 @@ def decode_frames(encoded: list[bytes], key: str) -> np.ndarray:
 
 
 def cut_silhouettes(silhouettes: np.ndarray, key: str) -> np.ndarray:
-    """Central 44 of 64 (88 of 128) columns: [T H H] -> [T H 11H/16].
+    """Central 44 of 64 (88 of 128) columns: [T H H ...] -> [T H 11H/16 ...].
 
     The field's "cut" (`ZOO` 0.6). Data that is already cut is refused, never cut twice.
     """
-    height, width = silhouettes.shape[1:]
+    height, width = silhouettes.shape[1:3]
     if width != height or height % 16:
         raise ValueError(
             f"Sequence {key}: silhouettes are {height}x{width}; expected square ones "
