@@ -127,18 +127,18 @@ def draw_scene(
     up = rng.uniform(0.35, 0.9)
     flat = np.sqrt(1 - up**2)
     warm = rng.uniform(-1, 1)
-    tint = np.array([1 + 0.1 * warm, 1.0, 1 - 0.12 * warm]) * rng.uniform(0.75, 1.1)
+    tint = np.array([1 + 0.08 * warm, 1.0, 1 - 0.1 * warm]) * rng.uniform(0.9, 1.1)
     return Scene(
         azimuth=azimuth + rng.uniform(-7, 7),
         elevation=elevation + rng.uniform(-3, 3),
         distance=rng.uniform(8, 11),
         light=np.array([flat * np.sin(side), up, flat * np.cos(side)], np.float32),
-        ambient=rng.uniform(0.35, 0.6),
+        ambient=rng.uniform(0.45, 0.65),
         tint=tint.astype(np.float32),
         margin=rng.uniform(0.015, 0.05),
         jitter=rng.uniform(0.002, 0.008),
         blur=rng.uniform(0.4, 0.75),
-        noise=rng.uniform(1.5, 6),
+        noise=rng.uniform(1, 3),
         seed=seed,
     )
 
@@ -195,7 +195,7 @@ def draw_background(
     for _ in range(rng.integers(2, 7)):  # doors, windows, posters
         x, y = rng.integers(0, width), rng.integers(-height // 4, height)
         w, h = rng.integers(8, 60), rng.integers(10, 90)
-        share = np.float32(rng.uniform(0.3, 0.9))
+        share = np.float32(rng.uniform(0.1, 0.4))
         patch = image[max(y, 0) : max(y + h, 0), x : x + w]
         patch[:] = patch * (1 - share) + _dull(draw_colour(rng)) * share
     edge = int(np.clip(horizon, 0, height))
@@ -204,7 +204,7 @@ def draw_background(
         image[edge:] = floor * (1 - np.float32(rng.uniform(0, 0.6)) * depth)
     for cells in (3, 10, 40):  # large stains, shrubs, grain
         shape = (max(2, cells * height // 128), max(2, cells * width // 128))
-        grey = rng.standard_normal(shape, np.float32) * rng.uniform(2, 16)
+        grey = rng.standard_normal(shape, np.float32) * rng.uniform(1, 4)
         hue = rng.normal(1, 0.12, 3).astype(np.float32)
         noise = cv2.resize(grey, (width, height), interpolation=cv2.INTER_CUBIC)
         image += noise[..., None] * hue
@@ -212,5 +212,6 @@ def draw_background(
 
 
 def _dull(colour: np.ndarray) -> np.ndarray:
-    """Walls and floors are greyer than clothes."""
-    return (0.45 * colour + 0.55 * colour.mean()).astype(np.float32)
+    """Walls and floors are paler and greyer than clothes."""
+    grey = 0.35 * colour + 0.65 * colour.mean()
+    return (150 + 0.4 * grey).astype(np.float32)

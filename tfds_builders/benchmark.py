@@ -90,8 +90,14 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     SOURCES: dict[str, Source]
     EXPECTED: Expected
 
+    @property
+    def settings(self) -> BenchmarkConfig:
+        """The chosen config."""
+        assert isinstance(self.builder_config, BenchmarkConfig)
+        return self.builder_config
+
     def _info(self) -> tfds.core.DatasetInfo:
-        config = self.builder_config
+        config = self.settings
         return self.dataset_info_from_configs(
             features=record_features(
                 config.height, config.height // 2, config.silhouette_size
@@ -106,7 +112,7 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._finish()
 
     def _split_generators(self, dl_manager):
-        source = self.SOURCES[self.builder_config.source]
+        source = self.SOURCES[self.settings.source]
         folder, given = self._find_folder(dl_manager, source)
         print(f"{self.name}: listing {folder}", flush=True)
         by_split: dict[str, list[Sequence]] = {"train": [], "test": []}
@@ -146,7 +152,7 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _reader(self) -> Callable[[Sequence], Outcome]:
-        config = self.builder_config
+        config = self.settings
         return functools.partial(
             self.SOURCES[config.source].read,
             height=config.height,
@@ -172,7 +178,7 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _pipeline(self, split: str, sequences: list[Sequence]):
         """The same as a Beam PTransform."""
-        import apache_beam as beam
+        import apache_beam as beam  # pyright: ignore[reportMissingImports]
 
         file = str(_scratch(self.data_dir) / f"{split}.json")
         read = self._reader()
@@ -202,13 +208,14 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             notes += json.loads(file.read_text())
         notes.sort(key=lambda note: note["key"])
         scratch.rmtree()
-        report = _report(self.EXPECTED, notes) | {"source": self.builder_config.source}
+        report = _report(self.EXPECTED, notes) | {"source": self.settings.source}
         file = epath.Path(self.data_dir) / "build_report.json"
         file.write_text(json.dumps(report, indent=1))
-        for name in ("sequences", "sequences_expected"):
-            self.info.metadata[name] = report[name]
-        self.info.metadata["totals"] = report["totals"]
-        self.info.metadata["skipped"] = len(report["skipped"])
+        metadata = self.info.metadata
+        assert metadata is not None  # `_info` made one
+        for name in ("sequences", "sequences_expected", "totals"):
+            metadata[name] = report[name]
+        metadata["skipped"] = len(report["skipped"])
         print(_summary(self.name, report), file=sys.stderr, flush=True)
 
 

@@ -240,16 +240,16 @@ def _modalities(arrays, height, silhouette_size, interpolation) -> dict:
                 f"{height}x{height // 2}"
             )
         made["frames"] = [encode_jpeg(frame) for frame in frames]
-    for role in ("frames", "masks"):
-        if role in arrays and role not in made and ratios is None:
-            raise ValueError(f"{role} without ratios cannot be stretched back")
-    if "frames" in arrays and "frames" not in made:
+    squeezed = [r for r in ("frames", "masks") if r in arrays and r not in made]
+    if squeezed and ratios is None:
+        raise ValueError(f"{squeezed[0]} without ratios cannot be stretched back")
+    if "frames" in squeezed and ratios is not None:
         frames = _channels_last(arrays["frames"])
         made["frames"] = [
             encode_jpeg(fit_frame(frame, ratio, height))
             for frame, ratio in zip(frames, ratios)
         ]
-    if "masks" in arrays:
+    if "masks" in squeezed and ratios is not None:
         masks = _bytes(arrays["masks"], 3)
         made["masks"] = np.stack(
             [_fit_mask(mask, ratio, height) for mask, ratio in zip(masks, ratios)]

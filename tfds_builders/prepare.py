@@ -122,13 +122,14 @@ def _beam_options(text: str | None):
     if text is None:
         return None
     try:
-        from apache_beam.options.pipeline_options import PipelineOptions
+        import apache_beam as beam  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise PrepareError(
             "--beam_pipeline_options needs Apache Beam: pip install 'gaitjax[beam]' "
             "(or apache-beam). Without the option all cores of this machine are used."
         ) from error
-    return PipelineOptions(flags=[f"--{option}" for option in text.split(",")])
+    flags = [f"--{option}" for option in text.split(",")]
+    return beam.options.pipeline_options.PipelineOptions(flags=flags)
 
 
 def _put(built: Path, folder: Path):

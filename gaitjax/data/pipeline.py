@@ -228,7 +228,8 @@ def load_clip(
         raise DamagedRecord(
             f"{source.name}: sequence {key} cannot be read ({text})."
         ) from error
-    clip = {"ratios": np.asarray(record["ratios"], np.float32)[frames]}
+    ratios = np.asarray(record["ratios"], np.float32)
+    clip: dict[str, np.ndarray] = {"ratios": ratios[frames]}
     for name in modalities:
         stored = name  # heat maps are drawn from key points where none are stored
         if name == "heatmaps" and len(record.get(name, ())) == 0:

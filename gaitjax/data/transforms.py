@@ -63,6 +63,8 @@ def flip(
         for name, value in arrays.items()
     }
     if "keypoints" in arrays:
+        if frame_width is None:
+            raise ValueError("Key points are mirrored within frames: give frame_width.")
         points = arrays["keypoints"][:, list(MIRRORED)].copy()  # [T 17 3]
         points[..., 0] = frame_width - 1 - points[..., 0]
         mirrored["keypoints"] = points
@@ -106,14 +108,15 @@ def draw_warp(
     Ranges as the field's. Differs from the reference, which rotates about (h/2, w/2)
     where (x, y) is meant, and whose perspective needs a width of at least 44.
     """
-    corners, degrees, moved = (0.0,) * 4, 0.0, (0.0, 0.0)
+    made = Warp()
     if perspective and rng.random() < perspective:
-        corners = tuple(rng.uniform(0, PERSPECTIVE, 4))
+        a, b, c, d = rng.uniform(0, PERSPECTIVE, 4)
+        made = made._replace(corners=(a, b, c, d))
     if rotate and rng.random() < rotate:
-        degrees = rng.uniform(-ROTATION, ROTATION)
+        made = made._replace(degrees=rng.uniform(-ROTATION, ROTATION))
     if shift and rng.random() < shift:
-        moved = tuple(rng.uniform(-SHIFT, SHIFT, 2))
-    made = Warp(corners, degrees, moved)
+        x, y = rng.uniform(-SHIFT, SHIFT, 2)
+        made = made._replace(shift=(x, y))
     return None if made == Warp() else made
 
 
@@ -140,6 +143,8 @@ def warp(
             ]
         )
     if "keypoints" in arrays:
+        if frame_size is None:
+            raise ValueError("Key points are warped as frames are: give frame_size.")
         points = arrays["keypoints"]
         matrix = change.matrix(*frame_size)
         ones = np.ones((*points.shape[:2], 1), points.dtype)
