@@ -129,6 +129,20 @@ def gaitgraph2(cfg, golden):
     return "gaitgraph2", model, lambda x: {"keypoints": jnp.asarray(x)}
 
 
+def multigaitpp(cfg, golden):
+    backbone = cfg["Backbone"]
+    model = model_class("multigaitpp", "MultiGaitPP")(
+        cfg["SeparateBNNecks"]["class_num"], layers=tuple(backbone["blocks"])
+    )
+    first = backbone["part1_channel"]
+
+    def entries(x):
+        x = images(x)  # [B T H W C]
+        return {"silhouettes": x[..., :first], "heatmaps": x[..., first:]}
+
+    return "multigaitpp", model, entries
+
+
 def swingait(cfg, golden):
     model = model_class("swingait", "SwinGait")(
         cfg["SeparateBNNecks"]["class_num"],
@@ -157,6 +171,7 @@ BUILDERS = {
     "SkeletonGaitPP": skeletongaitpp,
     "GaitGraph2": gaitgraph2,
     "GaitTR": gaittr,
+    "MultiGaitpp": multigaitpp,
     "SwinGait": swingait,
 }
 
@@ -227,7 +242,7 @@ def evaluate(model, variables, batch, packed):
     The reference convolves over time across the borders of packed sequences. There the
     trunk sees them as one long sequence and the head gets them one by one.
     """
-    over_time = type(model).__name__ == "SkeletonGaitPP" or (
+    over_time = type(model).__name__ in ("SkeletonGaitPP", "MultiGaitPP") or (
         getattr(model, "kind", "2d") != "2d"
     )
     if not packed or not over_time:

@@ -16,6 +16,7 @@ from gaitjax.models import gait_network, layers, resnet, skeleton, torch_names
 from gaitjax.models.gaitgl import GeM, GLConv
 from gaitjax.models.gaitgraph2 import branch_features
 from gaitjax.models.gaitpart import MicroMotion
+from gaitjax.models.multigaitpp import CommonAndSpecific
 from gaitjax.models.skeletongaitpp import AttentionFusion
 from gaitjax.models.swingait import SwinBlock
 
@@ -91,6 +92,17 @@ def gem(train, x):  # eight bands of two rows, as rows of one band each
     return GeM(name="HPP")(rows)
 
 
+def common_and_specific(train, first, second):
+    maps = CommonAndSpecific(4, name="module")(
+        layers.fold_frames(first),
+        layers.fold_frames(second),
+        train=train,
+        valid=jnp.ones(first.shape[0] * first.shape[1], bool),
+    )
+    common = 1 - maps[1] - maps[2]  # the reference returns it too
+    return *(x.reshape(first.shape) for x in maps), common
+
+
 def swin_block(train, x):
     x = jnp.moveaxis(x, -1, 1)  # stored channels-last
     y = SwinBlock((2, 3, 2), (1, 1, 1), 3, name="module")(
@@ -104,6 +116,11 @@ SWIN = [
     ("module/attn", "attn"),
     (r"module/attn/(\w+)", r"attn.\1"),
     (r"module/(fc\d)", r"mlp.\1"),
+]
+COMMON = [
+    (f"module/attention{part}/{ours}", theirs.replace("conv.", f"conv{part}."))
+    for part in (1, 2)
+    for ours, theirs in FUSION
 ]
 GLOBAL_LOCAL = [(r"module/(.*)", r"\1_conv3d.conv3d")]
 # case -> (function of train and channels-last inputs, torch names)
@@ -134,6 +151,7 @@ MODULES = {
         lambda *a: fusion(AttentionFusion(16, name="module"))(*a),
         [(f"module/{a}", b) for a, b in FUSION],
     ),
+    "csquare": (common_and_specific, COMMON),
     "swin_block_shift": (swin_block, SWIN),
     "biggait_attention_fusion": (
         lambda *a: fusion(gait_network.AttentionFusion(4, name="module"))(*a),

@@ -15,6 +15,7 @@ from gaitjax.models.gaitgraph2 import GaitGraph2
 from gaitjax.models.gaitpart import GaitPart
 from gaitjax.models.gaitset import GaitSet
 from gaitjax.models.gaittr import GaitTR
+from gaitjax.models.multigaitpp import MultiGaitPP
 from gaitjax.models.skeletongaitpp import SkeletonGaitPP
 from gaitjax.models.swingait import SwinGait
 
@@ -31,6 +32,7 @@ MODELS = {
     "deepgaitv2_p3d": (DeepGaitV2(IDS, "p3d", **small), 4, 6, True),
     "deepgaitv2_3d": (DeepGaitV2(IDS, "3d", **small), 4, 6, True),
     "skeletongaitpp": (SkeletonGaitPP(IDS, squeeze=2, **small), 4, 6, True),
+    "multigaitpp": (MultiGaitPP(IDS, squeeze=2, **small), 4, 6, True),
     "swingait": (
         SwinGait(IDS, (4, 4), (1, 1, 2, 2), (8, 12), (2, 2), (2, 2, 2), (4, 3), 0.0, 6),
         *(4, 6, True),
@@ -239,6 +241,7 @@ PARAMETERS = {  # `ZOO` B, table; [X] there: counted in the reference
     "deepgaitv2 3d": (DeepGaitV2(74, "3d"), 16_595_000),
     "deepgaitv2 2d deep": (DeepGaitV2(3000, "2d", layers=DEEP), 23_720_000),
     "deepgaitv2 3d deep": (DeepGaitV2(3000, "3d", layers=DEEP), 41_860_000),
+    "multigaitpp": (MultiGaitPP(100), 11_510_000),
     "swingait deep": (SwinGait(3000), 25_539_136),
     "swingait": (SwinGait(100, layers=(1, 1, 2, 2)), 11_040_000),
     "gaitgraph2": (GaitGraph2(), 350_822),

@@ -14,6 +14,7 @@ from gaitjax.models import (
     gaittr,
     gei,
     lmgait,
+    multigaitpp,
     skeletongaitpp,
     swingait,
 )
@@ -32,6 +33,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "gaittr": gaittr.create,
     "gei": gei.create,
     "lmgait": lmgait.create,
+    "multigaitpp": multigaitpp.create,
     "skeletongait": deepgaitv2.create,  # on heat maps
     "skeletongaitpp": skeletongaitpp.create,
     "swingait": swingait.create,

@@ -16,19 +16,30 @@ STRIP_HEAD = [
     ("head/neck/norm", "BNNecks.bn1d"),
     ("head/neck", "BNNecks"),
 ]
-STEM = [
-    ("stem/conv", "layer0.forward_block.0"),
-    ("stem/norm", "layer0.forward_block.1"),
-]
-STAGES = [
-    (r"stage(\d)/block(\d+)_2d/(.*)", r"layer\1.forward_block.\2.\3"),
-    (r"stage(\d)/block(\d+)_3d/(.*)", r"layer\1.\2.\3"),
-    (r"stage(\d)/block(\d+)_p3d/conv(\d)", r"layer\1.\2.conv\3.forward_block.0"),
-    (r"stage(\d)/block(\d+)_p3d/norm(\d)", r"layer\1.\2.conv\3.forward_block.1"),
-    (r"stage(\d)/block(\d+)_p3d/temporal_conv", r"layer\1.\2.shortcut3d"),
-    (r"stage(\d)/block(\d+)_p3d/temporal_norm", r"layer\1.\2.sbn"),
-    (r"stage(\d)/block(\d+)_p3d/(shortcut/.*)", r"layer\1.\2.\3"),
-]
+
+
+def stem(ours: str, theirs: str) -> list[tuple[str, str]]:
+    """Rules of a Stem `ours`; theirs: what precedes "layer0"."""
+    return [
+        (f"{ours}/conv", f"{theirs}layer0.forward_block.0"),
+        (f"{ours}/norm", f"{theirs}layer0.forward_block.1"),
+    ]
+
+
+def stages(ours: str, theirs: str) -> list[tuple[str, str]]:
+    """Rules of the Stages named `ours` and a number; theirs: what precedes "layer"."""
+    block, torch = rf"{ours}(\d)/block(\d+)", rf"{theirs}layer\1"
+    return [
+        (rf"{block}_2d/(.*)", rf"{torch}.forward_block.\2.\3"),
+        (rf"{block}_3d/(.*)", rf"{torch}.\2.\3"),
+        (rf"{block}_p3d/conv(\d)", rf"{torch}.\2.conv\3.forward_block.0"),
+        (rf"{block}_p3d/norm(\d)", rf"{torch}.\2.conv\3.forward_block.1"),
+        (rf"{block}_p3d/temporal_conv", rf"{torch}.\2.shortcut3d"),
+        (rf"{block}_p3d/temporal_norm", rf"{torch}.\2.sbn"),
+        (rf"{block}_p3d/(shortcut/.*)", rf"{torch}.\2.\3"),
+    ]
+
+
 FUSION = [
     (f"fusion/{ours}", f"fusion.conv.forward_block.{theirs}")
     for ours, theirs in (
@@ -103,19 +114,14 @@ RULES: dict[str, list[tuple[str, str]]] = {
         ("neck/norm", "BNNecks.bn1d"),
         ("neck", "BNNecks"),
     ],
-    "deepgaitv2": [*STEM, *STAGES, *STRIP_HEAD],
+    "deepgaitv2": [*stem("stem", ""), *stages("stage", ""), *STRIP_HEAD],
     "skeletongaitpp": [
-        (r"silhouette_stem/conv", "sil_layer0.forward_block.0"),
-        (r"silhouette_stem/norm", "sil_layer0.forward_block.1"),
-        (r"map_stem/conv", "map_layer0.forward_block.0"),
-        (r"map_stem/norm", "map_layer0.forward_block.1"),
-        (
-            r"silhouette_stage1/block(\d+)_2d/(.*)",
-            r"sil_layer1.forward_block.\1.\2",
-        ),
-        (r"map_stage1/block(\d+)_2d/(.*)", r"map_layer1.forward_block.\1.\2"),
+        *stem("silhouette_stem", "sil_"),
+        *stem("map_stem", "map_"),
+        *stages("silhouette_stage", "sil_"),
+        *stages("map_stage", "map_"),
         *FUSION,
-        *STAGES,
+        *stages("stage", ""),
         *STRIP_HEAD,
     ],
     "gaitgraph2": [
@@ -132,9 +138,27 @@ RULES: dict[str, list[tuple[str, str]]] = {
         ),
         ("project", "ResGCN.fcn"),
     ],
+    "multigaitpp": [
+        *stem("part1_stem", "part1_"),
+        *stem("part2_stem", "part2_"),
+        *stages("part1_stage", "part1_"),
+        *stages("part2_stage", "part2_"),
+        *stages("shared_stage", ""),
+        *stages("stage", ""),
+        *(
+            (
+                f"split/attention{part}/{ours.removeprefix('fusion/')}",
+                theirs.replace("fusion.conv", f"csquare.conv{3 - part}"),
+            )
+            for part in (1, 2)  # its conv1 is of the second modality
+            for ours, theirs in FUSION
+        ),
+        ("fusion", "fusion.conv.forward_block.0"),
+        *STRIP_HEAD,
+    ],
     "swingait": [
-        *STEM,
-        *STAGES,
+        *stem("stem", ""),
+        *stages("stage", ""),
         ("patches", "transformer.patch_embed.proj"),
         ("patches_norm", "transformer.patch_embed.norm"),
         ("widen1_norm", "transformer.layers.0.downsample.0"),
