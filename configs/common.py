@@ -169,7 +169,13 @@ def base(name: str, dataset: str) -> ConfigDict:
             ),
             # Decoder warm-up before the train steps (METHODS 1.3): only these loss
             # terms, only parameters that match `trainable`. steps=0: none.
-            warmup=dict(steps=0, losses=(), trainable="^decoder/"),
+            warmup=dict(
+                steps=0,
+                losses=(),
+                trainable="^decoder/",
+                ids_per_batch=0,  # smaller batches; 0: data.ids_per_batch
+                learning_rate=0.0,  # 0: the optimizer's
+            ),
             train=dict(
                 steps=60_000,
                 log_every=100,

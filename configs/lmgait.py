@@ -69,6 +69,7 @@ def get_config(dataset: str = "synthetic"):
             supervision="silhouette",  # | "reconstruction" (BigGait's autoencoder)
             target="binary",  # | "coverage": the antialiased mask, for coarse grids
             dropout=0.5,
+            support="binary",  # | "soft": besides, the maps are weighted by it
             dilation=3,  # of the foreground, in pixels of the feature grid
             frozen=False,  # after its warm-up (BigGait: True)
         ),
@@ -123,7 +124,7 @@ def _shrink(config):
         hidden_size=32, num_layers=2, num_heads=1, patch_size=4, table_size=8,
         blocks=(0, 1), frozen=True, frames_per_chunk=0,
     )  # fmt: skip
-    model.decoder.update(target="coverage", dropout=0.1)
+    model.decoder.update(target="coverage", support="soft", dropout=0.1)
     model.text.update(width=64, num_layers=2, num_heads=2, adapter_size=16)
     config.pretrained = dict(visual_encoder="", text_encoder="")
     model.representation.hidden = 32
@@ -134,11 +135,14 @@ def _shrink(config):
     config.frozen = ("^text_encoder/",)
     config.data.ids_per_batch, config.data.seqs_per_id = 12, 5
     config.data.num_frames = 3
-    config.data.colour = 1.0
+    config.data.colour = 0.3
     config.evaluation.frame_multiple = 24
     config.evaluation.batch_size = 16
     # the encoder learns from silhouettes during the warm-up, then it is frozen
-    config.warmup.update(steps=250, trainable="^(decoder|visual_encoder)/")
+    config.warmup.update(
+        steps=1000, trainable="^(decoder|visual_encoder)/", ids_per_batch=4,
+        learning_rate=8e-3,
+    )  # fmt: skip
     config.train.trainable = "^(?!visual_encoder/)"
     config.optimizer.update(
         name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="onecycle",

@@ -16,42 +16,48 @@ SCHEDULES = ("constant", "milestones", "cosine", "onecycle")
 OPTIMIZERS = ("sgd", "adam", "adamw")
 
 
-def make_schedule(config, total_steps: int, start_step: int = 0) -> Schedule:
-    """Learning rate of a global step; `start_step` steps of decoder warm-up come first.
+def make_schedule(config, total_steps: int) -> Schedule:
+    """Learning rate of each of `total_steps` steps (config: config.optimizer).
 
     constant: config.learning_rate throughout.
-    milestones: x config.gamma at each of config.milestones (steps after start_step).
+    milestones: x config.gamma at each of config.milestones.
     cosine: to config.final_learning_rate at total_steps, then constant.
     onecycle: linear rise over the first `rise_steps`, then cosine to the final rate.
-    During the first start_step steps the rate is config.learning_rate.
     """
     rate, final = config.learning_rate, config.final_learning_rate
     if config.schedule == "constant":
-        schedule = optax.constant_schedule(rate)
-    elif config.schedule == "milestones":
+        return optax.constant_schedule(rate)
+    if config.schedule == "milestones":
         drops = {int(step): config.gamma for step in config.milestones}
-        schedule = optax.piecewise_constant_schedule(rate, drops)
-    elif config.schedule == "cosine":
-        schedule = optax.cosine_decay_schedule(rate, total_steps, alpha=final / rate)
-    elif config.schedule == "onecycle":
+        return optax.piecewise_constant_schedule(rate, drops)
+    if config.schedule == "cosine":
+        return optax.cosine_decay_schedule(rate, total_steps, alpha=final / rate)
+    if config.schedule == "onecycle":
         if not config.rise_steps < total_steps:
             raise ValueError(
                 f"config.optimizer.rise_steps ({config.rise_steps}) must be below "
                 f"config.train.steps ({total_steps})."
             )
-        schedule = optax.warmup_cosine_decay_schedule(
+        return optax.warmup_cosine_decay_schedule(
             rate / 25, rate, config.rise_steps, total_steps, end_value=final
         )
-    else:
-        raise ValueError(
-            f"Unknown schedule {config.schedule!r} (config.optimizer.schedule); "
-            f"choose from {', '.join(SCHEDULES)}."
-        )
-    if start_step == 0:
-        return schedule
-    return optax.join_schedules(
-        [optax.constant_schedule(rate), schedule], boundaries=[start_step]
+    raise ValueError(
+        f"Unknown schedule {config.schedule!r} (config.optimizer.schedule); "
+        f"choose from {', '.join(SCHEDULES)}."
     )
+
+
+def make_warm_up_schedule(config, warmup) -> Schedule:
+    """Learning rate of the decoder's warm-up (config.warmup), which comes first.
+
+    Constant; with "cosine" and "onecycle" a linear rise over a twentieth of the steps,
+    then a cosine to zero. Its rate is warmup.learning_rate, config's where that is 0.
+    """
+    rate = warmup.learning_rate or config.learning_rate
+    if config.schedule not in ("cosine", "onecycle") or warmup.steps < 2:
+        return optax.constant_schedule(rate)
+    rise = warmup.steps // 20
+    return optax.warmup_cosine_decay_schedule(rate / 25, rate, rise, warmup.steps)
 
 
 def make_optimizer(config, schedule: Schedule) -> optax.GradientTransformation:

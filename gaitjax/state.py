@@ -73,10 +73,15 @@ def init_state(rng, batch, *, model, tx, frozen_patterns) -> TrainState:
 
 
 class Setup(NamedTuple):
-    """What `build` makes of a config: shared by training, evaluation and benchmarks."""
+    """What `build` makes of a config: shared by training, evaluation and benchmarks.
+
+    warm_tx, tx: the optimizers of the warm-up and of the main phase; each starts from
+    nothing (`tx.init`). schedule: the learning rate of a step, both phases on end.
+    """
 
     mesh: jax.sharding.Mesh
     model: nn.Module
+    warm_tx: optax.GradientTransformation
     tx: optax.GradientTransformation
     schedule: optim.Schedule
     abstract_state: TrainState
@@ -91,10 +96,10 @@ def build(config, example_batch) -> Setup:
     """
     mesh = sharding.make_mesh(config.mesh)
     model = create_model(config)
-    schedule = optim.make_schedule(
-        config.optimizer, config.train.steps, config.warmup.steps
-    )
-    tx = optim.make_optimizer(config.optimizer, schedule)
+    warm = optim.make_warm_up_schedule(config.optimizer, config.warmup)
+    main = optim.make_schedule(config.optimizer, config.train.steps)
+    warm_tx, tx = (optim.make_optimizer(config.optimizer, x) for x in (warm, main))
+    schedule = optax.join_schedules([warm, main], [config.warmup.steps])
     example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example_batch)
     init = functools.partial(
         init_state, model=model, tx=tx, frozen_patterns=tuple(config.frozen)
@@ -110,7 +115,9 @@ def build(config, example_batch) -> Setup:
         frozen = pretrained.load_frozen(config, state.frozen)
         return state._replace(frozen=jax.device_put(frozen, shardings.frozen))
 
-    return Setup(mesh, model, tx, schedule, abstract_state, shardings, new_state)
+    return Setup(
+        mesh, model, warm_tx, tx, schedule, abstract_state, shardings, new_state
+    )
 
 
 def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:

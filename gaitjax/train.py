@@ -169,7 +169,7 @@ def step_functions(config, setup: Setup):
     """
     losses = config.loss.to_dict()
     plain = functools.partial(
-        train_step, model=setup.model, tx=setup.tx,
+        train_step, model=setup.model,
         parts=config.train.accumulate, devices=setup.mesh.shape["data"],
     )  # fmt: skip
     jit = functools.partial(
@@ -177,29 +177,30 @@ def step_functions(config, setup: Setup):
     )
     warm_up = functools.partial(
         plain,
+        tx=setup.warm_tx,
         losses={name: losses[name] for name in config.warmup.losses},
         method="warm_up",
         trainable=config.warmup.trainable,
     )
-    main = functools.partial(plain, losses=losses, trainable=config.train.trainable)
+    main = functools.partial(
+        plain, tx=setup.tx, losses=losses, trainable=config.train.trainable
+    )
     return jit(warm_up), jit(main)
 
 
 def check_batch(config, mesh) -> None:
     """Raises ValueError where a batch cannot be split over devices and parts."""
-    data, parts = config.data, config.train.accumulate
-    if parts < 1 or data.ids_per_batch % parts:
-        raise ValueError(
-            f"config.train.accumulate={parts} does not divide "
-            f"config.data.ids_per_batch={data.ids_per_batch}; a part holds whole "
-            "identities, choose a divisor."
-        )
-    sharding.check_divides(
-        data.ids_per_batch * data.seqs_per_id,
-        mesh,
-        "config.data.ids_per_batch x seqs_per_id",
-        parts,
-    )
+    parts = config.train.accumulate
+    for phase in ("data", "warmup"):
+        identities = config[phase].ids_per_batch or config.data.ids_per_batch
+        name = f"config.{phase}.ids_per_batch"
+        if parts < 1 or identities % parts:
+            raise ValueError(
+                f"config.train.accumulate={parts} does not divide {name}={identities}; "
+                "a part holds whole identities, choose a divisor."
+            )
+        size = identities * config.data.seqs_per_id
+        sharding.check_divides(size, mesh, f"{name} x seqs_per_id", parts)
 
 
 def _fit(
@@ -210,6 +211,7 @@ def _fit(
     batches = pipeline.train_batches(
         data, config, setup.mesh, start_step=step, stop_step=last, damaged=damaged
     )
+    fresh = jax.jit(setup.tx.init, out_shardings=setup.shardings.opt_state)
     started, waited, previous = time.time(), 0.0, None
     with MetricLog(workdir, step) as log, tqdm(
         total=last, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1,
@@ -218,6 +220,8 @@ def _fit(
         for batch, seconds in _timed(batches):
             waited += seconds
             main = step >= config.warmup.steps
+            if step == config.warmup.steps:  # each phase has an optimizer of its own
+                state = state._replace(opt_state=fresh(state.params))
             if main not in compiled:
                 compiled[main] = jitted[main].lower(state, batch, rng).compile()
                 parts = sharding.memory(state, setup.shardings, compiled[main])
@@ -272,7 +276,7 @@ def _check_finite(step: int, metrics, config, data) -> None:
     values = {name: float(value) for name, value in metrics.items()}
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
-        rows = pipeline.train_rows(data, config.data, config.seed, step - 1)
+        rows = pipeline.train_rows(data, config, step - 1)
         raise FloatingPointError(
             f"Step {step}: {', '.join(broken)} not finite ({values}). Its sequences: "
             f"{', '.join(data.index.key[rows])}. The last checkpoint is kept; lower "

@@ -119,6 +119,8 @@ def test_nan_names_the_step_the_term_and_the_sequences(config):
     data = Source("fake", [], index, "")
     metrics = {"total": np.nan, "triplet": np.nan, "cross_entropy": 1.0}
     with pytest.raises(FloatingPointError) as caught:
+        config.data.update(ids_per_batch=2, seqs_per_id=2)
+        config.warmup.ids_per_batch = 0
         train._check_finite(7, metrics, config, data)
     message = str(caught.value)
     assert "Step 7: total, triplet not finite" in message

@@ -25,16 +25,20 @@ class DamagedRecord(ValueError):
 
 def train_rows(source: Source, config, step: int) -> np.ndarray:
     """Rows of the global batch of `step`, also to name them when a step goes wrong."""
-    identities = config.data.ids_per_batch
-    if step < config.warmup.steps:
-        identities = config.warmup.ids_per_batch or identities
     return sampling.identity_batch(
         source.index.subject,
-        ids_per_batch=identities,
+        ids_per_batch=_identities(config, step),
         seqs_per_id=config.data.seqs_per_id,
         seed=config.seed,
         step=step,
     )
+
+
+def _identities(config, step: int) -> int:
+    """Identities in the batch of `step`; the warm-up may have smaller batches."""
+    whole = config.data.ids_per_batch
+    warming = step < config.warmup.steps
+    return config.warmup.ids_per_batch or whole if warming else whole
 
 
 def train_batches(
@@ -50,17 +54,17 @@ def train_batches(
 
     damaged: filled with the rows that this host could not read, and why.
     """
-    for batch in host_batches(
+    batches = host_batches(
         source,
         config,
         mesh,
         start_step=start_step,
         stop_step=stop_step,
         damaged=damaged,
-    ):
-        yield to_global(
-            batch, mesh, config.data.ids_per_batch * config.data.seqs_per_id
-        )
+    )
+    for step, batch in enumerate(batches, start=start_step):
+        rows = _identities(config, step) * config.data.seqs_per_id
+        yield to_global(batch, mesh, rows)
 
 
 def host_batches(

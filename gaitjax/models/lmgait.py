@@ -90,13 +90,19 @@ class Text(NamedTuple):
 
 
 class DecoderOptions(NamedTuple):
-    """The mask branch; `frozen` keeps it in evaluation mode outside the warm-up."""
+    """The mask branch; `frozen` keeps it in evaluation mode outside the warm-up.
+
+    support: "binary", as published: the maps are cut out where foreground is likely;
+    "soft": besides, they are weighted by its probability, which on a coarse grid says
+    where within a token the outline runs (no gradient goes through it either way).
+    """
 
     supervision: str = "silhouette"
     dropout: float = 0.5
     dilation: int = 3
     frozen: bool = False
     target: str = "binary"
+    support: str = "binary"
 
 
 class Representation(NamedTuple):
@@ -279,8 +285,12 @@ class LMGait(nn.Module):
         def unfold(x):
             return x.reshape((batch_size, frames) + x.shape[1:])
 
-        denoised = unfold(self.denoising(mid, support, train=train))  # [B T h w C]
-        appearance = unfold(self.appearance(mid, support, train=train))  # [B T h w C]
+        denoised = self.denoising(mid, support, train=train)  # [N h w C]
+        appearance = self.appearance(mid, support, train=train)  # [N h w C]
+        if self.decoder_options.support == "soft":
+            weight = jax.lax.stop_gradient(probability[..., :1])  # [N h w 1]
+            denoised, appearance = denoised * weight, appearance * weight
+        denoised, appearance = unfold(denoised), unfold(appearance)  # [B T h w C]
         aux |= {"denoised": denoised, "appearance": appearance}
         if attention is not None:
             aux["text_mask"] = unfold(attention)  # [B T h w]
@@ -432,6 +442,11 @@ class LMGait(nn.Module):
             raise ValueError(
                 "decoder.target must be binary or coverage; got "
                 f"{self.decoder_options.target!r}."
+            )
+        if self.decoder_options.support not in ("binary", "soft"):
+            raise ValueError(
+                "decoder.support must be binary or soft; got "
+                f"{self.decoder_options.support!r}."
             )
         if text.enabled and not text.token_ids:
             raise ValueError(
