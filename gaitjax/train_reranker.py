@@ -204,7 +204,7 @@ def build_reranker(config, strips: int, width: int, num_classes: int) -> Setup:
         abstract_state, sharding.rules_of(config), mesh
     )
     new_state = functools.partial(jax.jit(init, out_shardings=shardings), rng)
-    return Setup(mesh, model, tx, schedule, abstract_state, shardings, new_state)
+    return Setup(mesh, model, tx, tx, schedule, abstract_state, shardings, new_state)
 
 
 def step_function(config, setup: Setup):
