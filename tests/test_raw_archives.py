@@ -174,7 +174,7 @@ def test_totals_are_compared_subject_by_subject():
     }
     assert found["test"]["mismatches"] == {
         "all": "2 sequences, expected 3; 1 sequences 'nm', expected 2",
-        "3": "missing nm-01/090; unexpected bg-01/000",
+        "3": "2 sequences, expected 2; missing nm-01/090; unexpected bg-01/000",
     }
     assert found["test"]["conditions"] == {"bg-01": 1, "nm-01": 1}
     complete = [("train", s, "nm-01", v) for s in "12" for v in ("000", "090")]

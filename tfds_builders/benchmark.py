@@ -283,7 +283,7 @@ def _summary(name: str, report: dict) -> str:
             f"subjects (expected {wanted or 'an unknown number'} of "
             f"{found['subjects_expected']}), {len(found['mismatches'])} mismatches"
         )
-        lines += [f"  {s}: {t}" for s, t in list(found["mismatches"].items())[:SHOWN]]
+        lines += _shortened(found["mismatches"])
     if report["sequences_expected"]:
         lines.append(
             f"{name}: {report['sequences']} sequences in all, expected "
@@ -294,7 +294,12 @@ def _summary(name: str, report: dict) -> str:
         f"{sum(report['frames_dropped'].values())} frames dropped as empty, "
         f"{len(report['short'])} sequences under {SHORT} frames (build_report.json)"
     )
-    lines += [
-        f"  {key}: {text}" for key, text in list(report["skipped"].items())[:SHOWN]
-    ]
+    lines += _shortened(report["skipped"])
     return "\n".join(lines)
+
+
+def _shortened(problems: dict[str, str]) -> list[str]:
+    """The first few as lines of bounded length."""
+    few = list(problems.items())[:SHOWN]
+    lines = [f"  {name}: {text}" for name, text in few]
+    return [line if len(line) <= 120 else line[:116] + " ..." for line in lines]

@@ -87,6 +87,8 @@ def _subject_problem(expected: Expected, walks: list[tuple[str, str]]) -> str:
     if expected.conditions:
         unknown = {condition for condition, _ in walks} - set(expected.conditions)
         extra += [f"{condition}/*" for condition in sorted(unknown)]
-    parts = [f"missing {', '.join(missing)}"] if missing else []
+    parts = [f"{len(walks)} sequences, expected {len(expected.grid)}"]
+    parts = parts if missing or (extra and expected.grid) else []
+    parts += [f"missing {', '.join(missing)}"] if missing else []
     parts += [f"unexpected {', '.join(extra)}"] if extra else []
     return "; ".join(parts)
