@@ -172,6 +172,7 @@ def sustech1k(root: Path, channels_first: bool = False) -> dict[str, list[str]]:
                 frames = np.moveaxis(frames, 3, 1)  # [T 3 64 64]
             files = {
                 "00-000-LiDAR-PCDs": [np.zeros((9, 3)), np.zeros((7, 3))],
+                "03-000-Camera-Pose": np.full((2, 17, 3), 0.5),
                 "04-000-Camera-Ratios": np.array([[160, 70], [160, 70]]),
                 "05-000-Camera-RGB": frames,
                 "06-000-Camera-Sils-aligned": np.stack(
@@ -263,6 +264,7 @@ def ccgr_mini(root: Path, rgb: bool = True) -> dict[str, list[str]]:
                 dump(folder / "001-rgb_f.pkl", frames)
             dump(folder / "002-sil.pkl", person(64, 64)[None])
             dump(folder / "003-par.pkl", masks // 255)
+            dump(folder / "004-pose.pkl", np.full((1, 17, 3), 0.5))
     return {
         "train": keys("1", walks),
         "test": keys("601", [("gallery_1_ST", "0_0.avi"), ("probe_2_BX", "90_5.avi")]),

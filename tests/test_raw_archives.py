@@ -89,10 +89,15 @@ def _read(tmp_path, **arrays):
             "ragged: arrays differ in length: {'ratios': 2, 'frames': 3}",
         ),
         (
-            {"ratios": np.array([1, np.nan]), "frames": np.zeros((2, 8, 8, 3))},
+            {"ratios": np.array([1, -1]), "frames": np.zeros((2, 8, 8, 3))},
             "not T positive numbers",
         ),
         ({"ratios": np.ones(2)}, "none of silhouettes, frames, masks"),
+        ({"padded_frames": np.zeros((2, 256, 128, 3))}, "frames without ratios"),
+        (
+            {"ratios": np.ones(2), "frames": np.zeros((2, 0, 0, 3), np.uint8)},
+            "corrupt: ",
+        ),
         ({}, "empty: no pickle of a known name"),
     ],
 )

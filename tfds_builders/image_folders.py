@@ -56,7 +56,7 @@ def read_silhouettes(
             ratios=np.array(ratios),
             silhouettes=np.stack(kept) if kept else None,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, cv2.error) as error:
         return Outcome(sequence, None, f"corrupt: {error}")
 
 
@@ -104,7 +104,7 @@ def read_frames(
             masks=np.stack([crop.mask for crop in crops]) if crops else None,
             silhouettes=np.stack(silhouettes) if silhouettes else None,
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, cv2.error) as error:
         return Outcome(sequence, None, f"corrupt: {error}")
 
 

@@ -177,8 +177,9 @@ def read(
     files: "silhouettes" [T s s] (or already cut to 11/16 of its width, which is padded
     back), "padded_frames" [T 3 2w w], "frames" [T 3 h h] or [T h h 3], "masks" [T h h],
     both squeezed into a square and stretched back by "ratios" [T] or [T 2] = (H, W);
-    "masks_or_silhouettes" are masks where they are as large as the frames. optional:
-    without these, if damaged, the sequence is kept, with a note.
+    "masks_or_silhouettes" are masks where they are as large as the frames. "keypoints"
+    [T 17 3] keep the coordinates of their file. optional: without these, if damaged,
+    the sequence is kept, with a note.
     """
     if not sequence.files:
         return Outcome(sequence, None, "empty: no pickle of a known name")
@@ -193,7 +194,7 @@ def read(
         count = len(modalities["ratios"])
         made = outcome(sequence, count, height, silhouette_size, **modalities)
         return made._replace(note=note)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, cv2.error) as error:
         kind = str(error).partition(":")[0]
         known = kind in ("refused", "corrupt", "ragged")
         return Outcome(sequence, None, str(error) if known else f"corrupt: {error}")
@@ -202,18 +203,22 @@ def read(
 def _load(files: Mapping[str, str], optional) -> tuple[dict[str, np.ndarray], str]:
     """role -> array, and a note on optional ones that cannot be used."""
     arrays, note = {}, ""
-    for role, path in files.items():
+    for role, path in sorted(files.items(), key=lambda item: item[0] in optional):
         try:
             array = load_array(epath.Path(path).read_bytes())
             if role in optional and (array.ndim != 3 or len(array) != _length(arrays)):
                 raise ValueError(f"ragged: shape {array.shape}")
+            if role == "keypoints" and array.shape[1:] != (17, 3):
+                raise ValueError(f"corrupt: shape {array.shape}, expected (T, 17, 3)")
+            if not np.isfinite(array).all():
+                raise ValueError("corrupt: values that are not finite")
             arrays[role] = array
         except ValueError as error:
             kind, _, text = str(error).partition(": ")
             text = f"{kind}: {epath.Path(path).name}: {text}"
             if role not in optional or kind == "refused":
                 raise ValueError(text) from error
-            note = f"without {role}, {text}"
+            note += ("; " if note else "") + f"without {role}, {text}"
     if not arrays or any(array.ndim == 0 for array in arrays.values()):
         raise ValueError("corrupt: no array with a time axis")
     sizes = {role: array.shape[1:] for role, array in arrays.items()}
@@ -225,7 +230,7 @@ def _load(files: Mapping[str, str], optional) -> tuple[dict[str, np.ndarray], st
 
 
 def _length(arrays: Mapping[str, np.ndarray]) -> int:
-    """T of the arrays read so far, as "ratios" or the first of them has it."""
+    """T of the arrays that are not optional, which are read first."""
     return len(arrays.get("ratios", next(iter(arrays.values()), ())))
 
 
@@ -261,9 +266,13 @@ def _modalities(arrays, height, silhouette_size, interpolation) -> dict:
         made["silhouettes"] = normalise_silhouettes(
             made["masks"], silhouette_size, interpolation
         )
-    if not made:
+    if "keypoints" in arrays:
+        made["keypoints"] = arrays["keypoints"].astype(np.float32)
+    if not made.keys() & {"silhouettes", "frames", "masks"}:
         raise ValueError(f"none of silhouettes, frames, masks: {sorted(arrays)}")
-    if ratios is None:
+    if ratios is None:  # nothing is squeezed: these are silhouettes or padded frames
+        if "silhouettes" not in made:
+            raise ValueError("frames without ratios")
         boxes = [mask_box(s) or (0, 0, 1, 1) for s in made["silhouettes"]]
         ratios = [(right - left) / (low - top) for left, top, right, low in boxes]
     return {"ratios": np.asarray(ratios, np.float32), **made}

@@ -1,5 +1,6 @@
 """CCGR-mini: 970 people, 53 covariates, 33 views. See README.md."""
 
+import functools
 from collections.abc import Iterator
 
 from etils import epath
@@ -14,6 +15,7 @@ ROLES = {
     "ratios": r"ratios_HW$",
     "frames": r"-rgb_f$",
     "masks_or_silhouettes": r"-sil$",
+    "keypoints": r"-pose$",
 }
 INSTRUCTIONS = (
     "CCGR-mini's derived data is free for research without redistribution, its RGB "
@@ -56,7 +58,7 @@ class Builder(benchmark.BenchmarkBuilder):
             ("[0-9]*/*/*/*.pkl",),
             "ID/TYPE/VIEW/*-ratios_HW.pkl, *-rgb_f.pkl (if you have it), *-sil.pkl",
             find,
-            opengait_pickles.read,
+            functools.partial(opengait_pickles.read, optional=("keypoints",)),
         ),
     )
     EXPECTED = Expected(

@@ -15,6 +15,7 @@ ROLES = {
     "frames": r"^05(?!\d)",
     "silhouettes": r"^06(?!\d)",
     "masks": r"^07(?!\d)",
+    "keypoints": r"^03(?!\d)",
 }
 INSTRUCTIONS = (
     "SUSTech1K is given under a signed agreement (https://lidargait.github.io). Unpack "
@@ -46,7 +47,7 @@ class Builder(benchmark.BenchmarkBuilder):
             ("[0-9]*/[0-9][0-9]-*/*/[0-9][0-9]-*.pkl",),
             "ID/TYPE/VIEW/NN-*.pkl (04 sizes, 05 RGB, 06 and 07 silhouettes)",
             find,
-            functools.partial(opengait_pickles.read, optional=("masks",)),
+            functools.partial(opengait_pickles.read, optional=("masks", "keypoints")),
         ),
     )
     EXPECTED = Expected(
