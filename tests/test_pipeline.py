@@ -97,6 +97,26 @@ def test_train_batch_contents(config):
         np.testing.assert_allclose(batch["ratios"], 0.1 * moment, rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["perspective", "rotate", "shift", "erasing"])
+def test_augmentations_of_the_config_reach_the_batches(config, name):
+    config.data.modalities = ("frames", "masks")
+    config.data.flip = 0.0
+    (plain,) = train(config, 0, 1)
+    assert plain["masks"].min() == 1
+    config.data[name] = 1.0
+    (changed,) = train(config, 0, 1)
+    masks, frames = (np.asarray(changed[m]) for m in ("masks", "frames"))
+    np.testing.assert_array_equal(masks, masks[:, :1].repeat(4, 1))  # all frames alike
+    np.testing.assert_array_equal(plain["labels"], changed["labels"])
+    if name != "perspective":  # the others bring in black, to the image's edge
+        assert (frames != plain["frames"]).any()
+    if name == "erasing":  # the same rectangle of both, of a frame of one colour
+        colour = frames[..., 0].max((2, 3), keepdims=True)
+        seen = np.where(colour > 0, frames[..., 0] > 0, masks)
+        np.testing.assert_array_equal(seen, masks)
+        assert masks.min() == 0
+
+
 def test_eval_batches_cover_every_row_once_in_buckets(config):
     source = make_source()
     mesh = sharding.make_mesh(config.mesh)
