@@ -41,6 +41,8 @@ MAY_IMPORT = {
         "models.mtcm",
         "models.representation",
     },
+    "models.gaitedge": SHARED
+    | {"models.gaitgl", "models.representation", "models.unet"},
     "losses": {"models.output"},
     "retrieval": {"retrieval"},
     "plan": EVALUATE | {"base_run", "train", "train_reranker", "sharding"},

@@ -10,6 +10,7 @@ import pytest
 from gaitjax.models import torch_names
 from gaitjax.models.deepgaitv2 import DeepGaitV2
 from gaitjax.models.gaitbase import GaitBase
+from gaitjax.models.gaitedge import GaitEdge
 from gaitjax.models.gaitgl import GaitGL, GeM, repeat_short
 from gaitjax.models.gaitgraph2 import GaitGraph2
 from gaitjax.models.gaitpart import GaitPart
@@ -32,6 +33,12 @@ MODELS = {
     "deepgaitv2_p3d": (DeepGaitV2(IDS, "p3d", **small), 4, 6, True),
     "deepgaitv2_3d": (DeepGaitV2(IDS, "3d", **small), 4, 6, True),
     "skeletongaitpp": (SkeletonGaitPP(IDS, squeeze=2, **small), 4, 6, True),
+    "gaitedge": (
+        GaitEdge(IDS, (3, 4, 5), 1, (4, 6), 3, (16, 12), freeze_encoder=False),
+        16,
+        5,
+        True,
+    ),
     "multigaitpp": (MultiGaitPP(IDS, squeeze=2, **small), 4, 6, True),
     "swingait": (
         SwinGait(IDS, (4, 4), (1, 1, 2, 2), (8, 12), (2, 2), (2, 2, 2), (4, 3), 0.0, 6),
@@ -48,10 +55,16 @@ def make_batch(rows=3, frames=5, size=(16, 12)):
     silhouettes = random.integers(0, 256, (rows, frames, *size), np.uint8)
     heatmaps = random.integers(0, 256, (rows, frames, *size, 2), np.uint8)
     keypoints = random.uniform(0, 64, (rows, frames, 17, 3))
+    rgb = random.integers(0, 256, (rows, frames, *size, 3), np.uint8)
+    masks = np.zeros((rows, frames, *size), np.uint8)
+    masks[:, :, 2:-1, 3:-4] = random.integers(0, 4, masks[:, :, 2:-1, 3:-4].shape) > 0
     return {
         "silhouettes": jnp.asarray(silhouettes),
         "heatmaps": jnp.asarray(heatmaps),
         "keypoints": jnp.asarray(keypoints, jnp.float32),
+        "frames": jnp.asarray(rgb),
+        "masks": jnp.asarray(masks),
+        "ratios": jnp.asarray(random.uniform(0.4, 0.6, (rows, frames)), jnp.float32),
         "valid": jnp.ones((rows, frames), bool),
     }
 
@@ -241,6 +254,7 @@ PARAMETERS = {  # `ZOO` B, table; [X] there: counted in the reference
     "deepgaitv2 3d": (DeepGaitV2(74, "3d"), 16_595_000),
     "deepgaitv2 2d deep": (DeepGaitV2(3000, "2d", layers=DEEP), 23_720_000),
     "deepgaitv2 3d deep": (DeepGaitV2(3000, "3d", layers=DEEP), 41_860_000),
+    "gaitedge": (GaitEdge(74), 3_634_098),
     "multigaitpp": (MultiGaitPP(100), 11_510_000),
     "swingait deep": (SwinGait(3000), 25_539_136),
     "swingait": (SwinGait(100, layers=(1, 1, 2, 2)), 11_040_000),
@@ -253,7 +267,7 @@ PARAMETERS = {  # `ZOO` B, table; [X] there: counted in the reference
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_counts_are_the_published_ones(name):
     model, published = PARAMETERS[name]
-    batch = make_batch(rows=1, frames=3, size=(64, 44))
+    batch = make_batch(rows=1, frames=3, size=(64, 48))
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), batch, train=False))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     digits = len(str(published)) - len(str(published).rstrip("0"))

@@ -7,6 +7,7 @@ from flax import linen as nn
 from gaitjax.models import (
     deepgaitv2,
     gaitbase,
+    gaitedge,
     gaitgl,
     gaitgraph2,
     gaitpart,
@@ -26,6 +27,7 @@ __all__ = ["MODELS", "GaitOutput", "check_name", "create_model"]
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "deepgaitv2": deepgaitv2.create,
     "gaitbase": gaitbase.create,
+    "gaitedge": gaitedge.create,
     "gaitgl": gaitgl.create,
     "gaitgraph2": gaitgraph2.create,
     "gaitpart": gaitpart.create,

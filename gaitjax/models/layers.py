@@ -578,3 +578,19 @@ def image_sequence(batch: dict[str, jax.Array], name: str) -> jax.Array:
         images = images.astype(jnp.float32) / 255
     images = images.astype(jnp.float32)
     return images[..., None] if images.ndim == 4 else images  # [B T H W C]
+
+
+# of ImageNet, on the 0..255 scale
+COLOUR_MEAN = (123.675, 116.28, 103.53)
+COLOUR_STD = (58.395, 57.12, 57.375)
+
+
+def normalise_colours(images: jax.Array) -> jax.Array:
+    """RGB [N H W 3] minus ImageNet's mean, divided by its deviation, as float32.
+
+    Images that are not of an integer type count as normalised already.
+    """
+    if not jnp.issubdtype(images.dtype, jnp.integer):
+        return images.astype(jnp.float32)
+    mean, std = jnp.asarray([COLOUR_MEAN, COLOUR_STD]).reshape(2, 1, 1, 1, 3)
+    return (images.astype(jnp.float32) - mean) / std

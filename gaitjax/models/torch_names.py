@@ -68,6 +68,33 @@ GRAPH_BLOCK = [
         )
     ),
 ]
+UNET = [
+    *(
+        (rf"unet/{ours}(\d)/{part}", rf"Backbone.{theirs}.{index}")
+        for ours, theirs, indices in (
+            ("down", r"Conv\1.conv", (0, 1, 3, 4)),
+            ("up", r"Up_conv\1.conv", (0, 1, 3, 4)),
+            ("double", r"Up\1.up", (1, 2)),
+        )
+        for part, index in zip(("conv1", "norm1", "conv2", "norm2"), indices)
+    ),
+    ("unet/classify", "Backbone.Conv_1x1"),
+]
+GAITGL = [
+    ("stem0", "conv3d.0.conv3d"),
+    ("stem1", "conv3d.2.conv3d"),
+    ("aggregate", "LTA.0.conv3d"),
+    (r"block([01])/(global|local)", r"GLConvA\1.\2_conv3d.conv3d"),
+    (r"block2/(global|local)", r"GLConvB2.\1_conv3d.conv3d"),
+    (r"block([01])_(\d)/(global|local)", r"GLConvA\1.\2.\3_conv3d.conv3d"),
+    (r"block2_(\d)/(global|local)", r"GLConvB2.\1.\2_conv3d.conv3d"),
+    ("gem", "HPP"),
+    ("dense", "Head0"),
+    ("norm", "Bn"),
+    ("classifier", "Head1"),
+    ("neck/norm", "BNNecks.bn1d"),
+    ("neck", "BNNecks"),
+]
 # model -> ordered (regex, replacement): of our module path, the first full match wins.
 # "{strip}" in a name: one torch tensor per strip, stacked.
 RULES: dict[str, list[tuple[str, str]]] = {
@@ -99,20 +126,10 @@ RULES: dict[str, list[tuple[str, str]]] = {
         ("motion/long_expand", "TFA.pooling_func.conv1d3x3.{strip}.2.conv"),
         ("dense", "Head"),
     ],
-    "gaitgl": [
-        ("stem0", "conv3d.0.conv3d"),
-        ("stem1", "conv3d.2.conv3d"),
-        ("aggregate", "LTA.0.conv3d"),
-        (r"block([01])/(global|local)", r"GLConvA\1.\2_conv3d.conv3d"),
-        (r"block2/(global|local)", r"GLConvB2.\1_conv3d.conv3d"),
-        (r"block([01])_(\d)/(global|local)", r"GLConvA\1.\2.\3_conv3d.conv3d"),
-        (r"block2_(\d)/(global|local)", r"GLConvB2.\1.\2_conv3d.conv3d"),
-        ("gem", "HPP"),
-        ("dense", "Head0"),
-        ("norm", "Bn"),
-        ("classifier", "Head1"),
-        ("neck/norm", "BNNecks.bn1d"),
-        ("neck", "BNNecks"),
+    "gaitgl": GAITGL,
+    "gaitedge": [
+        *UNET,
+        *((f"recogniser/{ours}", theirs) for ours, theirs in GAITGL),
     ],
     "deepgaitv2": [*stem("stem", ""), *stages("stage", ""), *STRIP_HEAD],
     "skeletongaitpp": [

@@ -1,0 +1,200 @@
+"""GaitEdge: segmentation and recognition trained together, joined at the edges.
+
+Paper: Liang et al., "GaitEdge: Beyond Plain End-to-end Gait Recognition for Better
+Practicality" (ECCV 2022), section 3.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gaitjax.models.gaitgl import GaitGL
+from gaitjax.models.layers import normalise_colours
+from gaitjax.models.output import GaitOutput
+from gaitjax.models.representation import dilate, erode
+from gaitjax.models.unet import UNet
+
+MAX_SAMPLES = 16  # per output column, of a crop that is very narrow
+ASPECT = 0.5  # width / height of frames that keep the person's aspect
+
+
+def synthesise(probability: jax.Array, mask: jax.Array, size: int) -> jax.Array:
+    """Predicted edge around the given interior (section 3.2): float32 [N H W].
+
+    probability [N H W]; mask bool [N H W], the given silhouette. The edge is what a
+    dilation by a size x size square adds and an erosion takes away.
+    """
+    interior = erode(mask, size)
+    edge = dilate(mask, size) & ~interior
+    return jnp.where(edge, probability, 0) + interior
+
+
+def person_box(mask: jax.Array, ratios: jax.Array, size: tuple[int, int]):
+    """Where the aligned crop lies: (top, bottom, left, right), float32 [N] each.
+
+    The rows from the first to the last with a set pixel; around the median column of
+    the mask, as many columns as fill `size` at the person's aspect: the mask's height
+    in rows becomes size[0], and a frame that is `ratios` times as wide as high gets its
+    columns in proportion, plus what is missing to size[1].
+    """
+    height, width = mask.shape[1:]
+    occupied = jnp.any(mask, axis=2)  # [N H]
+    top = jnp.argmax(occupied, axis=1)
+    bottom = height - jnp.argmax(occupied[:, ::-1], axis=1)
+    before = jnp.cumsum(jnp.sum(mask, axis=1, dtype=jnp.float32), axis=1)  # [N W]
+    centre = jnp.sum(before < before[:, -1:] / 2, axis=1)
+    frame_columns = ratios * size[0]  # of the output, for the whole width
+    missing = nn.relu(size[1] - frame_columns) / 2
+    half = (bottom - top) * width / height / 2 + missing * width / frame_columns
+    top, bottom = top.astype(jnp.float32), bottom.astype(jnp.float32)
+    return top, bottom, centre - half, centre + half
+
+
+def sampling_weights(
+    start: jax.Array,
+    end: jax.Array,
+    size_out: int,
+    size_in: int,
+    max_samples: int,
+    *,
+    clamp: bool,
+) -> jax.Array:
+    """RoIAlign along one axis: float32 [N size_out size_in].
+
+    Each of size_out equal bins of start..end (in pixels, [N] each) averages bilinear
+    samples, one per pixel of the bin's width, rounded up. clamp: samples near the
+    border take the last pixel; else there are zeros beyond it.
+    """
+    step = jnp.maximum(end - start, 1.0).reshape(-1, 1, 1) / size_out  # [N 1 1]
+    count = jnp.clip(jnp.ceil(step), 1, max_samples)
+    sample = jnp.arange(max_samples).reshape(1, 1, -1)
+    bins = jnp.arange(size_out).reshape(1, -1, 1)
+    position = start.reshape(-1, 1, 1) + (bins + (sample + 0.5) / count) * step
+    if clamp:
+        position = jnp.clip(position, 0, size_in - 1)  # [N out K]
+    taps = jnp.arange(size_in).reshape(1, 1, 1, -1)
+    weights = nn.relu(1 - jnp.abs(position[..., None] - taps))  # [N out K in]
+    weights = jnp.where((sample < count)[..., None], weights, 0)
+    return jnp.sum(weights, axis=2) / count
+
+
+def align(
+    images: jax.Array, mask: jax.Array, ratios: jax.Array, size: tuple[int, int]
+) -> jax.Array:
+    """GaitAlign (section 3.3): the person of images [N H W], float32 [N *size].
+
+    mask bool [N H W] says where the person is; ratios [N], width / height of what the
+    frame shows. He Kaiming et al., "Mask R-CNN" (ICCV 2017), section 3: RoIAlign.
+    """
+    top, bottom, left, right = person_box(mask, ratios, size)
+    height, width = images.shape[1:]
+    most = -(-height // size[0])
+    down = sampling_weights(top, bottom, size[0], height, most, clamp=True)
+    across = sampling_weights(left, right, size[1], width, MAX_SAMPLES, clamp=False)
+    return jnp.einsum("nyh,nhw,nxw->nyx", down, images.astype(jnp.float32), across)
+
+
+class GaitEdge(nn.Module):
+    """RGB -> U-Net -> silhouette with a predicted edge -> GaitAlign -> GaitGL.
+
+    Args:
+      channels, halvings: of GaitGL with its original head.
+      unet_channels: of the U-Net.
+      kernel: size of the dilation and the erosion.
+      silhouette_size: of the aligned silhouettes.
+      freeze_encoder: in the main phase no gradient reaches the U-Net's encoder.
+
+    Phases: `warm_up` is the paper's first phase, the segmentation alone (with the loss
+    "binary_cross_entropy"); then everything is trained together. The interior comes
+    from the given masks, in evaluation too.
+
+    Differences from the paper: none known; GaitGL can be trained beforehand or not.
+    Frames must be consecutive and in order.
+    """
+
+    num_classes: int
+    channels: tuple[int, ...] = (32, 64, 128)
+    halvings: int = 3
+    unet_channels: tuple[int, ...] = (16, 32, 64, 128)
+    kernel: int = 3
+    silhouette_size: tuple[int, int] = (64, 44)
+    freeze_encoder: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.unet = UNet(self.unet_channels, self.dtype)
+        self.recogniser = GaitGL(
+            self.num_classes, self.channels, self.halvings, dtype=self.dtype
+        )
+
+    def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
+        """Embed a batch of walks.
+
+        Args:
+          batch: frames uint8 [B T H W 3] (or float, already normalised) and masks 0/1
+            [B T H W], registered, sides multiples of 8; ratios float32 [B T], width /
+            height of the person crop, read where frames are not twice as high as wide
+            (squashed crops); valid bool [B T], valid frames first.
+
+        Returns:
+          embeddings [B S D], logits [B S N], aux as of `warm_up` and silhouettes
+          [B T *silhouette_size].
+        """
+        aux = self._segment(batch, train, self.freeze_encoder)
+        mask = aux["mask_target"] > 0
+        height, width = mask.shape[2:]
+        ratios = batch["ratios"].astype(jnp.float32)
+        if width == height * ASPECT:
+            ratios = jnp.full_like(ratios, ASPECT)
+        flat = mask.reshape(-1, height, width)  # [N H W]
+        probability = aux["mask_probability"].reshape(flat.shape)
+        edge = synthesise(probability, flat, self.kernel)
+        x = align(edge, flat, ratios.reshape(-1), self.silhouette_size)  # [N 64 44]
+        x = x.reshape(mask.shape[:2] + x.shape[1:])  # [B T 64 44]
+        output = self.recogniser(
+            {"silhouettes": x, "valid": batch["valid"]}, train=train
+        )
+        return output._replace(aux=aux | {"silhouettes": x})
+
+    def warm_up(self, batch: dict[str, jax.Array], *, train: bool = True) -> GaitOutput:
+        """The segmentation alone: same batch, embeddings are empty [B 0 0].
+
+        aux: mask_probability, mask_target float32 [B T H W].
+        """
+        aux = self._segment(batch, train, False)
+        empty = jnp.zeros((batch["valid"].shape[0], 0, 0), jnp.float32)
+        return GaitOutput(empty, None, aux)
+
+    def _segment(self, batch, train, freeze_encoder):
+        for name in ("frames", "masks", "ratios"):
+            if name not in batch:
+                raise ValueError(
+                    f"GaitEdge reads 'frames', 'masks' and 'ratios'; the batch has "
+                    f"{', '.join(sorted(batch))}. Set config.data.modalities, and "
+                    "config.evaluation.modalities with 'masks', accordingly."
+                )
+        frames, valid = batch["frames"], batch["valid"]
+        probability = self.unet(
+            normalise_colours(frames.reshape((-1,) + frames.shape[2:])),
+            train=train,
+            valid=valid.reshape(-1),
+            freeze_encoder=freeze_encoder,
+        )
+        return {
+            "mask_probability": probability.reshape(frames.shape[:4]),
+            "mask_target": (batch["masks"] > 0.5).astype(jnp.float32),
+        }
+
+
+def create(config, num_classes: int) -> GaitEdge:
+    model = config.model
+    return GaitEdge(
+        num_classes,
+        channels=tuple(model.channels),
+        halvings=model.halvings,
+        unet_channels=tuple(model.unet_channels),
+        kernel=model.kernel,
+        silhouette_size=tuple(model.silhouette_size),
+        freeze_encoder=model.freeze_encoder,
+        dtype=jnp.dtype(model.dtype),
+    )
