@@ -59,7 +59,10 @@ def data_batches(config, steps):
     data = source.open_split(
         config.data.data_dir, config.data.train_dataset, config.data.train_split
     )
-    return pipeline.host_batches(data, config, start_step=0, stop_step=steps)
+    first = config.warmup.steps  # of the main phase
+    return pipeline.host_batches(
+        data, config, start_step=first, stop_step=first + steps
+    )
 
 
 def matmul_peak(dtype) -> float:
@@ -84,8 +87,12 @@ def measure(config, steps: int, random: bool) -> dict:
     rng = jax.random.key(1)
     step = jax.jit(
         functools.partial(
-            train_step, model=setup.model, tx=setup.tx, losses=config.loss.to_dict()
-        ),
+            train_step,
+            model=setup.model,
+            tx=setup.tx,
+            losses=config.loss.to_dict(),
+            trainable=config.train.trainable,
+        ),  # fmt: skip
         donate_argnums=0,
     )
     warm = 3
