@@ -112,8 +112,14 @@ def base(name: str, dataset: str) -> ConfigDict:
     return ConfigDict(
         dict(
             name=name,  # stem of the run's folder, and the title of its pictures
-            mode="train",  # "train" (continues what exists) | "evaluate" (a run)
+            # "train" (continues what exists) | "evaluate" (a run) | "import" (published
+            # weights, docs/zoo.md)
+            mode="train",
             base_run="",  # evaluate: folder of the run to evaluate; "": the workdir
+            checkpoint="",  # import: the published file (.pt, .safetensors, .npz)
+            # import: True keeps the seed's values where the file has none that fit, to
+            # start a training from another model or other identities
+            partial=False,
             seed=0,  # of parameters, sampling, augmentation, dropout
             data=dict(
                 data_dir="data",  # prepared data sets live in data_dir/NAME/VERSION
@@ -144,6 +150,7 @@ def base(name: str, dataset: str) -> ConfigDict:
             evaluation=dict(
                 protocols=row["protocols"],  # names in retrieval.protocols.PROTOCOLS
                 metric="euclidean",  # | "cosine"
+                modalities=(),  # (): data.modalities without the masks
                 batch_size=8,  # sequences per forward pass
                 frame_multiple=30,  # sequences are padded up to a multiple of this
                 max_frames=row["max_frames"],  # frames beyond are not read
@@ -160,11 +167,14 @@ def base(name: str, dataset: str) -> ConfigDict:
                 momentum=0.9,  # sgd
                 weight_decay=5e-4,
                 no_decay=(),  # regexes of parameters without decay
+                # (regex, factor): parameters with another learning rate, first match
+                rates=(),
                 clip_norm=0.0,  # global gradient norm; 0: no clipping
                 schedule="milestones",  # | "constant" | "cosine" | "onecycle"
                 milestones=(20_000, 40_000, 50_000),
                 gamma=0.1,  # factor at each milestone
                 rise_steps=0,  # onecycle
+                decay_steps=0,  # cosine: constant after so many steps; 0: train.steps
                 final_learning_rate=0.0,  # cosine, onecycle
             ),
             # Decoder warm-up before the train steps (METHODS 1.3): only these loss
@@ -196,3 +206,24 @@ def base(name: str, dataset: str) -> ConfigDict:
         ),
         convert_dict=True,
     )
+
+
+def run_name(name: str, dataset: str) -> str:
+    """ "gaitset" for the embedded default, "gaitset_ccpg" for others."""
+    return name if dataset == "synthetic" else f"{name}_{dataset}"
+
+
+def small(config, *, steps: int = 400, learning_rate: float = 2e-3) -> None:
+    """Batches, optimizer and evaluation of the `synthetic` variants: the embedded data
+    (60 identities, walks of 24 frames) in minutes on 2 CPU cores."""
+    config.data.ids_per_batch, config.data.seqs_per_id = 8, 4
+    config.data.num_frames = 8
+    config.data.skip = 0
+    config.data.flip = 0.5
+    config.evaluation.frame_multiple = 24
+    config.evaluation.batch_size = 16
+    config.optimizer.update(
+        name="adamw", learning_rate=learning_rate, weight_decay=1e-2,
+        schedule="onecycle", rise_steps=steps // 8,
+    )  # fmt: skip
+    config.train.update(steps=steps, log_every=10, checkpoint_every=100)

@@ -45,6 +45,8 @@ _FREE = (
     "train.keep_best",
     "pictures",
     "base_run",
+    "checkpoint",
+    "partial",
 )
 
 

@@ -21,7 +21,8 @@ def make_schedule(config, total_steps: int) -> Schedule:
 
     constant: config.learning_rate throughout.
     milestones: x config.gamma at each of config.milestones.
-    cosine: to config.final_learning_rate at total_steps, then constant.
+    cosine: to config.final_learning_rate at config.decay_steps (0: total_steps), then
+    constant.
     onecycle: linear rise over the first `rise_steps`, then cosine to the final rate.
     """
     rate, final = config.learning_rate, config.final_learning_rate
@@ -31,7 +32,8 @@ def make_schedule(config, total_steps: int) -> Schedule:
         drops = {int(step): config.gamma for step in config.milestones}
         return optax.piecewise_constant_schedule(rate, drops)
     if config.schedule == "cosine":
-        return optax.cosine_decay_schedule(rate, total_steps, alpha=final / rate)
+        steps = config.decay_steps or total_steps
+        return optax.cosine_decay_schedule(rate, steps, alpha=final / rate)
     if config.schedule == "onecycle":
         if not config.rise_steps < total_steps:
             raise ValueError(
@@ -61,20 +63,23 @@ def make_warm_up_schedule(config, warmup) -> Schedule:
 
 
 def make_optimizer(config, schedule: Schedule) -> optax.GradientTransformation:
-    """The chain of config.optimizer; `no_decay` regexes name undecayed parameters."""
+    """The chain of config.optimizer.
+
+    `no_decay`: regexes of undecayed parameters. `rates`: (regex, factor) pairs, of which
+    the first that matches scales a parameter's learning rate.
+    """
 
     def decayed(params):
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: (
-                not any(
-                    re.search(
-                        pattern, jax.tree_util.keystr(path, simple=True, separator="/")
-                    )
-                    for pattern in config.no_decay
-                )
-            ),
-            params,
+            lambda path, _: not _matches(config.no_decay, path), params
         )
+
+    def scaled(updates, params=None):
+        def scale(path, update):
+            factors = [f for pattern, f in config.rates if _matches((pattern,), path)]
+            return update * factors[0] if factors else update
+
+        return jax.tree_util.tree_map_with_path(scale, updates)
 
     decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
     if config.name == "sgd":
@@ -89,7 +94,15 @@ def make_optimizer(config, schedule: Schedule) -> optax.GradientTransformation:
             f"{', '.join(OPTIMIZERS)}."
         )
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
-    return optax.chain(*clip, *core, optax.scale_by_learning_rate(schedule))
+    own_rates = [optax.stateless(scaled)] if config.rates else []
+    rate = optax.scale_by_learning_rate(schedule)
+    return optax.chain(*clip, *core, *own_rates, rate)
+
+
+def _matches(patterns, path) -> bool:
+    """Whether a regex is found in the "a/b/c" of a key path."""
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    return any(re.search(pattern, name) for pattern in patterns)
 
 
 def split_parts(batch, parts: int, devices: int = 1):

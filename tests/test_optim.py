@@ -77,3 +77,25 @@ def test_unknown_names_list_the_choices(field):
     settings = config(**{field: "magic"})
     with pytest.raises(ValueError, match="magic.*choose from"):
         optim.make_optimizer(settings, optim.make_schedule(settings, 10))
+
+
+def test_cosine_ends_at_decay_steps():
+    settings = config(
+        schedule="cosine", learning_rate=0.2, final_learning_rate=0.02, decay_steps=4
+    )
+    schedule = optim.make_schedule(settings, total_steps=8)
+    rates = [float(schedule(step)) for step in (0, 2, 4, 8)]
+    np.testing.assert_allclose(rates, [0.2, 0.11, 0.02, 0.02], rtol=1e-6)
+
+
+def test_rates_scale_the_learning_rate_of_the_first_match():
+    settings = config(
+        name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0,
+        schedule="constant", rates=(("^a/", 0.1), ("kernel$", 0.5)),
+    )  # fmt: skip
+    tx = optim.make_optimizer(settings, optim.make_schedule(settings, 1))
+    params = {"a": {"kernel": jnp.ones(2)}, "b": {"kernel": jnp.ones(2)}, "c": 1.0}
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["a"]["kernel"], -0.1)
+    np.testing.assert_allclose(updates["b"]["kernel"], -0.5)
+    np.testing.assert_allclose(updates["c"], -1.0)

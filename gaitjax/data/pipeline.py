@@ -175,6 +175,9 @@ def eval_batches(
     says, up to a multiple of the devices. Only `limit` first frames are read.
     """
     settings = config.evaluation
+    modalities = settings.modalities or [
+        name for name in config.data.modalities if name != "masks"
+    ]
     devices = mesh.shape["data"]
     size = -(-settings.batch_size // devices) * devices
     own = sharding.own_rows(size, mesh)
@@ -201,7 +204,6 @@ def eval_batches(
         for padded, used, row in chunk:
             source_row = row if row >= 0 else chunks[number][0][2]
             frames = np.arange(used if row >= 0 else 1)
-            modalities = [m for m in config.data.modalities if m != "masks"]
             clip = load_clip(source, source_row, frames, modalities)
             clip["valid"] = np.ones(len(frames), bool) & (row >= 0)
             clips.append({k: _pad_frames(v, padded) for k, v in clip.items()})
