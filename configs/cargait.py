@@ -67,11 +67,13 @@ def get_config(dataset: str = "synthetic"):
                 momentum=0.9,  # sgd
                 weight_decay=1e-2,
                 no_decay=(),  # regexes of parameters without decay
+                rates=(),  # (regex, factor): another learning rate, first match
                 clip_norm=0.0,  # global gradient norm; 0: no clipping
                 schedule="constant",  # | "milestones" | "cosine" | "onecycle"
                 milestones=(),  # milestones
                 gamma=0.1,  # milestones
                 rise_steps=0,  # onecycle
+                decay_steps=0,  # cosine: constant after so many steps; 0: train.steps
                 final_learning_rate=0.0,  # cosine, onecycle
             ),
             validation=dict(

@@ -132,6 +132,27 @@ def own_rows(count: int, mesh: Mesh) -> slice:
     return slice(ranges[0][0], ranges[-1][1])
 
 
+def key(seed: int, mesh: Mesh) -> jax.Array:
+    """jax.random.key(seed), on every device of the mesh."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    return jax.jit(jax.random.key, static_argnums=0, out_shardings=whole)(seed)
+
+
+def place(tree, shardings):
+    """The leaves of `tree` where `shardings` says; on several hosts host arrays are
+    the same on each, and each takes its part."""
+
+    def put(leaf, sharding):
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
+        if sharding.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        leaf = np.asarray(leaf)
+        return jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
+
+    return jax.tree.map(put, tree, shardings)
+
+
 def device_bytes(tree, shardings) -> int:
     """Bytes that one device holds of `tree` (arrays or shapes)."""
     sizes = jax.tree.map(

@@ -100,20 +100,23 @@ def build(config, example_batch) -> Setup:
     main = optim.make_schedule(config.optimizer, config.train.steps)
     warm_tx, tx = (optim.make_optimizer(config.optimizer, x) for x in (warm, main))
     schedule = optax.join_schedules([warm, main], [config.warmup.steps])
-    example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example_batch)
-    init = functools.partial(
-        init_state, model=model, tx=tx, frozen_patterns=tuple(config.frozen)
-    )
-    rng = jax.random.key(config.seed)
-    abstract_state = jax.eval_shape(init, rng, example)
+
+    def init(rng) -> TrainState:
+        batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example_batch)
+        return init_state(
+            rng, batch, model=model, tx=tx, frozen_patterns=tuple(config.frozen)
+        )
+
+    abstract_state = jax.eval_shape(init, jax.random.key(config.seed))
     shardings = sharding.infer_shardings(
         abstract_state, sharding.rules_of(config), mesh
     )
 
     def new_state() -> TrainState:
-        state = jax.jit(init, out_shardings=shardings)(rng, example)
+        rng = sharding.key(config.seed, mesh)
+        state = jax.jit(init, out_shardings=shardings)(rng)
         frozen = pretrained.load_frozen(config, state.frozen)
-        return state._replace(frozen=jax.device_put(frozen, shardings.frozen))
+        return state._replace(frozen=sharding.place(frozen, shardings.frozen))
 
     return Setup(
         mesh, model, warm_tx, tx, schedule, abstract_state, shardings, new_state

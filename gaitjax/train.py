@@ -14,7 +14,6 @@ import jax
 import numpy as np
 import optax
 from flax import traverse_util
-from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from gaitjax import cluster, evaluate, optim, sharding
@@ -140,9 +139,7 @@ def run(config, workdir: str) -> dict[str, Any]:
     check_space(workdir, stored)
     description = describe(config, data.fingerprint)
     last = config.warmup.steps + config.train.steps
-    rng = jax.device_put(
-        jax.random.key(config.seed + 1), NamedSharding(setup.mesh, PartitionSpec())
-    )
+    rng = sharding.key(config.seed + 1, setup.mesh)
     with contextlib.closing(
         Checkpoints(workdir, config.train.keep, config.train.keep_best)
     ) as checkpoints, Stop() as stop:  # fmt: skip

@@ -198,12 +198,15 @@ def build_reranker(config, strips: int, width: int, num_classes: int) -> Setup:
         )["params"]
         return TrainState(jnp.zeros((), jnp.int32), params, {}, {}, tx.init(params))
 
-    rng = jax.random.key(config.seed)
-    abstract_state = jax.eval_shape(init, rng)
+    abstract_state = jax.eval_shape(init, jax.random.key(config.seed))
     shardings = sharding.infer_shardings(
         abstract_state, sharding.rules_of(config), mesh
     )
-    new_state = functools.partial(jax.jit(init, out_shardings=shardings), rng)
+
+    def new_state() -> TrainState:
+        rng = sharding.key(config.seed, mesh)
+        return jax.jit(init, out_shardings=shardings)(rng)
+
     return Setup(mesh, model, tx, tx, schedule, abstract_state, shardings, new_state)
 
 
@@ -245,10 +248,9 @@ def fit(config, workdir: str, table: Table) -> Reranker:
     last = config.train.steps
     logging.info("%s", _summary(config, setup, table, lists, step))
 
-    whole = NamedSharding(setup.mesh, PartitionSpec())
     one_step = step_function(config, setup)
     validate = _validation(config, setup, table, held_out_lists, labels)
-    rng = jax.device_put(jax.random.key(config.seed + 1), whole)
+    rng = sharding.key(config.seed + 1, setup.mesh)
     batches = triplet_batches(
         table, lists, labels, config, setup.mesh, range(step, last)
     )
@@ -333,9 +335,8 @@ def _validation(config, setup: Setup, table: Table, lists, labels):
 
 def _whole(loss: float, step: int, mesh) -> tuple[jax.Array, jax.Array]:
     """(f32 loss, i32 step) as arrays that every device holds, as checkpoints need."""
-    return jax.device_put(
-        (np.float32(loss), np.int32(step)), NamedSharding(mesh, PartitionSpec())
-    )
+    whole = NamedSharding(mesh, PartitionSpec())
+    return sharding.place((np.float32(loss), np.int32(step)), (whole, whole))
 
 
 def _check_finite(step: int, terms) -> None:
