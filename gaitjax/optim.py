@@ -65,8 +65,8 @@ def make_warm_up_schedule(config, warmup) -> Schedule:
 def make_optimizer(config, schedule: Schedule) -> optax.GradientTransformation:
     """The chain of config.optimizer.
 
-    `no_decay`: regexes of undecayed parameters. `rates`: (regex, factor) pairs, of which
-    the first that matches scales a parameter's learning rate.
+    `no_decay`: regexes of undecayed parameters. `rates`: (regex, factor) pairs; the
+    first that matches scales a parameter's learning rate.
     """
 
     def decayed(params):

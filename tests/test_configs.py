@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from gaitjax import state
+from gaitjax import losses, models, optim, state
+from gaitjax.retrieval.protocols import PROTOCOLS
 
 CONFIGS = sorted(
     path.stem
@@ -21,7 +22,29 @@ PARAMETERS = {
     ("gaitbase", ""): (188_528, 0),
     ("gaitbase", "casia_b"): (7_305_408, 0),
     ("gaitbase", "ccpg"): (7_411_904, 0),
-    ("gaitbase", "gait3d"): (19_290_304, 0),
+    # one variant each at full size: `ZOO` B has the same counts
+    ("deepgaitv2", ""): (158_072, 0),
+    ("deepgaitv2", "gait3d"): (25_492_160, 0),
+    ("gaitedge", ""): (312_878, 0),
+    ("gaitedge", "casia_b_star"): (3_634_098, 0),
+    ("gaitgl", ""): (278_745, 0),
+    ("gaitgl", "oumvlp"): (95_620_449, 0),
+    ("gaitgraph2", ""): (42_022, 0),
+    ("gaitgraph2", "oumvlp"): (350_822, 0),
+    ("gaitpart", ""): (54_920, 0),
+    ("gaitpart", "casia_b"): (1_204_000, 0),
+    ("gaitset", ""): (88_584, 0),
+    ("gaitset", "casia_b"): (2_594_592, 0),
+    ("gaittr", ""): (38_746, 0),
+    ("gaittr", "grew"): (544_906, 0),
+    ("multigaitpp", ""): (146_680, 0),
+    ("multigaitpp", "ccpg"): (11_510_272, 0),  # ours reads 1 + 2 channels
+    ("skeletongait", ""): (158_144, 0),
+    ("skeletongait", "ccpg"): (8_446_464, 0),
+    ("skeletongaitpp", ""): (159_704, 0),
+    ("skeletongaitpp", "ccpg"): (8_522_336, 0),
+    ("swingait", ""): (267_236, 0),
+    ("swingait", "ccpg"): (11_039_520, 0),
     ("lmgait", ""): (284_996, 3_267_136),
     ("lmgait", "cmu_walk"): (284_996, 3_267_136),
     ("lmgait", "ccpg"): (10_509_156, 85_222_528),
@@ -55,3 +78,30 @@ def test_parameter_count(name, variant):
 def test_unknown_variant_lists_the_choices(name):
     with pytest.raises(ValueError, match="Unknown variant 'moon'.*choose from.*ccpg"):
         load(name, "moon")
+
+
+def variants(name):
+    """What the error for an unknown variant lists."""
+    with pytest.raises(ValueError) as error:
+        load(name, "moon")
+    listed = str(error.value).partition("choose from ")[2].partition(" (")[0]
+    return listed.split(", ")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_variant_is_complete_and_consistent(name):
+    for variant in variants(name):
+        config = load(name, variant)
+        steps, optimizer, data = config.train.steps, config.optimizer, config.data
+        models.create_model(config)
+        optim.make_optimizer(optimizer, optim.make_schedule(optimizer, steps or 1))
+        assert set(config.loss) <= set(losses.LOSSES)
+        assert set(config.evaluation.protocols) <= set(PROTOCOLS)
+        assert config.name == (name if variant == "synthetic" else f"{name}_{variant}")
+        if config.model.name == "gei":
+            continue  # nothing is trained
+        assert data.ids_per_batch <= data.num_classes and steps > 0
+        if optimizer.schedule == "milestones":
+            assert list(optimizer.milestones) == sorted(optimizer.milestones)
+            assert optimizer.milestones[-1] < steps
+        assert optimizer.decay_steps <= steps and optimizer.rise_steps < steps
