@@ -1,4 +1,4 @@
-"""Nothing is lost: kills at any moment, SIGTERM, full disks, damaged or missing data."""
+"""Nothing is lost: kills at any moment, SIGTERM, full disks, damaged, missing data."""
 
 import os
 import random
@@ -9,10 +9,14 @@ import time
 import numpy as np
 import pytest
 
+from configs import gaitbase
+from gaitjax import checkpoints, cluster, log, sharding, train
+from gaitjax.data import pipeline
 from gaitjax.log import read_metrics
 from tests.fake_datasets import tiny_synthetic
 from tests.forked_runs import Runs, wait_for
 from tests.test_end_to_end import SMALLER, final_parameters
+from tests.test_pipeline import make_source
 
 STEPS = 60
 SMALL = [
@@ -106,3 +110,149 @@ def test_preemption_by_sigterm_saves_and_resumes(
     assert (tmp_path / "checkpoints" / str(step)).is_dir() and step < STEPS
     assert f"from step {step} of 60" in finish(runs, arguments, tmp_path)
     assert_same(outcome(tmp_path), undisturbed)
+
+
+# ---------------------------------------------------------------- data that goes wrong
+
+
+def silhouette_config(**data):
+    config = gaitbase.get_config()
+    config.data.update(ids_per_batch=3, seqs_per_id=2, num_frames=4, flip=0.0)
+    config.data.update(data)
+    return config
+
+
+def first_batches(source, config, damaged):
+    mesh = sharding.make_mesh(config.mesh)
+    return [
+        np.asarray(batch["silhouettes"][:, 0, 0, 0])  # the records' numbers
+        for batch in pipeline.train_batches(
+            source, config, mesh, start_step=0, stop_step=6, damaged=damaged
+        )
+    ]
+
+
+class Damaged:
+    """Records of which some cannot be read."""
+
+    def __init__(self, records, rows):
+        self.records, self.rows = records, rows
+
+    def __getitem__(self, row):
+        if row in self.rows:
+            raise RuntimeError("corrupt chunk")
+        return self.records[row]
+
+
+def damaged_source(*rows, shards=()):
+    source = make_source()
+    return source._replace(records=Damaged(source.records, rows), shards=shards)
+
+
+def test_a_damaged_record_is_replaced_by_one_of_the_same_person_and_counted():
+    config, damaged = silhouette_config(max_damaged=1), {}
+    whole = first_batches(make_source(), config, {})
+    batches = first_batches(damaged_source(2), config, damaged)
+    assert list(damaged) == [2] and "b/2 cannot be read" in damaged[2]
+    assert any((rows == 2).any() for rows in whole)
+    for before, now in zip(whole, batches):  # person b has the records 2 and 3
+        np.testing.assert_array_equal(np.where(before == 2, 3, before), now)
+
+
+def test_more_damaged_records_than_allowed_are_an_error():
+    message = "2 sequences cannot be read, more than config.data.max_damaged=1"
+    with pytest.raises(ValueError, match=message):
+        first_batches(damaged_source(2, 4), silhouette_config(max_damaged=1), {})
+    with pytest.raises(ValueError, match="no sequence of identity b can be read"):
+        first_batches(damaged_source(2, 3), silhouette_config(max_damaged=9), {})
+
+
+def test_a_vanished_shard_is_named(tmp_path):
+    source = damaged_source(0, 1, shards=(tmp_path / "part-00000",))
+    with pytest.raises(ValueError, match="1 of 1 shards are missing.*part-00000"):
+        first_batches(source, silhouette_config(), {})
+
+
+# ---------------------------------------------------------------- folders and disks
+
+
+def test_an_unwritable_workdir_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"):
+        checkpoints.check_folder(str(tmp_path / "file" / "run"))
+    checkpoints.check_folder(str(tmp_path / "new" / "run"))
+
+
+def test_a_disk_too_small_for_two_checkpoints_is_refused(tmp_path, monkeypatch):
+    usage = checkpoints.shutil.disk_usage(tmp_path)._replace(free=7)
+    monkeypatch.setattr(checkpoints.shutil, "disk_usage", lambda path: usage)
+    checkpoints.check_space(str(tmp_path), {"w": np.zeros(3, np.uint8)})
+    with pytest.raises(ValueError, match="two checkpoints need"):
+        checkpoints.check_space(str(tmp_path), {"w": np.zeros(4, np.uint8)})
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_full_disk_at_a_log_row_is_one_sentence(tmp_path):
+    message = "Step 3 could not be written.*No space left"
+    with pytest.raises(ValueError, match=message), log.MetricLog(tmp_path) as rows:
+        rows._file.close()
+        rows._file = open("/dev/full", "w")  # noqa: SIM115
+        rows.write(3, "train", {"total": 1.0})
+
+
+def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(tmp_path, monkeypatch):
+    store = checkpoints.Checkpoints(str(tmp_path), keep=2)
+    description = checkpoints.describe(gaitbase.get_config(), "data")
+
+    def full(*args, **kwargs):
+        raise RuntimeError("write failed") from OSError(28, "No space left on device")
+
+    state = {"w": np.arange(3.0)}
+    store.save(1, state, description)
+    store.wait()
+    with monkeypatch.context() as patch:
+        patch.setattr(store._manager, "save", full)
+        with pytest.raises(ValueError, match="is full; the checkpoint of step 2"):
+            store.save(2, state, description)
+    assert store._manager.all_steps() == [1]
+    store.close()
+
+
+# ---------------------------------------------------------------- devices and batches
+
+
+class Mesh8:
+    shape = {"data": 8, "model": 1}
+
+
+def test_a_batch_that_does_not_divide_names_fields_and_a_mesh():
+    config = silhouette_config(ids_per_batch=6, seqs_per_id=2)
+    message = r"batch of 12 .*does not divide over the 8 devices.*--config.mesh.data=4"
+    with pytest.raises(ValueError, match=message):
+        train.check_batch(config, Mesh8())
+    config.data.seqs_per_id = 4
+    train.check_batch(config, Mesh8())
+    config.train.accumulate = 4
+    with pytest.raises(ValueError, match="accumulate=4 does not divide .*=6"):
+        train.check_batch(config, Mesh8())
+
+
+def test_stop_is_noticed_and_handlers_come_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with cluster.Stop() as stop:
+        assert not stop.asked(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.asked(2)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(
+    "given,message",
+    [
+        (("host:1", 2, None), "not process_id"),
+        (("host", 2, 0), "has no port"),
+    ],
+)
+def test_half_given_processes_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        cluster.join(*given)

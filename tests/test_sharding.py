@@ -1,11 +1,15 @@
 """Rules: the first match wins, an uncovered leaf is named."""
 
 import jax
+import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from gaitjax import sharding
+from configs import cargait, common, lmgait
+from gaitjax import optim, plan, sharding, state, train_reranker
+from gaitjax.data import pipeline
 
 TREE = {
     "a": {"kernel": jax.ShapeDtypeStruct((3, 8), "float32")},
@@ -34,3 +38,147 @@ def test_mesh_must_use_the_devices():
         mesh(data=7)
     sizes = dict(mesh(data=1, model=-1).shape)
     assert sizes == {"data": 1, "model": jax.device_count()}
+
+
+def abstract_mesh(data, model):
+    axes = (AxisType.Auto, AxisType.Auto)
+    return AbstractMesh((data, model), ("data", "model"), axis_types=axes)
+
+
+def test_a_rule_with_too_many_entries_is_named_and_odd_sizes_stay_whole():
+    with pytest.raises(
+        ValueError, match="for b/kernel has more entries than its shape"
+    ):
+        rules = ((r"^a/", ()), (".*", (None, "model")))
+        sharding.infer_shardings(TREE, rules, mesh())
+    whole = sharding.infer_shardings(TREE, ((".*", ("model",)),), abstract_mesh(1, 2))
+    assert whole["a"]["kernel"].spec == whole["b"]["kernel"].spec == P(None)
+
+
+def test_rules_by_name():
+    config = lmgait.get_config()
+    assert sharding.rules_of(config) == common.SHARDING_RULES["data_parallel"]
+    config.sharding = "moon"
+    with pytest.raises(
+        ValueError, match="'moon'; choose from data_parallel, fsdp, ten"
+    ):
+        sharding.rules_of(config)
+
+
+# PartitionSpecs of named leaves on data=2 x model=4: (tensor_parallel, fsdp)
+VIT = "params/visual_encoder/encoder/layer/0"
+CLIP = "frozen/text_encoder/text_model"
+GOLDEN = {
+    f"{VIT}/attention/attention/query/kernel": (P(None, "model"), P("data", None)),
+    f"{VIT}/attention/attention/value/bias": (P("model"), P("data")),
+    f"{VIT}/attention/output/dense/kernel": (P("model", None), P("data", None)),
+    f"{VIT}/mlp/fc1/kernel": (P(None, "model"), P(None, "data")),
+    f"{VIT}/mlp/fc2/kernel": (P("model", None), P("data", None)),
+    f"{VIT}/norm1/scale": (P(), P("data")),
+    f"{CLIP}/encoder/layers/1/self_attn/out_proj/kernel": (
+        P("model", None), P("data", None),
+    ),
+    f"{CLIP}/embeddings/token_embedding/embedding": (
+        P("model", None), P("data", None),
+    ),
+    "params/mtcm_appearance/rte/kernel": (
+        P(None, None, None, None, "model"), P(None, None, None, "data", None),
+    ),
+    "params/mtcm_denoised/fuse/kernel": (P("model", None), P("data", None)),
+    "params/gait/block1/conv1/kernel": (P(), P(None, None, None, "data")),
+    "batch_stats/mtcm_denoised/pte_norm/mean": (P("model"), P()),
+    "step": (P(), P()),
+}  # fmt: skip
+GOLDEN_CARGAIT = {
+    "params/directions_0_both/project/query/kernel": (
+        P(None, "model"),
+        P("data", None),
+    ),
+    "params/directions_0_both/update/output/kernel": (
+        P("model", None),
+        P("data", None),
+    ),
+    "opt_state/0/mu/directions_0_both/project/key/bias": (P("model"), P("data")),
+    "opt_state/0/count": (P(), P()),
+}
+
+
+def specs(tree, rules):
+    placed = sharding.infer_shardings(
+        tree, common.SHARDING_RULES[rules], abstract_mesh(2, 4)
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(placed)
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
+    return {name(path): leaf.spec for path, leaf in leaves}
+
+
+@pytest.mark.parametrize("model", ["lmgait", "cargait"])
+def test_golden_partition_specs(model):
+    if model == "lmgait":
+        config = lmgait.get_config()
+        setup, golden = state.build(config, state.example_batch(config)), GOLDEN
+    else:
+        setup = train_reranker.build_reranker(cargait.get_config(), 8, 64, 40)
+        golden = GOLDEN_CARGAIT
+    tensor, fsdp = (
+        specs(setup.abstract_state, name) for name in ("tensor_parallel", "fsdp")
+    )
+    for name, expected in golden.items():
+        assert (tensor[name], fsdp[name]) == expected, name
+    if model == "lmgait":  # the optimizer's state lies as its parameter does
+        tail = "visual_encoder/encoder/layer/0/mlp/fc1/kernel"
+        twins = [s for n, s in tensor.items() if n.endswith(tail)]
+        assert len(twins) >= 2 and set(twins) == {P(None, "model")}
+
+
+def test_device_bytes_are_a_device_s_share():
+    leaf = jax.ShapeDtypeStruct((8, 12), np.float32)
+    for spec, expected in (
+        (P("data", "model"), 48),
+        (P(None, "model"), 96),
+        (P(), 384),
+    ):
+        place = NamedSharding(abstract_mesh(2, 4), spec)
+        assert sharding.device_bytes({"w": leaf}, {"w": place}) == expected
+
+
+def test_own_rows_is_everything_on_one_process():
+    assert sharding.own_rows(12, mesh()) == slice(0, 12)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_parts_are_the_same_whatever_the_devices(devices):
+    rows = pipeline.part_order(24, 3, devices)
+    parts = optim.split_parts({"x": jax.numpy.asarray(rows)}, 3, devices)["x"]
+    np.testing.assert_array_equal(parts, np.arange(24).reshape(3, 8))
+    per_device = rows.reshape(devices, 3, -1)  # a device holds its share of each part
+    assert all(
+        (per_device[d] // 8 == np.arange(3)[:, None]).all() for d in range(devices)
+    )
+
+
+def test_accumulated_gradients_are_the_mean_over_parts():
+    x = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+
+    def gradients(part, statistics, number):
+        mean = part["x"].mean()
+        return {"w": mean}, ({"loss": 2 * mean}, {"sum": statistics["sum"] + mean})
+
+    got, (metrics, statistics) = optim.accumulate(
+        gradients, {"x": x}, {"sum": jax.numpy.float32(1)}
+    )
+    assert float(got["w"]) == x.mean() and float(metrics["loss"]) == 2 * x.mean()
+    assert float(statistics["sum"]) == 1 + x.mean(axis=1).sum()
+
+
+def test_collectives_are_counted_with_their_bytes():
+    hlo = """
+  %a = f32[4,8]{1,0} all-reduce(f32[4,8] %x), replica_groups={}
+  %b = (bf16[2]{0}, f32[3]{0}) all-reduce(bf16[2] %y, f32[3] %z), channel_id=1
+  %c = f32[16]{0} all-gather-start(f32[2] %w), dimensions={0}
+  %d = f32[16]{0} add(f32[16] %c, f32[16] %c)
+"""
+    assert plan.collectives(hlo) == {
+        "all-reduce": {"count": 2, "bytes": 128 + 4 + 12},
+        "all-gather": {"count": 1, "bytes": 64},
+    }
