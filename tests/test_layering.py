@@ -41,6 +41,7 @@ MAY_IMPORT = {
         "models.mtcm",
         "models.representation",
     },
+    "models.biggergait": SHARED | {"models.representation"},
     "models.gaitedge": SHARED
     | {"models.gaitgl", "models.representation", "models.unet"},
     "losses": {"models.output"},

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from flax import linen as nn
 
 from gaitjax.models import (
+    biggergait,
     deepgaitv2,
     gaitbase,
     gaitedge,
@@ -25,6 +26,7 @@ __all__ = ["MODELS", "GaitOutput", "check_name", "create_model"]
 
 # name -> create(config, num_classes). Each model(batch, train=...) -> GaitOutput.
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "biggergait": biggergait.create,
     "deepgaitv2": deepgaitv2.create,
     "gaitbase": gaitbase.create,
     "gaitedge": gaitedge.create,

@@ -173,6 +173,35 @@ RULES: dict[str, list[tuple[str, str]]] = {
         ("fusion", "fusion.conv.forward_block.0"),
         *STRIP_HEAD,
     ],
+    "biggergait": [
+        (r"visual_encoder/(.*)", r"Backbone.\1"),
+        ("decoder/norm", "Mask_Branch.bn_s"),
+        ("decoder/classify", "Mask_Branch.down_sampling"),
+        ("decoder/reconstruct", "Mask_Branch.up_sampling"),
+        *(
+            (rf"layer(\d+)/{ours}", rf"HumanSpace_Conv.\1.{theirs}")
+            for ours, theirs in (
+                ("norm", 0),
+                ("reduce", 1),
+                ("reduce_norm", 2),
+                ("project", 4),
+                ("project_norm", 6),
+            )
+        ),
+        *(
+            (rf"gait(\d+)/{ours}", rf"Gait_Net.real_gait.\1.{theirs}")
+            for ours, theirs in (
+                ("stem/conv", "pre_rgb.forward_block.conv1.conv"),
+                ("stem/norm", "pre_rgb.forward_block.bn1"),
+                (r"stage1/block(\d+)_2d/(.*)", r"pre_rgb.forward_block.layer1.\2.\3"),
+                (
+                    r"stage(\d)/block(\d+)_2d/(.*)",
+                    r"post_backbone.forward_block.layer\2.\3.\4",
+                ),
+                *STRIP_HEAD,
+            )
+        ),
+    ],
     "swingait": [
         *stem("stem", ""),
         *stages("stage", ""),
@@ -232,8 +261,12 @@ LEAVES = {
     "var": "running_var",
 }
 STRIP_MODULES = ("FCs", "BNNecks", "Head", "Head0", "Head1")
-# counters, and constants that we compute
-IGNORED = re.compile(r"(.*\.)?(num_batches_tracked|A|relative_position_index)$")
+# counters, constants that we compute, and of BiggerGait what it lists a second time or
+# does not use
+IGNORED = re.compile(
+    r"(.*\.)?(num_batches_tracked|A|relative_position_index)$"
+    r"|Gait_Net\.Gait_List\.|Mask_Branch\.bn_t\."
+)
 
 
 def torch_name(model_name: str, path: str) -> str:
@@ -259,7 +292,7 @@ def torch_name(model_name: str, path: str) -> str:
             name = re.sub(rf"(^|\.){ours}$", rf"\g<1>{theirs}", name)
     if leaf == "kernel" and name.rpartition(".")[2] in STRIP_MODULES:
         return f"{name}.fc_bin"
-    return f"{name}.{LEAVES.get(leaf, leaf)}".lstrip(".")
+    return f"{name}.{LEAVES.get(leaf, leaf)}".lstrip(".").replace("/", ".")
 
 
 def to_our_layout(value: np.ndarray, path: str, leaf, strips: int) -> np.ndarray:
@@ -272,7 +305,8 @@ def to_our_layout(value: np.ndarray, path: str, leaf, strips: int) -> np.ndarray
     module, _, name = path.rpartition("/")
     if re.search("neck/norm$", module) and value.size % strips == 0:
         return value.reshape(-1, strips).T.reshape(-1)  # [S*D]
-    if name == "kernel" and not re.search("(dense|neck|classifier)$", module):
+    per_strip = value.ndim == 3 and re.search("(dense|neck|classifier)$", module)
+    if name == "kernel" and not per_strip:
         value = np.moveaxis(value, (0, 1), (-1, -2))  # [*window I O]
         if value.size == np.prod(leaf.shape) and value.shape[-2:] == leaf.shape[-2:]:
             value = value.reshape(leaf.shape)

@@ -1,0 +1,232 @@
+"""BiggerGait: every layer of a frozen vision model, with a recognition head each.
+
+Paper: Ye et al., "BiggerGait: Unlocking Gait Recognition with Layer-wise
+Representations from Large Vision Models" (NeurIPS 2025), section 3. The frozen mask
+branch is BigGait's (Ye et al., CVPR 2024).
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gaitjax.models.dinov2 import DINOv2
+from gaitjax.models.layers import (
+    BatchNorm,
+    Conv,
+    StripHead,
+    normalise_colours,
+    resize_bilinear,
+)
+from gaitjax.models.output import GaitOutput
+from gaitjax.models.representation import Decoder, layer_norm
+from gaitjax.models.resnet import Stage, Stem
+
+FOREGROUND = 1  # channel of the mask branch
+
+
+class Projection(nn.Module):
+    """Layer features -> maps of few channels: [N h' w' d] -> float32 [N h w C].
+
+    BN -> 1x1 to `hidden` -> BN -> GELU -> 1x1 -> resize -> BN -> sigmoid.
+    """
+
+    hidden: int
+    channels: int
+    size: tuple[int, int]
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array) -> jax.Array:
+        def norm(x, name):
+            return BatchNorm(affine=False, name=name)(x, train=train, valid=valid)
+
+        def conv(x, features, name):
+            return Conv(features, 1, use_bias=True, dtype=self.dtype, name=name)(x)
+
+        x = conv(norm(x, "norm"), self.hidden, "reduce")
+        x = nn.gelu(norm(x, "reduce_norm"), approximate=False)
+        x = conv(x, self.channels, "project")
+        x = norm(resize_bilinear(x, self.size), "project_norm")
+        return nn.sigmoid(x.astype(jnp.float32))
+
+
+class Recogniser(nn.Module):
+    """GaitBase on such maps: stem, residual stages, strip head."""
+
+    num_classes: int
+    channels: Sequence[int]
+    layers: Sequence[int]
+    strides: Sequence[int]
+    num_strips: int
+    embedding_size: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, valid: jax.Array, *, train: bool):
+        """x [B T h w C], valid bool [B T] -> float32 [B S D] and [B S N]."""
+        x = Stem(self.channels[0], self.dtype, name="stem")(x, train=train, valid=valid)
+        for index, (features, blocks, stride) in enumerate(
+            zip(self.channels, self.layers, self.strides, strict=True), 1
+        ):
+            x = Stage("2d", features, blocks, stride, self.dtype, name=f"stage{index}")(
+                x, train=train, valid=valid
+            )
+        return StripHead(
+            self.num_classes, self.num_strips, self.embedding_size, name="head"
+        )(x, valid, train=train)
+
+
+class BiggerGait(nn.Module):
+    """Frames -> hidden states of all DINOv2 layers -> a map each -> a GaitBase each.
+
+    Args:
+      image_size: (height, width) that frames are resized to, whatever their aspect.
+      map_size: (h, w) of the maps.
+      hidden_size, num_layers, num_heads, patch_size, table_size: of the DINOv2.
+      layers_per_group: consecutive layers that share one map.
+      num_recognisers: recognition networks; consecutive groups share one.
+      map_channels: of each group's map.
+      channels, layers, strides, num_strips, embedding_size: of each recogniser.
+      frames_per_chunk: see DINOv2.
+
+    The encoder and the mask branch get no gradient (config.frozen should name
+    "^visual_encoder/" and "^decoder/"). As in the published training the mask branch
+    normalises by batch statistics there; its dropout is left out.
+
+    Differences from the paper: none known.
+    """
+
+    num_classes: int
+    image_size: tuple[int, int] = (448, 224)
+    map_size: tuple[int, int] = (64, 32)
+    hidden_size: int = 384
+    num_layers: int = 12
+    num_heads: int = 6
+    patch_size: int = 14
+    table_size: int = 37
+    layers_per_group: int = 1
+    num_recognisers: int = 12
+    map_channels: int = 16
+    channels: tuple[int, ...] = (64, 128, 256, 512)
+    layers: tuple[int, ...] = (1, 1, 1, 1)
+    strides: tuple[int, ...] = (1, 2, 1, 1)
+    num_strips: int = 32
+    embedding_size: int = 256
+    frames_per_chunk: int = 0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
+        """batch: frames uint8 [B T H W 3] (or float, already normalised), valid bool
+        [B T].
+
+        Returns embeddings [B G*S D] and logits [B G*S N] of G groups of layers with S
+        strips each; aux: foreground float32 0/1 [B T h w].
+        """
+        groups = self._groups()
+        if "frames" not in batch:
+            raise ValueError(
+                f"BiggerGait reads 'frames', the batch has {', '.join(sorted(batch))}; "
+                "set config.data.modalities accordingly."
+            )
+        frames, valid = batch["frames"], batch["valid"]
+        flat = valid.reshape(-1)  # [N]
+        states = self._states(frames.reshape((-1,) + frames.shape[2:]))
+        grid = tuple(size // self.patch_size for size in self.image_size)
+
+        def as_map(tokens):
+            """[N 1+h'*w' d] -> [N h' w' d]."""
+            return tokens[:, 1:].reshape(-1, *grid, tokens.shape[-1])
+
+        mask = self._foreground(as_map(layer_norm(states[-1])), flat, train)
+        together = as_map(layer_norm(jnp.concatenate(states, axis=-1)))
+        recognisers = [
+            Recogniser(
+                self.num_classes,
+                self.channels,
+                self.layers,
+                self.strides,
+                self.num_strips,
+                self.embedding_size,
+                self.dtype,
+                name=f"gait{index}",
+            )
+            for index in range(self.num_recognisers)
+        ]
+        outputs = []
+        for index, features in enumerate(jnp.split(together, groups, axis=-1)):
+            x = Projection(
+                self.hidden_size // 2,
+                self.map_channels,
+                self.map_size,
+                self.dtype,
+                name=f"layer{index}",
+            )(features, train=train, valid=flat)
+            x = (x * mask[..., None]).reshape(valid.shape + x.shape[1:])
+            recognise = recognisers[index * self.num_recognisers // groups]
+            outputs.append(recognise(x, valid, train=train))
+        embeddings, logits = (jnp.concatenate(x, axis=1) for x in zip(*outputs))
+        foreground = mask.reshape(valid.shape + mask.shape[1:])
+        return GaitOutput(embeddings, logits, {"foreground": foreground})
+
+    def _groups(self):
+        groups, rest = divmod(self.num_layers, self.layers_per_group)
+        if rest or groups % self.num_recognisers:
+            raise ValueError(
+                "model.layers_per_group must divide num_layers, and num_recognisers "
+                f"the number of groups; got {self.layers_per_group}, "
+                f"{self.num_layers} and {self.num_recognisers}."
+            )
+        return groups
+
+    def _states(self, images):
+        """Hidden states [N 1+h'*w' d] of every layer, without the final norm."""
+        encoder = DINOv2(
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            patch_size=self.patch_size,
+            table_size=self.table_size,
+            position_interpolation="huggingface_torch",
+            frames_per_chunk=0 if self.is_initializing() else self.frames_per_chunk,
+            dtype=self.dtype,
+            name="visual_encoder",
+        )
+        images = resize_bilinear(normalise_colours(images), self.image_size)
+        _, states = encoder(images, blocks=range(self.num_layers))
+        return jax.lax.stop_gradient(states)
+
+    def _foreground(self, tokens, valid, train):
+        """Tokens [N h' w' d] -> float32 0/1 on the maps' grid [N h w]."""
+        valid = jnp.broadcast_to(valid.reshape(-1, 1, 1), tokens.shape[:3])
+        decoder = Decoder("reconstruction", 0.0, self.dtype, name="decoder")
+        probabilities, _ = decoder(tokens, valid, train=train)
+        chosen = (probabilities[..., FOREGROUND, None] > 0.5).astype(jnp.float32)
+        chosen = resize_bilinear(jax.lax.stop_gradient(chosen), self.map_size)
+        return (chosen[..., 0] > 0.5).astype(jnp.float32)
+
+
+def create(config, num_classes: int) -> BiggerGait:
+    model = config.model
+    return BiggerGait(
+        num_classes,
+        image_size=tuple(model.image_size),
+        map_size=tuple(model.map_size),
+        hidden_size=model.hidden_size,
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        patch_size=model.patch_size,
+        table_size=model.table_size,
+        layers_per_group=model.layers_per_group,
+        num_recognisers=model.num_recognisers,
+        map_channels=model.map_channels,
+        channels=tuple(model.channels),
+        layers=tuple(model.layers),
+        strides=tuple(model.strides),
+        num_strips=model.num_strips,
+        embedding_size=model.embedding_size,
+        frames_per_chunk=model.frames_per_chunk,
+        dtype=jnp.dtype(model.dtype),
+    )
