@@ -12,6 +12,7 @@ usage: run.sh [COMMAND] [ARGS]
   train CONFIG [ARGS]       prepare what the config needs, train (or continue), evaluate
                             CONFIG like configs/lmgait.py or configs/lmgait.py:cmu_walk;
                             ARGS like --config.train.steps=200 --workdir=DIR --manual_dir=DIR
+  launch N CONFIG [ARGS]    train, in N processes of this machine (a GPU each; docs/scaling.md)
   evaluate CONFIG [ARGS]    evaluate a trained run again
   test [ARGS]               install what the tests need, run them (ARGS go to pytest)
   help                      this text
@@ -82,8 +83,34 @@ run_config() {
   done
   install requirements.txt
   "$venv/bin/python" -m tfds_builders.prepare "--config=$config" ${prepare[@]+"${prepare[@]}"}
-  [ "$mode" = train ] || program+=("--config.mode=$mode")
-  exec "$venv/bin/python" -m gaitjax.main "--config=$config" ${program[@]+"${program[@]}"}
+  [ "$mode" != evaluate ] || program+=("--config.mode=evaluate")
+  program=("$venv/bin/python" -m gaitjax.main "--config=$config" ${program[@]+"${program[@]}"})
+  [ "$mode" = launch ] || exec "${program[@]}"
+  launch "${program[@]}"
+}
+
+# COMMAND in $processes processes that find each other on a free port of this machine. A
+# signal to stop reaches all of them; where one fails the others, which would wait for it,
+# are ended too (the last checkpoint stays).
+launch() {
+  local pids=() code=0 alive pid port i
+  port="$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
+  for ((i = 0; i < processes; i++)); do
+    JAX_LOCAL_DEVICE_IDS="${JAX_LOCAL_DEVICE_IDS:-$i}" "$@" --multihost \
+      "--coordinator=127.0.0.1:$port" "--num_processes=$processes" "--process_id=$i" &
+    pids+=($!)
+  done
+  trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
+  while :; do
+    alive=()
+    for pid in "${pids[@]}"; do
+      if kill -0 "$pid" 2>/dev/null; then alive+=("$pid"); else wait "$pid" || code=$?; fi
+    done
+    [ ${#alive[@]} -gt 0 ] || exit "$code"
+    [ "$code" = 0 ] || kill -KILL "${alive[@]}" 2>/dev/null || true
+    pids=("${alive[@]}")
+    sleep 1
+  done
 }
 
 case "$command" in
@@ -96,6 +123,13 @@ case "$command" in
     install requirements.txt
     exec "$venv/bin/python" -m tfds_builders.prepare ${args[@]+"${args[@]}"} ;;
   train | evaluate) run_config "$command" ${args[@]+"${args[@]}"} ;;
+  launch)
+    processes="${args[0]:-}"
+    if ! [[ "$processes" =~ ^[1-9][0-9]*$ ]]; then
+      echo "run.sh: launch needs a number of processes, for instance: ./run.sh launch 2 configs/lmgait.py" >&2
+      exit 2
+    fi
+    run_config launch ${args[@]+"${args[@]:1}"} ;;
   test)
     install requirements-dev.txt
     exec "$venv/bin/python" -m pytest ${args[@]+"${args[@]}"} ;;

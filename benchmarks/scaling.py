@@ -8,8 +8,8 @@ Each layout trains the same few steps in f32 with SGD from the same seed on the 
 random batches; `one` is a single device. The last line is one JSON object:
 max_rel_diff of the losses over all layouts, the same of parameters and batch
 statistics (state_diff: max |a - b| / (1 + |b|)), and per layout step_ms and the
-collectives of the compiled step (count and bytes per device). learned: the distance
-that the parameters moved.
+collectives of the compiled step (count and bytes per device). learned: by how
+much the norm of the parameters changed.
 """
 
 import argparse
@@ -32,6 +32,9 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 from jax.experimental import multihost_utils  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
+
+from gaitjax import plan, sharding  # noqa: E402
+from gaitjax.data import pipeline  # noqa: E402
 
 # name -> (devices, data, model, name in config.sharding_rules)
 LAYOUTS = {
@@ -138,9 +141,6 @@ MODELS = {
 
 def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) -> None:
     """Trains `steps` steps in this process (or these); writes losses, state, times."""
-    from gaitjax import plan, sharding
-    from gaitjax.data import pipeline
-
     count, data, model_axis, rules = LAYOUTS[layout]
     make_config, make_run = MODELS[model]
     config = make_config(accumulate) if model == "lmgait" else make_config()
@@ -162,9 +162,10 @@ def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) 
 
     whole = NamedSharding(setup.mesh, PartitionSpec())
     rng = sharding.key(1, setup.mesh)
-    state = setup.new_state()
+    state = start_state(setup, output / "start.npz")
     compiled = step.lower(state, global_batch(0), rng).compile()
-    losses, times = [], []
+    losses, times, norm = [], [], jax.jit(optax.global_norm, out_shardings=whole)
+    first_norm = float(norm(state.params))
     for number in range(steps):
         arrays = jax.block_until_ready(global_batch(number))
         started = time.perf_counter()
@@ -172,18 +173,13 @@ def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) 
         times.append(1e3 * (time.perf_counter() - started))
         losses.append({name: float(value) for name, value in terms.items()})
     kept = {"params": state.params, "batch_stats": state.batch_stats}
-    start_params = setup.new_state().params
-    moved = jax.jit(
-        lambda a, b: optax.global_norm(jax.tree.map(lambda x, y: x - y, a, b)),
-        out_shardings=whole,
-    )(state.params, start_params)
     kept = jax.jit(lambda x: x, out_shardings=whole)(kept)
     if jax.process_index() == 0:
         leaves = jax.tree_util.tree_leaves_with_path(kept)
         arrays = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
         report = {
             "losses": losses,
-            "learned": float(moved),
+            "learned": abs(float(norm(state.params)) - first_norm),
             "step_ms": round(statistics.median(times[1:] or times), 1),
             "collectives": plan.collectives(compiled.as_text()),
             "memory": sharding.memory(setup.abstract_state, setup.shardings, compiled),
@@ -193,10 +189,29 @@ def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) 
         multihost_utils.sync_global_devices(layout)
 
 
-def start(arguments: list[str], devices: int) -> subprocess.Popen:
+def start_state(setup, path: Path):
+    """A fresh state; the first layout keeps it in `path`, the others only place it."""
+    if not path.exists():
+        state = setup.new_state()
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+        np.savez(path, *leaves)
+        return state
+    with np.load(path) as stored:
+        leaves = [stored[f"arr_{number}"] for number in range(len(stored.files))]
+    leaves = jax.tree.unflatten(jax.tree.structure(setup.abstract_state), leaves)
+    return sharding.place(leaves, setup.shardings)
+
+
+def start(arguments: list[str], devices: int, quick: bool) -> subprocess.Popen:
     environment = {
         **os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)
     }  # fmt: skip
+    if quick:  # compiles in half the time, runs slowly
+        flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes"
+        environment |= {
+            "XLA_FLAGS": f"{flags}=true {os.environ.get('XLA_FLAGS', '')}",
+            "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+        }
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.scaling", *arguments],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -210,17 +225,20 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def measure(model: str, layouts: list[str], steps: int, accumulate: int = 1) -> dict:
-    """Runs the layouts in processes of their own and compares them with the first."""
+def measure(
+    model: str, layouts: list[str], steps: int, accumulate: int = 1, quick: bool = False
+) -> dict:
+    """Runs the layouts in processes of their own and compares them with the first.
+
+    quick: without the compiler's slow passes, for tests; step_ms then means nothing.
+    """
     with tempfile.TemporaryDirectory() as folder:
         common = ["--model", model, "--steps", str(steps), "--worker", folder]
         common += ["--accumulate", str(accumulate)]
         alone = [name for name in layouts if name in ALONE]
         several = [name for name in layouts if name not in ALONE]
-        groups = []
         if alone:
-            groups.append([start([*common, "--layouts", *alone], 8)])
-            finish(groups[-1])
+            finish([start([*common, "--layouts", *alone], 8, quick)])
         if several:
             address = f"127.0.0.1:{free_port()}"
             workers = [
@@ -228,7 +246,7 @@ def measure(model: str, layouts: list[str], steps: int, accumulate: int = 1) -> 
                  "--process_id", str(number)]
                 for number in range(2)
             ]  # fmt: skip
-            finish([start(arguments, 4) for arguments in workers])
+            finish([start(arguments, 4, quick) for arguments in workers])
         stored = {name: np.load(Path(folder) / f"{name}.npz") for name in layouts}
         return compare({name: dict(arrays) for name, arrays in stored.items()})
 

@@ -41,7 +41,12 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
             "for instance 10.0.0.1:1234."
         )
     try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
+        jax.distributed.initialize(
+            coordinator,
+            num_processes,
+            process_id,
+            cluster_detection_method="deactivate" if coordinator else None,
+        )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(

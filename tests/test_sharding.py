@@ -1,5 +1,11 @@
 """Rules: the first match wins, an uncovered leaf is named."""
 
+import functools
+import re
+import shlex
+import sys
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from configs import cargait, common, lmgait
+from gaitjax import main as gaitjax_main
 from gaitjax import optim, plan, sharding, state, train_reranker
 from gaitjax.data import pipeline
 
@@ -182,3 +189,66 @@ def test_collectives_are_counted_with_their_bytes():
         "all-reduce": {"count": 2, "bytes": 128 + 4 + 12},
         "all-gather": {"count": 1, "bytes": 64},
     }
+
+
+def commands_of(text):
+    """Command lines that run gaitjax.main or run.sh, continued lines joined."""
+    lines = text.replace("\\\n", " ").splitlines()
+    found = []
+    for line in lines:
+        inner = re.search(r"--command='(.*)'", line)
+        line = inner[1] if inner else line
+        if re.search(r"-m gaitjax\.main --|^\./run\.sh (train|launch) ", line.strip()):
+            found.append(line.strip())
+    return found
+
+
+def check_command(line):
+    """Fails on a flag, a config or one of its fields that does not exist."""
+    words = shlex.split(line)
+    config = next(w for w in words if re.search(r"configs/\w+\.py", w))
+    path, _, variant = config.removeprefix("--config=").partition(":")
+    module = {"configs/lmgait.py": lmgait, "configs/cargait.py": cargait}[path]
+    fields = module.get_config(variant) if variant else module.get_config()
+    flags = gaitjax_main.flags.FLAGS
+    for word in words[words.index(config) + 1 :]:
+        name = word.removeprefix("--").partition("=")[0]
+        if name.startswith("config."):
+            functools.reduce(lambda tree, key: tree[key], name.split(".")[1:], fields)
+        elif word.startswith("-") and not (name == "manual_dir" and "run.sh" in line):
+            assert name in flags, f"{line}: there is no flag {word}"
+
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "scaling.md"
+
+
+def test_the_documented_commands_exist():
+    found = commands_of(DOCUMENT.read_text())
+    assert len(found) >= 6  # dry run, train, launch, Slurm, JobSet, TPU VM
+    for line in found:
+        check_command(line)
+    with pytest.raises(AssertionError, match="no flag --coordinater"):
+        check_command(
+            "python -m gaitjax.main --config=configs/lmgait.py --coordinater=a"
+        )
+
+
+def test_dry_run_prints_the_documented_commands(monkeypatch):
+    arguments = [
+        "--config=configs/lmgait.py:ccpg", "--config.data.data_dir=/shared/data",
+        "--workdir=/shared/runs/lmgait_ccpg",
+    ]  # fmt: skip
+    extra = ["--dry_run", "--multihost", "--coordinator=a:1", "--process_id=0"]
+    monkeypatch.setattr(sys, "argv", ["main", *arguments, *extra])
+    printed = plan.commands()
+    document = DOCUMENT.read_text()
+    assert printed["TPU VM"] in document
+    assert (
+        printed["Slurm or Open MPI, in the job"].replace(
+            "srun python", "srun .venv/bin/python"
+        )
+        in document
+    )
+    for line in commands_of("\n".join(printed.values())):
+        check_command(line)
+    assert "dry_run" not in str(printed) and "coordinator=a" not in str(printed)
