@@ -89,3 +89,43 @@ def test_another_config_or_data_is_refused(tmp_path, shardings):
     config.data.workers = 7
     config.evaluation.batch_size = 3
     assert restore(tmp_path, shardings, checkpoints.describe(config, "data"))[1] == 1
+
+
+def test_a_damaged_newest_checkpoint_is_replaced(tmp_path, shardings):
+    description = saved(tmp_path, shardings, (1, 4))
+    for path in (tmp_path / "checkpoints" / "4" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    assert restore(tmp_path, shardings, description)[1] == 1
+    saved(tmp_path, shardings, (3,))  # below the damaged one
+    assert restore(tmp_path, shardings, description)[1] == 3
+    saved(tmp_path, shardings, (4,))  # in its place
+    restored, step = restore(tmp_path, shardings, description)
+    assert step == 4
+    np.testing.assert_array_equal(restored["w"], state(4, shardings)["w"])
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path, shardings):
+    config = gaitbase.get_config()
+    description = checkpoints.describe(config, "data")
+    key = "ccpg_gait/mean/rank1"
+    store = checkpoints.Checkpoints(str(tmp_path), 2, best=key)
+    for step, metric in ((1, 20.0), (2, 70.0), (3, None), (4, 50.0), (5, None)):
+        metrics = None if metric is None else {key: metric}
+        store.save(step, state(step, shardings), description, metrics)
+    store.wait()
+    with pytest.raises(ValueError, match="'ccpg_gait/mean/rank1' is none of the res"):
+        store.save(6, state(6, shardings), description, {"other": 1.0})
+    store.close()
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()}
+    assert kept == {2, 4, 5}
+    target = checkpoints.abstract(state(0, shardings), shardings(state(0, shardings)))
+    store = checkpoints.Checkpoints(str(tmp_path), None, best=key)
+    assert store.restore(target, None)[1] == 5
+    restored, step = store.restore(target, None, "best")
+    assert step == 2 and int(restored["step"]) == 2
+    store.close()
+    store = checkpoints.Checkpoints(str(tmp_path), None)
+    with pytest.raises(ValueError, match="checkpoint='best' with config.train.keep_be"):
+        store.restore(target, None, "best")
+    store.close()
