@@ -184,6 +184,7 @@ def base(name: str, dataset: str) -> ConfigDict:
                 losses=(),
                 trainable="^decoder/",
                 ids_per_batch=0,  # smaller batches; 0: data.ids_per_batch
+                num_frames=0,  # shorter clips; 0: data.num_frames
                 learning_rate=0.0,  # 0: the optimizer's
             ),
             train=dict(

@@ -53,7 +53,7 @@ def config():
     config = lmgait.get_config()
     config.data.update(ids_per_batch=3, seqs_per_id=2, num_frames=4, colour=0.0)
     config.evaluation.update(batch_size=2, frame_multiple=4, max_frames=9)
-    config.warmup.update(steps=2, ids_per_batch=0)
+    config.warmup.update(steps=2, ids_per_batch=0, num_frames=0)
     return config
 
 
@@ -77,10 +77,11 @@ def test_train_batches_are_a_function_of_the_step(config):
 
 
 def test_the_warm_up_may_have_smaller_batches(config):
-    config.warmup.ids_per_batch = 1
-    sizes = [len(batch["labels"]) for batch in train(config, 0, 4)]
-    assert sizes == [2, 2, 6, 6]
-    assert [len(batch["labels"]) for batch in train(config, 1, 3)] == [2, 6]
+    config.warmup.update(ids_per_batch=1, num_frames=3)
+    shapes = [batch["valid"].shape for batch in train(config, 0, 4)]
+    assert shapes == [(2, 3), (2, 3), (6, 4), (6, 4)]
+    resumed = train(config, 1, 3)
+    assert [batch["frames"].shape[:2] for batch in resumed] == [(2, 3), (6, 4)]
 
 
 def test_train_batch_contents(config):

@@ -27,18 +27,20 @@ def train_rows(source: Source, config, step: int) -> np.ndarray:
     """Rows of the global batch of `step`, also to name them when a step goes wrong."""
     return sampling.identity_batch(
         source.index.subject,
-        ids_per_batch=_identities(config, step),
+        ids_per_batch=batch_size(config, step)[0],
         seqs_per_id=config.data.seqs_per_id,
         seed=config.seed,
         step=step,
     )
 
 
-def _identities(config, step: int) -> int:
-    """Identities in the batch of `step`; the warm-up may have smaller batches."""
-    whole = config.data.ids_per_batch
-    warming = step < config.warmup.steps
-    return config.warmup.ids_per_batch or whole if warming else whole
+def batch_size(config, step: int) -> tuple[int, int]:
+    """(identities, frames of a clip) of `step`; the warm-up may have smaller ones."""
+    sizes = config.data.ids_per_batch, config.data.num_frames
+    if step >= config.warmup.steps:
+        return sizes
+    own = config.warmup.ids_per_batch, config.warmup.num_frames
+    return own[0] or sizes[0], own[1] or sizes[1]
 
 
 def train_batches(
@@ -63,7 +65,7 @@ def train_batches(
         damaged=damaged,
     )
     for step, batch in enumerate(batches, start=start_step):
-        rows = _identities(config, step) * config.data.seqs_per_id
+        rows = batch_size(config, step)[0] * config.data.seqs_per_id
         yield to_global(batch, mesh, rows)
 
 
@@ -108,7 +110,7 @@ def host_batches(
         rng = np.random.default_rng([config.seed, step, position])
         frames = sampling.clip_indices(
             int(source.index.num_frames[row]),
-            data.num_frames,
+            batch_size(config, step)[1],
             ordered=data.ordered,
             skip=data.skip,
             rng=rng,
@@ -132,7 +134,7 @@ def host_batches(
         order = order[own]
         clips = [load_row(step, int(i), int(rows[i])) for i in order]
         batch = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
-        batch["valid"] = np.ones((len(clips), data.num_frames), bool)
+        batch["valid"] = np.ones((len(clips), batch_size(config, step)[1]), bool)
         batch["labels"] = identity[rows[order]]
         return batch
 
