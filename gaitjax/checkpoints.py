@@ -50,6 +50,9 @@ _FREE = (
 )
 
 
+IMPORTED = "imported"  # in place of a fingerprint: published weights, any data will do
+
+
 class Checkpoints:
     """Checkpoints of one run in WORKDIR/checkpoints.
 
@@ -242,7 +245,7 @@ def _check_same_run(stored: dict, current: dict, folder: Path) -> None:
         if old.get(name, _MISSING) != new.get(name, _MISSING)
         and not any(name == free or name.startswith(free + ".") for free in _FREE)
     ]
-    if stored["data"] != current["data"]:
+    if stored["data"] not in (current["data"], IMPORTED):
         changed.append(f"data fingerprint: {stored['data']} -> {current['data']}")
     if changed:
         raise DifferentRun(

@@ -65,13 +65,18 @@ def main(argv) -> int:
         checkpoints,
         cluster,
         evaluate,
+        import_checkpoint,
         plan,
         train,
         train_reranker,
     )
     from gaitjax.models import check_name
 
-    modes = {"train": train.run, "evaluate": evaluate.run}
+    modes = {
+        "train": train.run,
+        "evaluate": evaluate.run,
+        "import": import_checkpoint.run,
+    }
     if config.model.name == "cargait":
         rerank = train_reranker.rerank
         modes = {"train": train_reranker.run, "rerank": rerank, "evaluate": rerank}

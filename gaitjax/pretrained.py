@@ -277,6 +277,27 @@ def read(file: Path) -> dict[str, np.ndarray]:
     raise ValueError(f"{file} must end in one of {', '.join(SUFFIXES)}.")
 
 
+def read_published(file: Path) -> dict[str, np.ndarray]:
+    """Every tensor of a gait model's checkpoint: .pt, .pth, .bin, .safetensors or .npz.
+
+    Nothing in the file is run: PyTorch files are read with `weights_only=True` and
+    TorchScript archives are refused, .npz without pickled objects.
+    """
+    if not file.is_file():
+        raise ValueError(f"There is no file {file} (config.checkpoint).")
+    if file.suffix == ".npz":
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                return {name: archive[name] for name in archive.files}
+        except Exception as error:  # zipfile, zlib and numpy have their own
+            raise ValueError(
+                f"{file} is no whole .npz of plain arrays ({error})."
+            ) from error
+    if file.suffix in (".pt", ".pth", ".bin"):
+        return _read_torch(file, scripts=False)
+    return read(file)
+
+
 def _json(file: Path, text: bytes) -> dict:
     try:
         return json.loads(text)
@@ -336,7 +357,7 @@ def _read_msgpack(file: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _read_torch(file: Path) -> dict[str, np.ndarray]:
+def _read_torch(file: Path, scripts: bool = True) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
@@ -348,7 +369,8 @@ def _read_torch(file: Path) -> dict[str, np.ndarray]:
 
     try:
         names = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else []
-        if any(name.endswith("/constants.pkl") for name in names):  # TorchScript
+        archive = any(name.endswith("/constants.pkl") for name in names)
+        if archive and scripts:  # TorchScript
             state = torch.jit.load(file, map_location="cpu").state_dict()
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
@@ -359,7 +381,9 @@ def _read_torch(file: Path) -> dict[str, np.ndarray]:
         ) from error
     if not isinstance(state, Mapping):
         raise ValueError(f"{file} holds a {type(state).__name__}, expected a dict.")
-    state = state.get("state_dict", state)
+    for key in ("state_dict", "model"):  # beside the optimizer of a training run
+        inner = state.get(key)
+        state = inner if isinstance(inner, Mapping) else state
     strange = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
     if strange:
         raise ValueError(

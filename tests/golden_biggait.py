@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from golden_files import GoldenFile
+from golden_models import to_torch
 
 from gaitjax import losses
-from gaitjax.biggait_weights import UNUSED, from_torch, path_of
-from gaitjax.models import lmgait, representation
+from gaitjax.import_checkpoint import plain_names
+from gaitjax.models import lmgait, representation, torch_names
 
 
 def model_of(golden: GoldenFile, *, frozen_decoder: bool, black: float):
@@ -201,31 +202,15 @@ def loss_terms(out, batch):
     }
 
 
-def to_torch(name: str, tree: dict, strips: int) -> np.ndarray:
-    """The leaf of params or batch_stats that BigGait's `name` became, in its layout."""
-    scope, _, leaf = path_of(name).rpartition("/")
-    flat = flax.traverse_util.flatten_dict(tree, sep="/")
-    leaf = {"running_mean": "mean", "running_var": "var"}.get(leaf, leaf)
-    if leaf == "weight":
-        leaf = "kernel" if f"{scope}/kernel" in flat else "scale"
-    value = np.asarray(flat[f"{scope}/{leaf}"])
-    if scope.endswith("neck/norm"):
-        return value.reshape(strips, -1).T.reshape(-1)  # [D*S]
-    if leaf == "kernel" and value.ndim == 2:
-        return value.T  # [out in]
-    if leaf == "kernel" and value.ndim == 4:
-        return value.transpose(3, 2, 0, 1)  # [out in h w]
-    return value
-
-
-def check_rows(golden: GoldenFile, mode, kind, rows, tree, tolerances, strips):
+def check_rows(golden: GoldenFile, mode, kind, rows, tree, tolerances, params):
     """Digest rows of parameters' gradients ("grad") or of buffers ("bn")."""
     null = golden.meta.get(f"{mode}_grad_null", [])
     stored = golden.arrays[f"{mode}/{kind}_digest"]
+    theirs = to_torch("lmgait", {kind: tree}, params)
     for name, row, tolerance in zip(rows, stored, tolerances, strict=True):
-        if UNUSED.search(name):
+        if torch_names.IGNORED.match(name):
             continue  # moved or kept, no output depends on it
-        value = to_torch(name, tree, strips)
+        value = theirs[name]
         if name in null:
             assert np.abs(value).max() < 1e-5, name
             continue
@@ -279,27 +264,30 @@ def check_train(golden: GoldenFile, mode: str, variables) -> None:
     golden.check(f"{mode}/loss.total", total)
     golden.check(f"{mode}/triplet.embeddings", np.moveaxis(out.embeddings, 1, 2))
     golden.check(f"{mode}/softmax.logits", np.moveaxis(out.logits, 1, 2))
-    strips = out.embeddings.shape[1]
-    meta = golden.meta
+    params, meta = variables["params"], golden.meta
     check_rows(
         golden, mode, "grad", meta[f"{mode}_grad_names"], gradients,
-        meta[f"{mode}_grad_tol"], strips,
+        meta[f"{mode}_grad_tol"], params,
     )  # fmt: skip
     names = meta[f"{mode}_bn_names"]
     tolerance = meta["tol"][f"{mode}/bn(max)"]
-    check_rows(golden, mode, "bn", names, stats, [tolerance] * len(names), strips)
+    check_rows(golden, mode, "bn", names, stats, [tolerance] * len(names), params)
+    theirs = to_torch("lmgait", {"grad": gradients}, params)
     for name in meta[f"{mode}_grad_none"]:
         if not name.startswith("backbone."):
-            assert not to_torch(name, gradients, strips).any(), name
+            assert not theirs[name].any(), name
     encoder = jax.tree.leaves(gradients["visual_encoder"])
     assert not any(leaf.any() for leaf in encoder)
 
 
 def check_biggait(golden: GoldenFile) -> None:
     """Evaluation mode, then every training mode that the file holds."""
-    variables = jax.tree.map(jnp.asarray, from_torch(golden.weights()))
     model = model_of(golden, frozen_decoder=False, black=0.0)
     batch = batch_of(golden, "eval")
+    init = functools.partial(model.init, train=False)
+    shapes = jax.eval_shape(init, jax.random.key(0), batch)
+    variables = torch_names.from_torch("lmgait", plain_names(golden.weights()), shapes)
+    variables = jax.tree.map(jnp.asarray, variables)
     forward = jax.jit(functools.partial(run, model, train=False))
     out, _, calls = forward(variables, batch)
     check_forward(golden, "eval", batch, out, calls)

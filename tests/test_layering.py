@@ -29,6 +29,8 @@ MAY_IMPORT = {
     "compare_rerankers": {"models.cargait", "retrieval", "report", "log"},
     "rerank_pictures": {"data", "report"},
     "evaluate": EVALUATE,
+    "import_checkpoint": EVALUATE
+    | {"evaluate", "pretrained", "weight_names", "cluster", "sharding"},
     "state": {"models", "optim", "sharding", "pretrained"},
     "models": SHARED,
     "models.__init__": {"models"},
@@ -56,7 +58,7 @@ MAY_IMPORT = {
     "report": set(),
     "log": set(),
 }
-ENTRY = {"main", "train", "train_reranker", "evaluate", "state"}
+ENTRY = {"main", "train", "train_reranker", "evaluate", "state", "import_checkpoint"}
 
 NEVER = {"tensorflow", "transformers", "torch"}
 INSIDE_FUNCTIONS = {

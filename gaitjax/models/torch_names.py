@@ -6,7 +6,7 @@ model has rules from our paths to those names; values change layout only.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -79,6 +79,11 @@ UNET = [
         for part, index in zip(("conv1", "norm1", "conv2", "norm2"), indices)
     ),
     ("unet/classify", "Backbone.Conv_1x1"),
+]
+MASK_BRANCH = [
+    ("decoder/norm", "Mask_Branch.bn_s"),
+    ("decoder/classify", "Mask_Branch.down_sampling"),
+    ("decoder/reconstruct", "Mask_Branch.up_sampling"),
 ]
 GAITGL = [
     ("stem0", "conv3d.0.conv3d"),
@@ -173,11 +178,48 @@ RULES: dict[str, list[tuple[str, str]]] = {
         ("fusion", "fusion.conv.forward_block.0"),
         *STRIP_HEAD,
     ],
+    # BigGait: LMGait without text and MTCM. The encoder under Hugging Face's names, to
+    # which import_checkpoint brings DINOv2's own.
+    "lmgait": [
+        (r"visual_encoder/(.*)", r"backbone.\1"),
+        *MASK_BRANCH,
+        ("denoising/norm", "Denoising_Branch.bn_s"),
+        ("denoising/expand", "Denoising_Branch.down_sampling.0"),
+        ("denoising/hidden_norm", "Denoising_Branch.down_sampling.1"),
+        ("denoising/project", "Denoising_Branch.down_sampling.3"),
+        ("appearance/norm", "Appearance_Branch.bn_s"),
+        ("appearance/project", "Appearance_Branch.down_sampling"),
+        ("appearance/project_norm", "Appearance_Branch.bn_t"),
+        *(
+            (f"gait/{ours}", f"gait_net.{theirs}")
+            for ours, theirs in (
+                *(
+                    (f"stem_{stem}/{part}", f"{pre}.forward_block.{torch}")
+                    for stem, pre in (
+                        ("denoised", "pre_part"),
+                        ("appearance", "pre_rgb"),
+                    )
+                    for part, torch in (
+                        ("conv", "conv1.conv"),
+                        ("norm", "bn1"),
+                        ("block/(.*)", r"layer1.0.\1"),
+                    )
+                ),
+                *(
+                    (
+                        f"block{block}/(.*)",
+                        rf"post_backbone.forward_block.layer{block + 1}.0.\1",
+                    )
+                    for block in (1, 2, 3)
+                ),
+                *FUSION,
+                *STRIP_HEAD,
+            )
+        ),
+    ],
     "biggergait": [
         (r"visual_encoder/(.*)", r"Backbone.\1"),
-        ("decoder/norm", "Mask_Branch.bn_s"),
-        ("decoder/classify", "Mask_Branch.down_sampling"),
-        ("decoder/reconstruct", "Mask_Branch.up_sampling"),
+        *MASK_BRANCH,
         *(
             (rf"layer(\d+)/{ours}", rf"HumanSpace_Conv.\1.{theirs}")
             for ours, theirs in (
@@ -246,7 +288,7 @@ RULES: dict[str, list[tuple[str, str]]] = {
         ("project", "fcn"),
     ],
 }
-RESIDUAL_BLOCK = re.compile(r"(^|/)block\d+_(2d|p3d|3d)/")  # its modules:
+RESIDUAL_BLOCK = re.compile(r"(^|/)block\d*(_(2d|p3d|3d))?/")  # its modules:
 BLOCK_NAMES = {
     "norm1": "bn1",
     "norm2": "bn2",
@@ -261,11 +303,11 @@ LEAVES = {
     "var": "running_var",
 }
 STRIP_MODULES = ("FCs", "BNNecks", "Head", "Head0", "Head1")
-# counters, constants that we compute, and of BiggerGait what it lists a second time or
-# does not use
+# counters, constants that we compute, what BiggerGait lists a second time, and norms
+# that BigGait and BiggerGait do not use
 IGNORED = re.compile(
     r"(.*\.)?(num_batches_tracked|A|relative_position_index)$"
-    r"|Gait_Net\.Gait_List\.|Mask_Branch\.bn_t\."
+    r"|Gait_Net\.Gait_List\.|(Mask|Denoising)_Branch\.bn_t\."
 )
 
 
@@ -313,6 +355,68 @@ def to_our_layout(value: np.ndarray, path: str, leaf, strips: int) -> np.ndarray
     return value
 
 
+class Parity(NamedTuple):
+    """Torch names by what became of them; `wrong_shape` says both shapes."""
+
+    matched: list[str]
+    missing: list[str]
+    extra: list[str]
+    wrong_shape: list[str]
+
+    def faults(self) -> str:
+        """What does not fit, in one line; "" where everything does."""
+        found = {
+            "missing": self.missing,
+            "extra": self.extra,
+            "wrong shape": self.wrong_shape,
+        }
+        return "; ".join(
+            f"{kind}: {', '.join(sorted(names))}"
+            for kind, names in found.items()
+            if names
+        )
+
+
+def fit(
+    model_name: str, state_dict: Mapping[str, Any], abstract_variables: Mapping
+) -> tuple[dict[str, np.ndarray], Parity]:
+    """What of a PyTorch state dict fits our variables; see `from_torch`.
+
+    Returns ({"params/stem/conv/kernel": float32 array}, Parity).
+    """
+    state = {
+        name.removeprefix("module."): np.asarray(value)
+        for name, value in state_dict.items()
+    }
+    values, parity = {}, Parity([], [], [], [])
+    expected = set()
+    for key_path, leaf in jax.tree_util.tree_leaves_with_path(abstract_variables):
+        path = leaf_path(key_path)
+        names = torch_names_of(model_name, path, leaf)
+        expected.update(names)
+        absent = [name for name in names if name not in state]
+        if absent:
+            parity.missing.extend(absent)
+            continue
+        strips = neck_strips(abstract_variables, path)
+        part = leaf
+        if len(names) > 1:
+            part = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        pieces = [to_our_layout(state[name], path, part, strips) for name in names]
+        if any(piece.shape != part.shape for piece in pieces):
+            parity.wrong_shape.append(
+                f"{names[0]} {state[names[0]].shape} for {path} {leaf.shape}"
+            )
+            continue
+        value = np.stack(pieces) if len(names) > 1 else pieces[0]
+        key = jax.tree_util.keystr(key_path, simple=True, separator="/")
+        values[key] = np.ascontiguousarray(value, np.float32)
+        parity.matched.extend(names)
+    unknown = (n for n in state if n not in expected and not IGNORED.match(n))
+    parity.extra.extend(unknown)
+    return values, parity
+
+
 def from_torch(
     model_name: str, state_dict: Mapping[str, Any], abstract_variables: Mapping
 ) -> dict:
@@ -327,41 +431,14 @@ def from_torch(
     Returns a tree of float32 numpy arrays like abstract_variables. ValueError that
     lists missing, extra and wrongly shaped entries.
     """
-    state = {
-        name.removeprefix("module."): np.asarray(value)
-        for name, value in state_dict.items()
-    }
-    flat, structure = jax.tree_util.tree_flatten_with_path(abstract_variables)
-    values, missing, wrong, used = [], [], [], set()
-    for key_path, leaf in flat:
-        path = leaf_path(key_path)
-        names = torch_names_of(model_name, path, leaf)
-        used.update(names)
-        absent = [name for name in names if name not in state]
-        if absent:
-            missing += absent
-            continue
-        strips = neck_strips(abstract_variables, path)
-        if len(names) > 1:
-            part = jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
-            value = np.stack(
-                [to_our_layout(state[name], path, part, strips) for name in names]
-            )
-        else:
-            value = to_our_layout(state[names[0]], path, leaf, strips)
-        if value.shape != leaf.shape:
-            wrong.append(f"{names[0]} {state[names[0]].shape} for {path} {leaf.shape}")
-        values.append(np.asarray(value, np.float32))
-    extra = [n for n in state if n not in used and not IGNORED.match(n)]
-    found = {"missing": missing, "extra": extra, "wrong shape": wrong}
-    if any(found.values()):
-        listed = [f"{key}: {', '.join(sorted(v))}" for key, v in found.items() if v]
+    values, parity = fit(model_name, state_dict, abstract_variables)
+    if parity.faults():
         raise ValueError(
             f"The checkpoint does not fit the {model_name} of this config "
-            f"({len(values) - len(wrong)} of {len(flat)} tensors match). "
-            + "; ".join(listed)
+            f"({len(parity.matched)} tensors match). {parity.faults()}"
         )
-    return jax.tree_util.tree_unflatten(structure, values)
+    structure = jax.tree.structure(abstract_variables)
+    return jax.tree.unflatten(structure, list(values.values()))
 
 
 def leaf_path(key_path) -> str:
