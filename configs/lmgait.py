@@ -13,9 +13,9 @@ encoder that starts at random, learns from silhouettes in the decoder's warm-up 
 frozen then, a small frozen random text tower in place of CLIP, narrow branches, and
 maps weighted by the foreground's probability; the data flow is the paper's. The others
 are the paper's (sections 3 and 4.1): DINOv2 ViT-S/14 and the CLIP ViT-B/16 text tower,
-both frozen; SGD 0.1, 40k steps, 6 x 8 sequences; a GPU or TPU is needed. Published Rank-1 (not measured
-by us): CCPG gait protocol CL/UP/DN/BG 84.8/87.0/88.5/93.6; SUSTech1K NM/CL/UF/NT/all
-96.4/79.8/93.9/87.0/97.1; CASIA-B* NM/BG/CL 100/99.6/92.9.
+both frozen; SGD 0.1, 40k steps, 6 x 8 sequences; a GPU or TPU is needed. Published
+Rank-1 (not measured by us): CCPG gait protocol CL/UP/DN/BG 84.8/87.0/88.5/93.6;
+SUSTech1K NM/CL/UF/NT/all 96.4/79.8/93.9/87.0/97.1; CASIA-B* NM/BG/CL 100/99.6/92.9.
 """
 
 from configs import common, prompts

@@ -206,6 +206,7 @@ def check_folder(workdir: str) -> None:
 
 def check_space(workdir: str, state: Any) -> None:
     """Raises ValueError where two checkpoints of `state` do not fit into `workdir`."""
+    check_folder(workdir)
     needed = 2 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     free = shutil.disk_usage(workdir).free
     if free < needed:
