@@ -110,10 +110,11 @@ def encoder_file(seed: int, folder: Path) -> Path:
     """The encoder of the seed's default run, as safetensors; trains it if need be."""
     file = folder / f"encoder_{seed}.safetensors"
     if not file.exists():
-        run_row("default", seed, folder, ["synthetic"], again=True)
+        workdir = folder / "default" / str(seed) / "synthetic"
+        trained = (workdir / "results.json").exists()
+        run_row("default", seed, folder, ["synthetic"], again=not trained)
         config = row_config("default", seed, "synthetic", folder)
         setup = state.build(config, state.example_batch(config))
-        workdir = folder / "default" / str(seed) / "synthetic"
         trained = evaluate.load_run(setup, setup.new_state(), str(workdir))
         encoder = jax.device_get(trained.params["visual_encoder"])
         pretrained.save(file, encoder)
