@@ -1,12 +1,14 @@
 """Runs of gaitjax.main that start fast: one process imports, each run is its fork.
 
-As a program (`python -m tests.forked_runs`): one JSON list of arguments per line of
-stdin; for each a child runs gaitjax.main with them, and two lines are printed: its
-process id at its start, its exit code (negative: killed by that signal) at its end.
+As a program (`python -m tests.forked_runs`): each line of stdin is a JSON list of
+processes, [devices, output file, arguments of gaitjax.main ...]; two lines answer it:
+their process ids at their start, their exit codes (negative: killed by that signal).
 """
 
+import atexit
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -29,15 +31,31 @@ class Runs:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def start(self, arguments: list[str], output: Path) -> int:
-        """Process id of a new run; it must end before the next one starts."""
-        self._server.stdin.write(json.dumps([str(output), *arguments]) + "\n")
-        self._server.stdin.flush()
-        return int(self._server.stdout.readline())
+    def start(
+        self, arguments: list[str], output: Path, processes: int = 1, devices: int = 1
+    ) -> list[int]:
+        """Process ids of a new run; it must end before the next one starts.
 
-    def wait(self) -> int:
-        """Exit code of the run."""
-        return int(self._server.stdout.readline())
+        output: file of its output; of each process, with its number, where several.
+        """
+        jobs = [[devices, str(output), *arguments]]
+        if processes > 1:
+            with socket.socket() as server:
+                server.bind(("127.0.0.1", 0))
+                port = server.getsockname()[1]
+            address = f"--coordinator=127.0.0.1:{port}"
+            several = ["--multihost", address, f"--num_processes={processes}"]
+            jobs = [
+                [devices, f"{output}{i}", *arguments, *several, f"--process_id={i}"]
+                for i in range(processes)
+            ]
+        self._server.stdin.write(json.dumps(jobs) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+    def wait(self) -> list[int]:
+        """Exit codes of the run's processes."""
+        return json.loads(self._server.stdout.readline())
 
     def close(self) -> None:
         self._server.stdin.close()
@@ -53,7 +71,8 @@ def wait_for(condition, what: str, seconds: float = 120) -> None:
         time.sleep(0.001)
 
 
-def _child(output: str, arguments: list[str]) -> None:
+def _child(devices: int, output: str, *arguments: str) -> None:
+    import jax
     from absl import app
 
     from gaitjax import main
@@ -61,11 +80,13 @@ def _child(output: str, arguments: list[str]) -> None:
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)
+    jax.config.update("jax_num_cpu_devices", devices)
     sys.argv = sys.orig_argv = ["gaitjax.main", *arguments]
     try:
         app.run(main._main, flags_parser=main._parse)
     except SystemExit as end:
         sys.stdout.flush()
+        atexit._run_exitfuncs()  # as at any exit: processes leave together
         os._exit(end.code or 0)
 
 
@@ -79,13 +100,14 @@ def _serve() -> None:
     from gaitjax import checkpoints, evaluate, train, train_reranker  # noqa: F401
 
     for line in sys.stdin:
-        output, *arguments = json.loads(line)
-        child = os.fork()
-        if child == 0:
-            _child(output, arguments)
-        print(child, flush=True)
-        status = os.waitpid(child, 0)[1]
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        children = []
+        for job in json.loads(line):
+            children.append(os.fork())
+            if children[-1] == 0:
+                _child(*job)
+        print(json.dumps(children), flush=True)
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+        print(json.dumps(codes), flush=True)
 
 
 if __name__ == "__main__":

@@ -80,18 +80,18 @@ def train_rows(workdir):
 
 
 def final_parameters(workdir):
-    """All arrays of the last checkpoint, by path."""
+    """All arrays of the last checkpoint, by path, whatever devices wrote it."""
+    import jax
     import orbax.checkpoint as ocp
 
-    manager = ocp.CheckpointManager(Path(workdir).absolute() / "checkpoints")
-    step = manager.latest_step()
-    restored = manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore())
-    )
-    manager.close()
-    import jax
-
-    leaves = jax.tree_util.tree_leaves_with_path(restored.state)
+    steps = (Path(workdir).absolute() / "checkpoints").iterdir()
+    step = max(int(path.name) for path in steps if path.name.isdigit())
+    folder = Path(workdir).absolute() / "checkpoints" / str(step) / "state"
+    checkpointer = ocp.PyTreeCheckpointer()
+    tree = checkpointer.metadata(folder).item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    restored = checkpointer.restore(folder, restore_args=as_numpy)
+    leaves = jax.tree_util.tree_leaves_with_path(restored)
     return step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 

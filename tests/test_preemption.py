@@ -1,5 +1,6 @@
 """Nothing is lost: kills at any moment, SIGTERM, full disks, damaged, missing data."""
 
+import json
 import os
 import random
 import re
@@ -52,8 +53,8 @@ def undisturbed(runs, arguments, tmp_path_factory):
 
 def finish(runs, arguments, folder):
     runs.start([*arguments, f"--workdir={folder}"], folder / "out.txt")
-    code = runs.wait()
-    assert code == 0, (folder / "out.txt").read_text()[-3000:]
+    codes = runs.wait()
+    assert codes == [0], (folder / "out.txt").read_text()[-3000:]
     return (folder / "out.txt").read_text()
 
 
@@ -82,7 +83,9 @@ def test_ten_kills_and_resumes_are_bit_equal(runs, arguments, undisturbed, tmp_p
     rng, killed_at = random.Random(0), []
     for kill in range(10):
         before = logged(tmp_path)
-        child = runs.start([*arguments, f"--workdir={tmp_path}"], tmp_path / "out.txt")
+        [child] = runs.start(
+            [*arguments, f"--workdir={tmp_path}"], tmp_path / "out.txt"
+        )
         if kill == 3:  # while it starts
             time.sleep(rng.uniform(0.1, 1.0))
         else:
@@ -90,7 +93,7 @@ def test_ten_kills_and_resumes_are_bit_equal(runs, arguments, undisturbed, tmp_p
             wait_for(lambda step=step: logged(tmp_path) >= step, f"step {step}")
             time.sleep(rng.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)
-        assert runs.wait() == -signal.SIGKILL, (tmp_path / "out.txt").read_text()
+        assert runs.wait() == [-signal.SIGKILL], (tmp_path / "out.txt").read_text()
         killed_at.append(logged(tmp_path))
     assert killed_at[-1] < STEPS and len(set(killed_at)) == 9
     finish(runs, arguments, tmp_path)
@@ -100,16 +103,55 @@ def test_ten_kills_and_resumes_are_bit_equal(runs, arguments, undisturbed, tmp_p
 def test_preemption_by_sigterm_saves_and_resumes(
     runs, arguments, undisturbed, tmp_path
 ):
-    child = runs.start([*arguments, f"--workdir={tmp_path}"], tmp_path / "out.txt")
+    [child] = runs.start([*arguments, f"--workdir={tmp_path}"], tmp_path / "out.txt")
     wait_for(lambda: logged(tmp_path) >= 4, "step 4")
     os.kill(child, signal.SIGTERM)
-    code, text = runs.wait(), (tmp_path / "out.txt").read_text()
-    assert code == 0, text[-3000:]
+    codes, text = runs.wait(), (tmp_path / "out.txt").read_text()
+    assert codes == [0], text[-3000:]
     step = int(re.search(r"Stopped after step (\d+) of 60; everything", text)[1])
     assert "run the same command again: gaitjax.main --config=" in text
     assert (tmp_path / "checkpoints" / str(step)).is_dir() and step < STEPS
     assert f"from step {step} of 60" in finish(runs, arguments, tmp_path)
     assert_same(outcome(tmp_path), undisturbed)
+
+
+def test_preempted_on_two_processes_of_four_devices_resumes_on_two_of_one(
+    runs, arguments, tmp_path
+):
+    """8 -> 2 devices in mid-run; then the test split is embedded on both processes."""
+    arguments = [
+        *arguments, "--config.data.ids_per_batch=4", "--config.optimizer.name=sgd",
+        "--config.optimizer.schedule=constant", "--config.optimizer.learning_rate=1e-5",
+        "--config.train.steps=20",
+    ]  # fmt: skip
+    alone, several = tmp_path / "alone", tmp_path / "several"
+    alone.mkdir(), several.mkdir()
+    finish(runs, arguments, alone)
+
+    shared = [*arguments, f"--workdir={several}"]
+    children = runs.start(shared, several / "out", processes=2, devices=4)
+    wait_for(lambda: logged(several) >= 2, "step 2", 300)
+    os.kill(children[1], signal.SIGTERM)  # all stop where one is asked
+    codes, text = runs.wait(), (several / "out0").read_text()
+    assert codes == [0, 0], text[-3000:] + (several / "out1").read_text()[-3000:]
+    step = int(re.search(r"Stopped after step (\d+) of 20; everything", text)[1])
+    assert 2 <= step < 20
+    assert "Stopped" not in (several / "out1").read_text()  # process 0 speaks
+    runs.start(shared, several / "out", processes=2, devices=1)
+    codes, text = runs.wait(), (several / "out0").read_text()
+    assert codes == [0, 0], text[-3000:] + (several / "out1").read_text()[-3000:]
+    assert f"from step {step} of 20" in text and "ccpg_gait" in text
+    states = [final_parameters(folder) for folder in (alone, several)]
+    assert states[0][0] == states[1][0] == 20
+    for name, value in states[0][1].items():
+        np.testing.assert_allclose(
+            states[1][1][name], value, rtol=1e-5, atol=1e-5, err_msg=name
+        )
+    results = [
+        json.loads((folder / "results.json").read_text())["results"]
+        for folder in (alone, several)
+    ]
+    assert results[0] == results[1]
 
 
 # ---------------------------------------------------------------- data that goes wrong
