@@ -251,9 +251,13 @@ def measure(
         return compare({name: dict(arrays) for name, arrays in stored.items()})
 
 
-def finish(processes) -> None:
-    """Waits for all; raises RuntimeError with the output of one that failed."""
-    outputs = [process.communicate()[0] for process in processes]
+def finish(processes, outputs: list[str] | None = None) -> None:
+    """Waits for all; raises RuntimeError with the output of one that failed.
+
+    outputs: filled with what they printed.
+    """
+    outputs = [] if outputs is None else outputs
+    outputs += [process.communicate()[0] for process in processes]
     for process, output in zip(processes, outputs):
         if process.returncode:
             raise RuntimeError(output[-4000:])
@@ -292,6 +296,92 @@ def compare(results: dict[str, dict]) -> dict:
     }
 
 
+# ---------------------------------------------------------------- memory table
+
+BEGIN, END = "<!-- made by benchmarks/scaling.py --memory -->", "<!-- end -->"
+DOCUMENT = ROOT / "docs" / "scaling.md"
+BATCHES = {1: (6, 8), 8: (6, 8), 64: (8, 8)}  # devices -> identities x sequences
+
+
+def memory_row(size: str, devices: int, activations: bool) -> dict[str, int]:
+    """Bytes per device of LMGait at the paper's size (CCPG: 30 frames, 448x224).
+
+    The encoder is DINOv2 `size`; its MLP is GELU throughout, which for g has as many
+    parameters as the released SwiGLU. Needs `devices` devices where `activations`,
+    which are those of the compiled step under fsdp.
+    """
+    from configs import lmgait
+    from gaitjax import state, train
+    from gaitjax.models.dinov2 import DINOV2_SIZES
+
+    config = lmgait.get_config("ccpg")
+    fields = {k: v for k, v in DINOV2_SIZES[size].items() if k != "swiglu"}
+    layers = fields["num_layers"]
+    blocks = tuple(layers * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
+    config.model.visual_encoder.update(fields, blocks=blocks)
+    config.data.ids_per_batch, config.data.seqs_per_id = BATCHES[devices]
+    config.sharding = "fsdp"
+    make = sharding.make_mesh
+    if not activations:
+        axes = (jax.sharding.AxisType.Auto,) * 2
+        mesh = jax.sharding.AbstractMesh(
+            (devices, 1), ("data", "model"), axis_types=axes
+        )
+        sharding.make_mesh = lambda _: mesh
+    example = state.example_batch(config)
+    setup = state.build(config, example)
+    sharding.make_mesh = make
+    row = {}
+    for rules in ("data_parallel", "fsdp"):
+        places = sharding.infer_shardings(
+            setup.abstract_state, config.sharding_rules[rules], setup.mesh
+        )
+        for name in ("params", "opt_state", "frozen"):
+            leaves = getattr(setup.abstract_state, name)
+            row[f"{name} {rules}"] = sharding.device_bytes(
+                leaves, getattr(places, name)
+            )
+    if activations:
+        step = train.step_functions(config, setup)[1]
+        compiled = plan.compile_step(setup, example, step)
+        parts = sharding.memory(setup.abstract_state, setup.shardings, compiled)
+        row |= {name: parts[name] for name in ("batch", "activations")}
+    return row
+
+
+def memory_table(sizes, counts, activations: bool) -> str:
+    """Markdown; each row is computed in a process with so many devices."""
+    lines = [
+        "| DINOv2 | devices | batch | parameters + optimizer, replicated / fsdp | "
+        "frozen encoders, replicated / fsdp | batch | activations |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for size in sizes:
+        for devices in counts:
+            arguments = ["--memory_row", size, str(devices)]
+            arguments += [] if activations else ["--shapes_only"]
+            process = start(arguments, devices if activations else 1, quick=True)
+            finish([process], outputs := [])
+            row = json.loads(outputs[0].strip().splitlines()[-1])
+            cells = [
+                f"ViT-{size}",
+                str(devices),
+                "{} x {} x 30".format(*BATCHES[devices]),
+            ]
+            trained = [
+                row[f"params {rules}"] + row[f"opt_state {rules}"]
+                for rules in ("data_parallel", "fsdp")
+            ]
+            frozen = [row[f"frozen {rules}"] for rules in ("data_parallel", "fsdp")]
+            for pair in (trained, frozen):
+                cells.append(" / ".join(f"{x / 2**20:,.1f}" for x in pair))
+            for name in ("batch", "activations"):
+                cells.append(f"{row[name] / 2**20:,.0f}" if name in row else "-")
+            lines.append(f"| {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="lmgait", choices=list(MODELS))
@@ -301,7 +391,26 @@ def main() -> None:
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--coordinator", help=argparse.SUPPRESS)
     parser.add_argument("--process_id", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory", action="store_true", help="write the memory table")
+    parser.add_argument("--sizes", nargs="*", default=["s", "b", "l", "g"])
+    parser.add_argument("--devices", nargs="*", type=int, default=list(BATCHES))
+    parser.add_argument(
+        "--shapes_only", action="store_true", help="memory without activations"
+    )
+    parser.add_argument("--memory_row", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.memory_row:
+        size, devices = arguments.memory_row
+        print(json.dumps(memory_row(size, int(devices), not arguments.shapes_only)))
+        return
+    if arguments.memory:
+        table = memory_table(
+            arguments.sizes, arguments.devices, not arguments.shapes_only
+        )
+        page = DOCUMENT.read_text()
+        before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
+        DOCUMENT.write_text(f"{page[:before]}\n{table}\n{page[after:]}")
+        return
     if arguments.worker:
         if arguments.coordinator:
             from gaitjax import cluster
