@@ -3,7 +3,7 @@
     ./run.sh train configs/biggait.py                          # embedded synthetic data
     ./run.sh train configs/biggait.py:ccpg --manual_dir=DIR    # published recipe
 
-It is `configs/lmgait.py` without text and MTCM, with BigGait's unsupervised mask branch.
+It is `configs/lmgait.py` without text and MTCM, with an unsupervised mask branch.
 Published Rank-1 (not measured by us): CCPG gait protocol CL/UP/DN/BG
 82.6/85.9/87.1/93.1 (LMGait paper, Table 1). The recipe is OpenGait's: SGD 0.1, 40k
 steps of 8 x 8 sequences of 30 unordered frames, the mask branch frozen after 500 steps,

@@ -1,5 +1,5 @@
-"""MultiGait++: what two modalities share and what each has alone; here silhouettes and
-skeleton heat maps.
+"""MultiGait++ (Jin et al., AAAI 2025): what two modalities share and what each has
+alone; here silhouettes and skeleton heat maps.
 
     ./run.sh train configs/multigaitpp.py               # embedded synthetic data
     ./run.sh train configs/multigaitpp.py:ccpg          # published recipe

@@ -1,0 +1,134 @@
+"""Milliseconds per forward pass and per training step of every model of the zoo.
+
+    python -m benchmarks.zoo                        # all models, 2 threads
+    python -m benchmarks.zoo --models gaitset gaitpart --repeats 3
+
+Published sizes, float32, random input: 8 sequences x 30 frames x 64x44 (skeletons: 30
+frames of key points). A step is forward, losses, backward, update. `ratio` is the time
+of OpenGait's PyTorch (2.13, eager, 2 threads, forward + loss + backward; measured on
+another quiet machine of this kind, to about 25 %) divided by ours: above 1 we are
+faster; 0.9 is the goal. The last line is JSON: {model: {forward_ms, step_ms}}.
+"""
+
+import argparse
+import functools
+import importlib
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+SEQUENCES, FRAMES, THREADS = 8, 30, 2
+# model = config -> variant, PyTorch's (forward ms, step ms) where measured
+MODELS = {
+    "gaitset": ("casia_b", (920, 2_240)),
+    "gaitpart": ("casia_b", (1_340, 3_740)),
+    "gaitgl": ("casia_b", None),
+    "gaitbase": ("casia_b", (4_820, 14_980)),
+    "deepgaitv2": ("gait3d", (11_825, 37_455)),
+    "swingait": ("gait3d", None),
+    "skeletongait": ("gait3d", None),
+    "skeletongaitpp": ("gait3d", (15_655, 45_530)),
+    "multigaitpp": ("gait3d", None),
+    "gaitgraph2": ("gait3d", None),
+    "gaittr": ("gait3d", None),
+}
+
+
+def model_config(name: str):
+    """configs/NAME.py at its published size, with the benchmark's batch."""
+    config = importlib.import_module(f"configs.{name}").get_config(MODELS[name][0])
+    config.data.ids_per_batch, config.data.seqs_per_id = 2, SEQUENCES // 2
+    config.data.num_frames = FRAMES
+    config.model.dtype = "float32"
+    return config
+
+
+def random_state(setup):
+    """A TrainState of small random values: nothing is compiled to initialise it."""
+    import jax
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: rng.uniform(0.01, 0.05, x.shape).astype(x.dtype),
+        setup.abstract_state,
+    )
+
+
+def measure(name: str, repeats: int) -> dict[str, float]:
+    """{"forward_ms", "step_ms"}: medians after compilation and one warm call."""
+    import jax
+
+    from benchmarks.train_step import random_batches
+    from gaitjax import state as states
+    from gaitjax.train import train_step
+
+    config = model_config(name)
+    setup = states.build(config, states.example_batch(config))
+    batch = jax.device_put(next(random_batches(config)))
+    state = jax.device_put(random_state(setup))
+    rng = jax.random.key(0)
+
+    @jax.jit
+    def forward(variables, batch):
+        return setup.model.apply(variables, batch, train=False).embeddings
+
+    step = jax.jit(
+        functools.partial(
+            train_step, model=setup.model, tx=setup.tx, losses=config.loss.to_dict()
+        )
+    )
+    variables = states.model_variables(state)
+    calls = {
+        "forward_ms": functools.partial(forward, variables, batch),
+        "step_ms": functools.partial(step, state, batch, rng),
+    }
+    times = {}
+    for kind, call in calls.items():
+        jax.block_until_ready(call())  # compiles
+        seconds = []
+        for _ in range(repeats):
+            started = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds.append(time.perf_counter() - started)
+        times[kind] = round(1e3 * statistics.median(seconds), 1)
+    return times
+
+
+def ratio(reference: float | None, ours: float) -> str:
+    return f"{reference / ours:.2f}" if reference else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):  # before the backend counts its threads
+        cores = sorted(os.sched_getaffinity(0))[:THREADS]
+        os.sched_setaffinity(0, cores)
+    import jax
+
+    print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, {THREADS} threads")
+    print("| model | forward ms | ratio | step ms | ratio |\n|---|---|---|---|---|")
+    results = {}
+    for name in arguments.models:
+        times = results[name] = measure(name, arguments.repeats)
+        reference = MODELS[name][1] or (None, None)
+        cells = [
+            f"{time:,.0f} | {ratio(torch, time)}"
+            for torch, time in zip(reference, times.values(), strict=True)
+        ]
+        print(f"| {name} {MODELS[name][0]} | {' | '.join(cells)} |", flush=True)
+        jax.clear_caches()
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
