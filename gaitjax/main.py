@@ -97,7 +97,7 @@ def main(argv) -> int:
     else:
         cluster.exit_when_stopped()
     if _DRY_RUN.value:
-        print(plan.dry_run(config, workdir))
+        cluster.say(plan.dry_run(config, workdir))
         return 0
     checkpoints.check_folder(workdir)
     modes[config.mode](config, workdir)
