@@ -134,6 +134,9 @@ def base(name: str, dataset: str) -> ConfigDict:
                 ids_per_batch=8,  # P
                 seqs_per_id=16,  # K
                 num_frames=30,  # T of a training clip
+                # clips of min_frames to num_frames frames at random, for models that
+                # treat frames as a set; 0: all have num_frames
+                min_frames=0,
                 ordered=False,  # True: a window of consecutive frames
                 skip=0,  # ordered: frames dropped at random from a longer window
                 flip=0.0,  # probability of mirroring a whole sequence

@@ -84,6 +84,22 @@ def test_the_warm_up_may_have_smaller_batches(config):
     assert [batch["frames"].shape[:2] for batch in resumed] == [(2, 3), (6, 4)]
 
 
+def test_clips_may_differ_in_length(config):
+    config.data.modalities = ("silhouettes",)
+    whole = train(config, 0, 6)
+    config.data.min_frames = 2
+    batches = train(config, 0, 6)
+    lengths = np.concatenate([np.sum(batch["valid"], 1) for batch in batches])
+    assert set(lengths) == {2, 3, 4}
+    for batch, other in zip(batches, whole):
+        assert batch["silhouettes"].shape == other["silhouettes"].shape
+        valid = np.asarray(batch["valid"])
+        assert (valid[:, :-1] >= valid[:, 1:]).all()  # padding at the end
+        rows = np.asarray(batch["silhouettes"][:, :, 0, 0])
+        np.testing.assert_array_equal(rows, np.where(valid, rows[:, :1], 0))
+        np.testing.assert_array_equal(batch["labels"], other["labels"])
+
+
 def test_train_batch_contents(config):
     config.data.modalities = ("frames", "masks", "silhouettes")
     for batch in train(config, 0, 4):

@@ -108,14 +108,17 @@ def host_batches(
 
     def load_one(step: int, position: int, row: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([config.seed, step, position])
+        length = most = batch_size(config, step)[1]
+        if data.min_frames:
+            length = int(rng.integers(min(data.min_frames, most), most + 1))
         frames = sampling.clip_indices(
             int(source.index.num_frames[row]),
-            batch_size(config, step)[1],
+            length,
             ordered=data.ordered,
             skip=data.skip,
             rng=rng,
         )
-        return transforms.augment(
+        clip = transforms.augment(
             load_clip(source, row, frames, data.modalities),
             flip_probability=data.flip,
             colour_strength=data.colour,
@@ -126,6 +129,8 @@ def host_batches(
             frame_size=tuple(data.image_size),
             rng=rng,
         )
+        clip["valid"] = np.ones(length, bool)
+        return {name: _pad_frames(value, most) for name, value in clip.items()}
 
     def load(step: int) -> dict[str, np.ndarray]:
         rows = train_rows(source, config, step)
@@ -134,7 +139,6 @@ def host_batches(
         order = order[own]
         clips = [load_row(step, int(i), int(rows[i])) for i in order]
         batch = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
-        batch["valid"] = np.ones((len(clips), batch_size(config, step)[1]), bool)
         batch["labels"] = identity[rows[order]]
         return batch
 
@@ -288,6 +292,8 @@ def to_global(
 
 
 def _pad_frames(value: np.ndarray, length: int) -> np.ndarray:
+    if len(value) == length:
+        return value
     padding = [(0, length - len(value))] + [(0, 0)] * (value.ndim - 1)
     return np.pad(value, padding)
 
