@@ -72,8 +72,9 @@ def evaluate_state(config, setup: Setup, state: TrainState) -> Evaluation:
     """Every protocol of config.evaluation on the test split, with `state`'s model."""
     started = time.time()
     data = source.open_split(
-        config.data.data_dir, config.data.test_dataset, config.data.test_split
-    )
+        config.data.data_dir, config.data.test_dataset, config.data.test_split,
+        (*config.data.modalities, *config.evaluation.modalities),
+    )  # fmt: skip
     variables = model_variables(state)
     embeddings = embed_split(setup.model, variables, data, config, setup.mesh)
     flat = {}

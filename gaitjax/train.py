@@ -123,8 +123,9 @@ def restore_or_new(setup: Setup, checkpoints: Checkpoints, description):
 def run(config, workdir: str) -> dict[str, Any]:
     """Trains (or continues) the run in `workdir`, evaluates it, returns its results."""
     data = source.open_split(
-        config.data.data_dir, config.data.train_dataset, config.data.train_split
-    )
+        config.data.data_dir, config.data.train_dataset, config.data.train_split,
+        config.data.modalities,
+    )  # fmt: skip
     identities = len(np.unique(data.index.subject))
     if identities != config.data.num_classes:
         raise ValueError(

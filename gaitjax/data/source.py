@@ -45,8 +45,13 @@ class Source(NamedTuple):
     shards: tuple[Path, ...] = ()
 
 
-def open_split(data_dir: str, name: str, split: str) -> Source:
+ARRAYS = ("masks", "silhouettes", "keypoints")  # compressed in a record
+
+
+def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Source:
     """Opens `split` ("train", "test") of data set `name` ("ccpg", "cmu_walk/tiny").
+
+    modalities: what is read of the records; other arrays stay compressed bytes there.
 
     Raises ValueError where nothing is prepared, with the command that prepares it, and
     where the split does not exist or is empty.
@@ -68,9 +73,18 @@ def open_split(data_dir: str, name: str, split: str) -> Source:
     check_shards(name, shards)
     if builder.info.splits[split].num_examples == 0:
         raise ValueError(f"{name}: split {split!r} has no sequences.")
-    records = builder.as_data_source(split)
-    index, fingerprint = _index(folder, split, records, shards)
+    bare = builder.as_data_source(split, decoders=_left_compressed(()))
+    index, fingerprint = _index(folder, split, bare, shards)
+    records = builder.as_data_source(split, decoders=_left_compressed(modalities))
     return Source(name, records, index, fingerprint, tuple(shards))
+
+
+def _left_compressed(modalities) -> dict[str, Any]:
+    """TFDS decoders that inflate of ARRAYS only what these modalities are made of."""
+    import tensorflow_datasets as tfds
+
+    read = {"keypoints" if name == "heatmaps" else name for name in modalities}
+    return {name: tfds.decode.SkipDecoding() for name in ARRAYS if name not in read}
 
 
 def check_shards(name: str, shards: Sequence[Path]) -> None:
