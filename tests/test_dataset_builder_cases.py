@@ -14,7 +14,7 @@ import pytest
 from tfds_builders.prepare import builder_class
 
 MISSING = [m for m in ("tensorflow", "dill") if importlib.util.find_spec(m) is None]
-# builder -> sequences of its fake archive by split
+# builder[/config] -> sequences of its fake archive by split
 SPLITS = {
     "ccpg": {"train": 3, "test": 3},
     "casia_b": {"train": 3, "test": 3},
@@ -25,12 +25,17 @@ SPLITS = {
     "grew": {"train": 2, "test": 4},
     "ccgr_mini": {"train": 2, "test": 2},
     "kinect_gait": {"train": 8, "test": 8},
+    "ccpg/opengait": {"train": 3, "test": 3},
+    "oumvlp/opengait": {"train": 3, "test": 3},
 }
 
 
-def make_case(name: str) -> type:
+def make_case(full_name: str) -> type:
     """The DatasetBuilderTestCase of a builder; its archive is written first."""
     import tensorflow_datasets as tfds
+
+    name, _, config = full_name.partition("/")
+    writer = fake_benchmarks.__dict__[f"{name}_pickles" if config else name]
 
     with warnings.catch_warnings():  # TensorFlow's imports
         warnings.simplefilter("ignore")
@@ -38,13 +43,13 @@ def make_case(name: str) -> type:
 
     def set_up_class(cls):
         cls.EXAMPLE_DIR = tempfile.mkdtemp(prefix=f"fake_{name}_")
-        getattr(fake_benchmarks, name)(Path(cls.EXAMPLE_DIR))
+        writer(Path(cls.EXAMPLE_DIR))
         super(cls, cls).setUpClass()
 
     fields = {
         "DATASET_CLASS": builder_class(name),
-        "BUILDER_CONFIG_NAMES_TO_TEST": ["default"],
-        "SPLITS": SPLITS[name],
+        "BUILDER_CONFIG_NAMES_TO_TEST": [config or "default"],
+        "SPLITS": SPLITS[full_name],
         "SKIP_CHECKSUMS": True,
         "setUpClass": classmethod(set_up_class),
     }
