@@ -143,9 +143,11 @@ def test_preempted_on_two_processes_of_four_devices_resumes_on_two_of_one(
     assert f"from step {step} of 20" in text and "ccpg_gait" in text
     states = [final_parameters(folder) for folder in (alone, several)]
     assert states[0][0] == states[1][0] == 20
-    for name, value in states[0][1].items():
+    learned = [n for n in states[0][1] if n.startswith(("['params']", "['batch_st"))]
+    assert len(learned) > 8
+    for name in learned:
         np.testing.assert_allclose(
-            states[1][1][name], value, rtol=1e-5, atol=1e-5, err_msg=name
+            states[1][1][name], states[0][1][name], 1e-5, 1e-5, err_msg=name
         )
     results = [
         json.loads((folder / "results.json").read_text())["results"]
