@@ -15,7 +15,7 @@ from tqdm import tqdm
 from gaitjax import log, report
 from gaitjax.checkpoints import Checkpoints, abstract
 from gaitjax.data import pipeline, source
-from gaitjax.retrieval import distance, metrics, protocols
+from gaitjax.retrieval import metrics, protocols
 from gaitjax.state import (
     Setup,
     TrainState,
@@ -174,6 +174,12 @@ def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, A
     if config.pictures:
         pictures = draw(config, setup.model, variables, evaluation, folder / "pictures")
         print(f"pictures: {folder / 'pictures'}/ ({', '.join(pictures)})")
+    if "grew" in config.evaluation.protocols and (index.subject == "probe").any():
+        path = folder / "grew_submission.csv"
+        protocols.write_grew_submission(
+            path, evaluation.embeddings, index, metric=config.evaluation.metric
+        )
+        print(f"for GREW's server, which alone knows the probes: {path}")
     return results
 
 
@@ -189,24 +195,16 @@ def draw(config, model, variables, evaluation: Evaluation, folder: Path) -> list
         report.learning_curves(log.read_metrics(history), folder / "learning.png")
         drawn.append("learning.png")
 
-    subject, curves = data.index.subject, {}
+    curves = {}
     for task in protocols.tasks(config.evaluation.protocols[0], data.index):
-        matrix = np.asarray(
-            distance.pairwise_distance(
-                evaluation.embeddings[task.probe],
-                evaluation.embeddings[task.gallery],
-                metric=config.evaluation.metric,
-            )
-        )
-        matrix = np.where(task.excluded, np.inf, matrix)
-        curves[task.name] = metrics.cmc(
-            matrix, subject[task.probe], subject[task.gallery], task.excluded
-        )
-        if len(curves) == 1:
+        if not len(task.probe) or not len(task.gallery):
+            continue
+        if not curves:
             path = folder / f"ranked_{task.name}.png"
-            report.filmstrips(_ranked_lists(config, data, task, matrix), path)
+            report.filmstrips(_ranked_lists(config, evaluation, task), path)
             drawn.append(path.name)
-    chance = 100 / len(np.unique(subject))
+        curves[task.name] = cmc(task, evaluation.embeddings, config.evaluation.metric)
+    chance = 100 / len(np.unique(data.index.subject))
     report.cmc_curves(curves, folder / "cmc.png", chance=chance)
     drawn.append("cmc.png")
     if "frames" in config.data.modalities:
@@ -215,15 +213,30 @@ def draw(config, model, variables, evaluation: Evaluation, folder: Path) -> list
     return drawn
 
 
-PROBES_SHOWN, RANKS_SHOWN = 6, 5
+PROBES_SHOWN, RANKS_SHOWN, CMC_RANKS = 6, 5, 50
 
 
-def _ranked_lists(config, data: source.Source, task, matrix):
+def cmc(task: protocols.Task, embeddings: np.ndarray, metric: str) -> np.ndarray:
+    """Rank-k in percent, k = 1 .. CMC_RANKS: [K], without ever holding Q x G."""
+    first = [
+        metrics.probe_outcomes(
+            part.distances(embeddings, metric), part.probe_subject,
+            part.gallery_subject, part.excluded,
+        ).first_match
+        for part in task.blocks()
+    ]  # fmt: skip
+    length = min(CMC_RANKS, len(task.gallery))
+    return metrics.curve(np.concatenate(first), length)
+
+
+def _ranked_lists(config, evaluation: Evaluation, task: protocols.Task):
     """Rows for report.filmstrips: evenly chosen probes with their top matches."""
-    index, rows = data.index, []
+    data, index, rows = evaluation.data, evaluation.data.index, []
     chosen = np.linspace(0, len(task.probe) - 1, PROBES_SHOWN).round().astype(int)
-    for number in dict.fromkeys(chosen):
-        probe = task.probe[number]
+    task = task.probes(np.unique(chosen))
+    matrix = task.distances(evaluation.embeddings, config.evaluation.metric)
+    matrix = np.where(task.excluded, np.inf, matrix)
+    for number, probe in enumerate(task.probe):
         cells = [("probe\n" + index.key[probe], _strip(config, data, probe), None)]
         order = np.argsort(matrix[number], kind="stable")[:RANKS_SHOWN]
         for column in order[np.isfinite(matrix[number][order])]:
@@ -239,7 +252,9 @@ def _strip(config, data: source.Source, row: int) -> np.ndarray:
     """Frames of a sequence as uint8 RGB [t H W 3], whatever the modality."""
     frames = np.linspace(0, data.index.num_frames[row] - 1, 3).round().astype(int)
     name = config.data.modalities[0]
+    name = "heatmaps" if name == "keypoints" else name  # drawn from them
     images = pipeline.load_clip(data, row, frames, (name,))[name]
+    images = images.max(-1) if name == "heatmaps" else images  # limbs and joints
     return images if images.ndim == 4 else np.stack([images] * 3, axis=-1)
 
 

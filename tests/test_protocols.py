@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from gaitjax.retrieval import protocols
+from gaitjax.evaluate import cmc
+from gaitjax.retrieval import metrics, protocols
 from gaitjax.retrieval.distance import pairwise_distance
 from gaitjax.retrieval.protocols import PROTOCOLS, Index, evaluate, evaluate_tasks
 
@@ -214,6 +215,16 @@ def test_blocks_sharing_and_given_distances_change_nothing(ccpg, protocol, monke
     assert evaluate(protocol, x, index, rerank=lambda d, p, g: d) == expected
     monkeypatch.setattr(protocols, "CHUNK", 100)
     assert evaluate(protocol, x, index) == expected
+
+
+def test_the_curve_is_made_in_blocks(ccpg, monkeypatch):
+    index, x = ccpg
+    for task in protocols.tasks("ccpg_gait", index):
+        ids = task.probe_subject, task.gallery_subject, task.excluded
+        expected = metrics.cmc(task.distances(x, "euclidean"), *ids)
+        monkeypatch.setattr(protocols, "CHUNK", 3 * len(task.gallery))
+        assert max(len(part.probe) for part in task.blocks()) == 3
+        np.testing.assert_array_equal(cmc(task, x, "euclidean"), expected)
 
 
 def test_rerank_sees_each_retrieval_problem(ccpg):

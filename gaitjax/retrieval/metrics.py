@@ -138,8 +138,13 @@ def cmc(distance, probe_ids, gallery_ids, excluded=None, max_rank=50) -> np.ndar
     Over the probes with a match; zeros where none has one. Arguments: `rank_metrics`.
     """
     outcomes = probe_outcomes(distance, probe_ids, gallery_ids, excluded)
-    first = outcomes.first_match[outcomes.first_match > 0]
-    k = np.arange(1, min(max_rank, np.shape(distance)[1]) + 1)
+    return curve(outcomes.first_match, min(max_rank, np.shape(distance)[1]))
+
+
+def curve(first_match, length: int) -> np.ndarray:
+    """`cmc` from Outcomes.first_match [Q], for k = 1 .. length."""
+    first = first_match[first_match > 0]
+    k = np.arange(1, length + 1)
     if not len(first):
         return np.zeros(len(k))
     return 100 * np.mean(first[:, None] <= k[None, :], axis=0)  # [K]

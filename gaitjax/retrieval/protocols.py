@@ -4,7 +4,7 @@ The protocols themselves are data, in `gaitjax.retrieval.definitions`.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,21 @@ class Task(NamedTuple):
             probe=self.probe[selection],
             probe_subject=self.probe_subject[selection],
             probe_view=self.probe_view[selection],
+        )
+
+    def blocks(self) -> Iterator["Task"]:
+        """The task in parts of at most CHUNK distances, a part of the probes each.
+
+        What a probe gets depends on no other probe.
+        """
+        size = max(1, CHUNK // max(1, len(self.gallery)))
+        for start in range(0, max(1, len(self.probe)), size):
+            yield self.probes(slice(start, start + size))
+
+    def distances(self, embeddings, metric: str):
+        """[Q G] of embeddings [n S D], rows of the index."""
+        return pairwise_distance(
+            embeddings[self.probe], embeddings[self.gallery], metric=metric
         )
 
 
@@ -232,17 +247,11 @@ def evaluate_tasks(
     def matrix_of(task: Task) -> np.ndarray:
         if distance is not None:
             return np.asarray(distance)[np.ix_(task.probe, task.gallery)]
-        return pairwise_distance(
-            embeddings[task.probe], embeddings[task.gallery], metric=metric
-        )
+        return task.distances(embeddings, metric)
 
     def plain(task: Task) -> Outcomes:
-        """In blocks of probes: what a probe gets depends on no other probe."""
-        size = max(1, CHUNK // max(1, len(task.gallery)))
-        starts = range(0, max(1, len(task.probe)), size)
-        parts = [task.probes(slice(start, start + size)) for start in starts]
-        blocks = [_outcomes(definition, part, matrix_of(part)) for part in parts]
-        return Outcomes(*(np.concatenate(columns) for columns in zip(*blocks)))
+        parts = [_outcomes(definition, p, matrix_of(p)) for p in task.blocks()]
+        return Outcomes(*(np.concatenate(columns) for columns in zip(*parts)))
 
     def second_stage(task: Task, rerank: Callable) -> Outcomes:
         def scored(matrix, columns):
