@@ -477,7 +477,7 @@ def toy_base(monkeypatch):
     config = gaitbase_config.get_config()
     config.evaluation.protocols = ("casia_b",)
     state = TrainState(np.int32(5), {}, {}, {}, {})
-    base = base_run.Base(config, Setup(*[None] * 7), state, "base")
+    base = base_run.Base(config, Setup(*[None] * 8), state, "base")
     embedded = []
 
     def split(base, name, dataset=""):

@@ -22,6 +22,10 @@ PARAMETERS = {
     ("gaitbase", ""): (188_528, 0),
     ("gaitbase", "casia_b"): (7_305_408, 0),
     ("gaitbase", "ccpg"): (7_411_904, 0),
+    ("biggait", ""): (258_210, 0),
+    ("biggait", "ccpg"): (8_724_290, 22_056_576),
+    ("biggergait", ""): (169_320, 42_242),
+    ("biggergait", "ccpg"): (120_149_952, 22_058_498),
     # one variant each at full size: `ZOO` B has the same counts
     ("deepgaitv2", ""): (158_072, 0),
     ("deepgaitv2", "gait3d"): (25_492_160, 0),
