@@ -68,13 +68,21 @@ def embed_split(model, variables, data: source.Source, config, mesh) -> np.ndarr
     return embeddings
 
 
-def evaluate_state(config, setup: Setup, state: TrainState) -> Evaluation:
-    """Every protocol of config.evaluation on the test split, with `state`'s model."""
-    started = time.time()
+def open_test_split(config) -> source.Source:
+    """The test split, or a ValueError where the config's protocols do not fit it."""
     data = source.open_split(
         config.data.data_dir, config.data.test_dataset, config.data.test_split,
         (*config.data.modalities, *config.evaluation.modalities),
     )  # fmt: skip
+    for protocol in config.evaluation.protocols:
+        protocols.tasks(protocol, data.index)
+    return data
+
+
+def evaluate_state(config, setup: Setup, state: TrainState) -> Evaluation:
+    """Every protocol of config.evaluation on the test split, with `state`'s model."""
+    started = time.time()
+    data = open_test_split(config)
     variables = model_variables(state)
     embeddings = embed_split(setup.model, variables, data, config, setup.mesh)
     flat = {}

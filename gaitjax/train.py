@@ -133,6 +133,7 @@ def run(config, workdir: str) -> dict[str, Any]:
             f"config says {config.data.num_classes}. Set "
             f"--config.data.num_classes={identities}."
         )
+    evaluate.open_test_split(config)  # what cannot be evaluated is not trained
     setup = build(config, example_batch(config))
     check_batch(config, setup.mesh)
     cluster.say(summary(setup, config, data))

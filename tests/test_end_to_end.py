@@ -203,6 +203,13 @@ def test_wrong_shape_is_explained(data_dir, tmp_path):
     assert "prepared with 4 training identities, the config says 7" in done.stderr
 
 
+def test_a_protocol_of_other_data_is_refused_before_training(data_dir, tmp_path):
+    arguments = [*GAITBASE, "--config.evaluation.protocols=sustech1k"]
+    done = run(data_dir, tmp_path, *arguments, expect=2)
+    assert "Protocol 'sustech1k' finds no task" in done.stderr
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_print_config_shows_a_variant_with_overrides():
     done = subprocess.run(
         [sys.executable, "-m", "gaitjax.main", "--config=configs/lmgait.py:ccpg",

@@ -1,11 +1,14 @@
 """Protocols against plain loops, and on data sets incomplete in every way."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from gaitjax.evaluate import cmc
+from configs.common import base
+from gaitjax import evaluate as evaluation
+from gaitjax.data import source
 from gaitjax.retrieval import metrics, protocols
 from gaitjax.retrieval.distance import pairwise_distance
 from gaitjax.retrieval.protocols import PROTOCOLS, Index, evaluate, evaluate_tasks
@@ -224,7 +227,8 @@ def test_the_curve_is_made_in_blocks(ccpg, monkeypatch):
         expected = metrics.cmc(task.distances(x, "euclidean"), *ids)
         monkeypatch.setattr(protocols, "CHUNK", 3 * len(task.gallery))
         assert max(len(part.probe) for part in task.blocks()) == 3
-        np.testing.assert_array_equal(cmc(task, x, "euclidean"), expected)
+        ours = evaluation.cmc(task, x, "euclidean")
+        np.testing.assert_array_equal(ours, expected)
 
 
 def test_rerank_sees_each_retrieval_problem(ccpg):
@@ -294,7 +298,7 @@ def test_roles_from_lists_of_keys():
         protocols.with_roles(index)
 
 
-def test_grew_submission(tmp_path):
+def test_grew_submission(tmp_path, monkeypatch):
     gallery = make_index([f"{i:05d}" for i in range(15)], ("01", "02"), ("00",))
     rows = {
         "subject": ["probe"] * 3,
@@ -317,6 +321,22 @@ def test_grew_submission(tmp_path):
         assert line == f"v{name}," + ",".join(ids)
     with pytest.raises(ValueError, match="subject 'probe'"):
         protocols.write_grew_submission(path, x[:-3], gallery)
+
+    # an evaluation writes it where the data set has such probes
+    config = base("gaitbase", "grew")
+    config.update(pictures=False, model=dict(name="gaitbase"))
+    monkeypatch.setattr(evaluation, "model_variables", lambda state: {})
+    for rows, written in ((index, True), (gallery, False)):
+        folder = tmp_path / f"run_{written}"
+        made = evaluation.Evaluation(
+            {}, x, source.Source("grew", [], rows, ""), seconds=0.0
+        )
+        monkeypatch.setattr(evaluation, "evaluate_state", lambda *_, made=made: made)
+        state = SimpleNamespace(step=1, params={})
+        evaluation.finish(config, SimpleNamespace(), state, str(folder))
+        assert (folder / "grew_submission.csv").exists() == written
+    same = tmp_path / "run_True" / "grew_submission.csv"
+    assert same.read_text() == path.read_text()
 
 
 def test_mistakes_say_what_and_how(ccpg):

@@ -150,7 +150,8 @@ def tasks(protocol: str, index) -> list[Task]:
         raise ValueError(
             f"Protocol {protocol!r} finds no task with both probes and gallery among "
             f"{len(condition)} sequences of conditions {names.tolist()[:20]}. Is the "
-            "index of another data set? Gait3D and CCGR-mini need conditions "
+            "index of another data set (config.data.test_dataset, "
+            "config.evaluation.protocols)? Gait3D and CCGR-mini need conditions "
             '"probe..." and "gallery..." (see with_roles).'
         )
     return found
