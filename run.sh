@@ -8,7 +8,9 @@ usage: run.sh [COMMAND] [ARGS]
 
   (nothing)                 set up, prepare the embedded data set, train and evaluate LMGait
   setup                     create .venv and install what training needs
-  build NAME [ARGS]         prepare a data set (--manual_dir=DIR, --data_dir=DIR, --overwrite)
+  build NAME[/CONFIG] [ARGS]
+                            prepare a data set (--manual_dir=DIR, --data_dir=DIR, --overwrite,
+                            --beam_pipeline_options=...; build --help lists them)
   train CONFIG [ARGS]       prepare what the config needs, train (or continue), evaluate
                             CONFIG like configs/lmgait.py or configs/lmgait.py:cmu_walk;
                             ARGS like --config.train.steps=200 --workdir=DIR --manual_dir=DIR
@@ -47,7 +49,11 @@ absolute() {
   local name="${1%%=*}" value="${1#*=}"
   case "$1" in
     --manual_dir=* | --data_dir=* | --workdir=* | --config.data.data_dir=* | --config.base_run=*)
-      case "$value" in /*) ;; *) value="$from/$value" ;; esac
+      case "$value" in
+        /* | *://*) ;;
+        "~/"*) value="$HOME/${value#"~/"}" ;; # shells leave it as it is behind a "="
+        *) value="$from/$value" ;;
+      esac
       printf '%s' "$name=$value" ;;
     *.py | *.py:*)
       if [ -f "$from/${1%%:*}" ]; then printf '%s' "$from/$1"; else printf '%s' "$1"; fi ;;

@@ -138,9 +138,14 @@ def test_unreadable_sequences_are_skipped_and_listed(tmp_path):
 
 
 def test_a_missing_archive_names_every_place_looked_at(tmp_path):
-    with pytest.raises(prepare.PrepareError, match="--manual_dir is missing"):
-        prepare.prepare("ccpg", tmp_path / "data")
     (tmp_path / "raw").mkdir()
+    for given in (None, tmp_path / "raw"):
+        with pytest.raises(prepare.PrepareError, match="is missing or empty. CCPG is"):
+            prepare.prepare("ccpg", tmp_path / "data", manual_dir=given)
+    with pytest.raises(prepare.PrepareError, match="nowhere is not a folder"):
+        prepare.prepare("ccpg", tmp_path / "data", manual_dir=tmp_path / "nowhere")
+    with pytest.raises(prepare.PrepareError, match="tfds build"):
+        prepare.prepare("ccpg", "gs://bucket/data")
     (tmp_path / "raw/notes.txt").write_text("nothing")
     with pytest.raises(prepare.PrepareError) as caught:
         prepare.prepare("ccpg", tmp_path / "data", manual_dir=tmp_path / "raw")

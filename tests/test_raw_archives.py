@@ -143,7 +143,7 @@ def test_ragged_frames_of_grew_are_skipped(tmp_path):
     folder = prepare.prepare("grew", tmp_path / "data", manual_dir=tmp_path / "raw")
     report = json.loads((folder / "build_report.json").read_text())
     assert report["skipped"] == {
-        "probe/03/p2": "corrupt: ragged: 5.png is 60x64, expected 64x64"
+        "probe/03/p2": "ragged: 5.png is 60x64, expected 64x64"
     }
     test = report["totals"]["test"]
     assert test["conditions"] == {"01": 1, "02": 1, "03": 1}
@@ -204,6 +204,9 @@ def test_a_list_that_comes_with_the_data_may_be_text(tmp_path):
     (tmp_path / "probe.txt").write_text("0001-camid0_videoid1-seq0\n")
     partition = archives.users_partition((folder,), "Gait3D", ("probe",))
     assert partition.probe == {"0001-camid0_videoid1-seq0"}
+    (tmp_path / "Gait3D.json").write_text("<html>")
+    with pytest.raises(FileNotFoundError, match="Gait3D.json is not a JSON file"):
+        archives.users_partition((folder,), "Gait3D", ("probe",))
 
 
 @pytest.mark.parametrize("heading", [0.0, 90.0, 200.0])

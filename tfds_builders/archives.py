@@ -43,6 +43,16 @@ class Outcome(NamedTuple):
     note: str = ""
 
 
+def unreadable(sequence: Sequence, error: Exception) -> Outcome:
+    """The Outcome of a sequence that cannot be read.
+
+    Its problem begins with a kind: "refused", "ragged" or, for all else, "corrupt".
+    """
+    text = str(error)
+    known = text.partition(":")[0] in ("refused", "ragged", "corrupt")
+    return Outcome(sequence, None, text if known else f"corrupt: {text}")
+
+
 def natural(name: str) -> list:
     """Sort key: digits as numbers, so that frame 10 comes after frame 9."""
     parts = re.split(r"(\d+)", name)
@@ -146,7 +156,12 @@ def _listed(folders, name: str, field: str) -> frozenset[str]:
     for folder in folders:
         file, text = folder / f"{name}.json", folder / f"{field}.txt"
         if file.exists():
-            content = json.loads(file.read_text())
+            try:
+                content = json.loads(file.read_text())
+            except ValueError as error:
+                raise FileNotFoundError(
+                    f"{file} is not a JSON file ({error}); get it again."
+                ) from error
             if f"{field.upper()}_SET" in content:
                 return frozenset(map(str, content[f"{field.upper()}_SET"]))
         if text.exists():

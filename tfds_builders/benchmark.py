@@ -138,7 +138,7 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             given = epath.Path(dl_manager.manual_dir)
         except AssertionError as error:  # TFDS's way to say: no such folder, or empty
             raise FileNotFoundError(
-                f"--manual_dir is missing. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+                f"--manual_dir is missing or empty. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             ) from error
         tried = [given / root / name for root in ("", self.name)
                  for name in source.folders]  # fmt: skip

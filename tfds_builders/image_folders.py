@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from tfds_builders.archives import Outcome, Sequence, files_in
+from tfds_builders.archives import Outcome, Sequence, files_in, unreadable
 from tfds_builders.features import make_record
 from tfds_builders.frames import (
     decode_jpeg,
@@ -57,7 +57,7 @@ def read_silhouettes(
             silhouettes=np.stack(kept) if kept else None,
         )
     except (ValueError, OSError, cv2.error) as error:
-        return Outcome(sequence, None, f"corrupt: {error}")
+        return unreadable(sequence, error)
 
 
 def read_frames(
@@ -105,7 +105,7 @@ def read_frames(
             silhouettes=np.stack(silhouettes) if silhouettes else None,
         )
     except (ValueError, OSError, cv2.error) as error:
-        return Outcome(sequence, None, f"corrupt: {error}")
+        return unreadable(sequence, error)
 
 
 def outcome(

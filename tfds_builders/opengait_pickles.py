@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from etils import epath
 
-from tfds_builders.archives import Outcome, Sequence, files_in, walk
+from tfds_builders.archives import Outcome, Sequence, files_in, unreadable, walk
 from tfds_builders.frames import (
     encode_jpeg,
     fit_frame,
@@ -195,9 +195,7 @@ def read(
         made = outcome(sequence, count, height, silhouette_size, **modalities)
         return made._replace(note=note)
     except (ValueError, OSError, cv2.error) as error:
-        kind = str(error).partition(":")[0]
-        known = kind in ("refused", "corrupt", "ragged")
-        return Outcome(sequence, None, str(error) if known else f"corrupt: {error}")
+        return unreadable(sequence, error)
 
 
 def _load(files: Mapping[str, str], optional) -> tuple[dict[str, np.ndarray], str]:

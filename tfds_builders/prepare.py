@@ -20,6 +20,8 @@ import sys
 import time
 from pathlib import Path
 
+from etils import epath
+
 # data set -> module of its `Builder`
 BUILDERS = {
     name: f"tfds_builders.{name}.{name}_dataset_builder"
@@ -82,13 +84,18 @@ def prepare(
     """
     import tensorflow_datasets as tfds
 
+    if "://" in str(data_dir):
+        raise PrepareError(
+            f"--data_dir={data_dir}: this command locks and moves folders, give one of "
+            "this machine; `tfds build` writes to buckets (docs/datasets.md)."
+        )
     tfds.disable_progress_bar()  # ours shows the estimate
     builder = make_builder(name, data_dir)
     folder = Path(builder.data_dir)
     if (folder / "dataset_info.json").exists() and not overwrite:
         print(f"{name}: already prepared in {folder}", flush=True)
         return folder
-    if manual_dir is not None and not Path(manual_dir).is_dir():
+    if manual_dir is not None and not epath.Path(manual_dir).is_dir():
         raise PrepareError(f"--manual_dir={manual_dir} is not a folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.parent / ".prepare.lock"):
@@ -172,7 +179,12 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tfds_builders.prepare",
         description=f"Prepares data sets: {', '.join(sorted(BUILDERS))}.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME[/CONFIG]")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME[/CONFIG]",
+        help="ccpg, or ccpg/opengait; tfds_builders/NAME/README.md lists configs",
+    )
     parser.add_argument("--config", help="prepare what FILE.py[:variant] needs")
     parser.add_argument("--data_dir", default="data", help="default: data")
     parser.add_argument("--manual_dir", help="folder with data you downloaded")

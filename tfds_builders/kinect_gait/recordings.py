@@ -4,7 +4,7 @@ import numpy as np
 from etils import epath
 
 from tfds_builders import appearance, walker
-from tfds_builders.archives import Outcome, Sequence
+from tfds_builders.archives import Outcome, Sequence, unreadable
 from tfds_builders.features import make_record
 from tfds_builders.figure import JOINTS, make_body, unit
 from tfds_builders.frames import normalise_silhouettes
@@ -121,9 +121,7 @@ def read(sequence: Sequence, *, height: int, silhouette_size: int) -> Outcome:
         points = parse(epath.Path(sequence.files["skeleton"]).read_text())
         joints, stature = joints_of(points)
     except (ValueError, OSError) as error:
-        kind = str(error).partition(":")[0]
-        known = kind in ("corrupt", "ragged")
-        return Outcome(sequence, None, str(error) if known else f"corrupt: {error}")
+        return unreadable(sequence, error)
     if not 0.8 < stature < 2.5:
         return Outcome(sequence, None, f"corrupt: a person of {stature:.2f} m")
     joints = joints[::STEP]
