@@ -167,6 +167,19 @@ def test_missing_and_mismatched_modalities_are_named(config):
         pipeline.load_clip(source, 1, np.arange(2), ("masks",))
 
 
+def test_silhouettes_of_another_size_are_refused(config):
+    config.data.modalities = ("silhouettes",)
+    config.data.silhouette_size = (128, 88)
+    mesh = sharding.make_mesh(config.mesh)
+    batches = (
+        pipeline.host_batches(make_source(), config, start_step=0, stop_step=1),
+        pipeline.eval_batches(make_source(), np.arange(2), config, mesh),
+    )
+    for made in batches:
+        with pytest.raises(ValueError, match=r"64x44 after the cut.*silhouette_size="):
+            next(iter(made))
+
+
 def test_a_damaged_frame_reaches_the_user_with_its_sequence(config):
     source = make_source()
     for record in source.records.rows:

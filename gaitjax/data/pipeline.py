@@ -122,8 +122,10 @@ def host_batches(
             skip=data.skip,
             rng=rng,
         )
+        clip = load_clip(source, row, frames, data.modalities)
+        _check_silhouettes(source.name, clip, data.silhouette_size)
         clip = transforms.augment(
-            load_clip(source, row, frames, data.modalities),
+            clip,
             flip_probability=data.flip,
             colour_strength=data.colour,
             perspective=data.perspective,
@@ -215,6 +217,7 @@ def eval_batches(
             source_row = row if row >= 0 else chunks[number][0][2]
             frames = np.arange(used if row >= 0 else 1)
             clip = load_clip(source, source_row, frames, modalities)
+            _check_silhouettes(source.name, clip, config.data.silhouette_size)
             clip["valid"] = np.ones(len(frames), bool) & (row >= 0)
             clips.append({k: _pad_frames(v, padded) for k, v in clip.items()})
         batch = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
@@ -277,6 +280,18 @@ def load_clip(
         else:
             clip[name] = np.asarray(record[name])[frames]
     return clip
+
+
+def _check_silhouettes(name: str, clip: dict[str, np.ndarray], expected) -> None:
+    """Raises ValueError where silhouettes are of another size than the config says."""
+    for modality in clip.keys() & {"silhouettes", "heatmaps"}:
+        height, width = clip[modality].shape[1:3]
+        if (height, width) != tuple(expected):
+            raise ValueError(
+                f"{name}: {modality} are {height}x{width} after the cut, the config "
+                f"says {tuple(expected)}. Use the data set's config of that size, or "
+                f"set --config.data.silhouette_size={height},{width}."
+            )
 
 
 def to_global(
