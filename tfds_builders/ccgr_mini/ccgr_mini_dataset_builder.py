@@ -20,8 +20,9 @@ ROLES = {
 INSTRUCTIONS = (
     "CCGR-mini's derived data is free for research without redistribution, its RGB "
     "under a signed agreement (https://github.com/ShinanZou/CCGR). Unpack it so that "
-    "DIR holds ID/TYPE/VIEW/*.pkl, put its list of gallery sequences to "
-    "DIR/gallery.txt or DIR/CCGR-MINI.json (GALLERY_SET), and give --manual_dir=DIR."
+    "DIR holds ID/TYPE/VIEW/*.pkl, put its list of gallery sequences (OpenGait "
+    "publishes it too) to DIR/gallery.txt or DIR/CCGR-MINI.json (GALLERY_SET), and "
+    "give --manual_dir=DIR."
 )
 
 

@@ -11,7 +11,7 @@ from tfds_builders.checks import Expected
 INSTRUCTIONS = (
     "Gait3D is given under a signed agreement (https://gait3d.github.io). Unpack its "
     "silhouettes so that DIR holds 2D_Silhouettes/ID/CAM_VIDEO/SEQ/*.png, put the list "
-    "that comes with it, Gait3D.json, to DIR, and give --manual_dir=DIR."
+    "Gait3D.json (OpenGait publishes it too) to DIR, and give --manual_dir=DIR."
 )
 
 

@@ -19,8 +19,8 @@ ROLES = {
 }
 INSTRUCTIONS = (
     "SUSTech1K is given under a signed agreement (https://lidargait.github.io). Unpack "
-    "its pickles so that DIR holds ID/TYPE/VIEW/NN-*.pkl, put the partition list that "
-    "comes with it, SUSTech1K.json, to DIR, and give --manual_dir=DIR."
+    "its pickles so that DIR holds ID/TYPE/VIEW/NN-*.pkl, put the partition list "
+    "SUSTech1K.json (OpenGait publishes it too) to DIR, and give --manual_dir=DIR."
 )
 
 
