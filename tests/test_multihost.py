@@ -21,7 +21,7 @@ def test_devices_and_processes_do_not_change_what_is_learned(model, layouts):
     result = scaling.measure(model, layouts, 5, quick=True)
     assert result["max_rel_diff"] <= LIMIT, result
     assert result["state_diff"] <= LIMIT, result
-    assert result["learned"] > 1e-3  # or equality would mean nothing
+    assert result["learned"] > 1e-4  # or equality would mean nothing
     memory = {name: row["memory"] for name, row in result["layouts"].items()}
     for name in layouts:
         sent = result["layouts"][name]["collectives"]
