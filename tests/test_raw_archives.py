@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import pickle
+import signal
 from pathlib import Path
 
 import fake_benchmarks
@@ -250,6 +252,21 @@ def test_parallel_map_keeps_the_order_and_survives_a_stop():
     found = parallel.ordered_map(_square, range(300), "squares", min_per_worker=1)
     assert [next(found) for _ in range(100)] == [n * n for n in range(100)]
     found.close()  # ends the workers though their feeder is blocked
+
+
+def _killed_at_seven(number):
+    if number == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_killed_worker_is_an_error_not_a_wait(monkeypatch):
+    monkeypatch.setattr(parallel, "PATIENCE", 0.5)
+    found = parallel.ordered_map(
+        _killed_at_seven, range(20), "numbers", min_per_worker=1
+    )
+    with pytest.raises(parallel.WorkerKilled, match="numbers: a reading process"):
+        list(found)
 
 
 @pytest.mark.skipif(

@@ -10,6 +10,11 @@ import cv2
 import tqdm
 
 AHEAD = 8  # results per worker that may wait for the consumer
+PATIENCE = 5.0  # seconds without a result after which workers are looked at
+
+
+class WorkerKilled(RuntimeError):
+    """A process of ordered_map ended by itself, and its task with it."""
 
 
 def ordered_map(
@@ -24,7 +29,8 @@ def ordered_map(
 
     `function` is a module-level function. Lists shorter than two workers' minimum run
     in this process: fewer tasks are done before a worker has started. A result depends
-    on its task alone, so the number of processes never changes the data.
+    on its task alone, so the number of processes never changes the data. Raises
+    WorkerKilled where a process was killed: a pool would wait for its result for ever.
     """
     tasks = list(tasks)
     workers = min(len(os.sched_getaffinity(0)), len(tasks) // min_per_worker)
@@ -44,14 +50,36 @@ def ordered_map(
                 return
             yield task
 
+    others = _children()
     with context.Pool(workers, initializer=_one_thread) as pool:
+        born = _children() - others
         try:
-            for result in tqdm.tqdm(pool.imap(function, metered()), **bar):
+            results = _watched(pool.imap(function, metered()), born, description)
+            for result in tqdm.tqdm(results, **bar):
                 free.release()
                 yield result
         finally:  # else the pool would wait for its blocked feeder
             stopped.set()
             free.release()
+
+
+def _children() -> set[int | None]:
+    return {process.pid for process in multiprocessing.active_children()}
+
+
+def _watched(results, born: set[int | None], description: str) -> Iterator[Any]:
+    """The pool's results; WorkerKilled where they stay away and one of `born` died."""
+    while True:
+        try:
+            yield results.next(timeout=PATIENCE)
+        except StopIteration:
+            return
+        except multiprocessing.TimeoutError:
+            if born - _children():
+                raise WorkerKilled(
+                    f"{description}: a reading process was killed, for lack of memory "
+                    "perhaps. Try again, with fewer cores (taskset -c 0) if need be."
+                ) from None
 
 
 def _one_thread():

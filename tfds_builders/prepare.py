@@ -22,6 +22,8 @@ from pathlib import Path
 
 from etils import epath
 
+from tfds_builders.parallel import WorkerKilled
+
 # data set -> module of its `Builder`
 BUILDERS = {
     name: f"tfds_builders.{name}.{name}_dataset_builder"
@@ -115,7 +117,8 @@ def prepare(
                 ),
                 file_format="array_record",
             )
-        except FileNotFoundError as error:  # what the user should have fetched
+        # what the user should have fetched, or a lack of memory
+        except (FileNotFoundError, WorkerKilled) as error:
             raise PrepareError(f"{name}: {error}") from error
         _put(Path(builder.data_dir), folder)
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
