@@ -167,6 +167,18 @@ def test_missing_and_mismatched_modalities_are_named(config):
         pipeline.load_clip(source, 1, np.arange(2), ("masks",))
 
 
+def test_a_sequence_without_a_modality_is_replaced(config):
+    config.data.modalities = ("masks",)
+    source, damaged = make_source(), {}
+    source.records.rows[0]["masks"] = source.records.rows[0]["masks"][:0]
+    batches = pipeline.host_batches(
+        source, config, start_step=0, stop_step=6, damaged=damaged
+    )
+    shapes = {batch["masks"].shape for batch in batches}
+    assert shapes == {(6, 4, 16, 8)} and list(damaged) == [0]
+    assert "sequence a/0 has no 'masks'" in damaged[0]
+
+
 def test_silhouettes_of_another_size_are_refused(config):
     config.data.modalities = ("silhouettes",)
     config.data.silhouette_size = (128, 88)

@@ -20,7 +20,7 @@ Batch = dict[str, jax.Array]
 
 
 class DamagedRecord(ValueError):
-    """A sequence whose bytes cannot be read or decoded."""
+    """A sequence that cannot be read or decoded, or lacks what the model reads."""
 
 
 def train_rows(source: Source, config, step: int) -> np.ndarray:
@@ -235,8 +235,8 @@ def load_clip(
 ) -> dict[str, np.ndarray]:
     """The chosen frames of one sequence: {modality: [T ...]}; only these are decoded.
 
-    Raises ValueError naming the sequence where a modality is absent; DamagedRecord
-    where it cannot be read, decoded or does not fit the others.
+    Raises DamagedRecord, naming the sequence, where a modality is absent, cannot be
+    read or decoded, or does not fit the others.
     """
     key = str(source.index.key[row])
     try:
@@ -254,7 +254,7 @@ def load_clip(
         if name == "heatmaps" and len(record.get(name, ())) == 0:
             stored = "keypoints"
         if name not in transforms.MODALITIES or len(record.get(stored, ())) == 0:
-            raise ValueError(
+            raise DamagedRecord(  # single sequences may lack what is optional
                 f"{source.name}: sequence {key} has no {name!r}. The data set may not "
                 "distribute this modality; choose another model or data set."
             )
