@@ -27,11 +27,13 @@ DATASETS = {
     ),
     "casia_b_star": dict(
         train_dataset="casia_b_star", test_dataset="casia_b_star", num_classes=74,
-        protocols=("casia_b_star",), image_size=(256, 128), max_frames=720,
+        protocols=("casia_b_star", "casia_b_star_cross_view"), image_size=(256, 128),
+        max_frames=720,
     ),
     "casia_b": dict(
         train_dataset="casia_b", test_dataset="casia_b", num_classes=74,
-        protocols=("casia_b",), image_size=(256, 128), max_frames=720,
+        protocols=("casia_b", "casia_b_cross_view"), image_size=(256, 128),
+        max_frames=720,
     ),
     "oumvlp": dict(
         train_dataset="oumvlp", test_dataset="oumvlp", num_classes=5153,
