@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -258,10 +259,14 @@ def measure(
 def finish(processes, outputs: list[str] | None = None) -> None:
     """Waits for all; raises RuntimeError with the output of one that failed.
 
-    outputs: filled with what they printed.
+    outputs: filled with what they printed. After ten minutes all are killed, so that
+    processes that wait for each other end as an error.
     """
     outputs = [] if outputs is None else outputs
+    timer = threading.Timer(600, lambda: [process.kill() for process in processes])
+    timer.start()
     outputs += [process.communicate()[0] for process in processes]
+    timer.cancel()
     if any(process.returncode for process in processes):
         raise RuntimeError("\n\n".join(output[-4000:] for output in outputs))
 
