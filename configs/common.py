@@ -219,11 +219,18 @@ def run_name(name: str, dataset: str) -> str:
     return name if dataset == "synthetic" else f"{name}_{dataset}"
 
 
-def small(config, *, steps: int = 400, learning_rate: float = 2e-3) -> None:
+def small(
+    config,
+    *,
+    steps: int = 400,
+    learning_rate: float = 2e-3,
+    ids: int = 8,
+    frames: int = 8,
+) -> None:
     """Batches, optimizer and evaluation of the `synthetic` variants: the embedded data
     (60 identities, walks of 24 frames) in minutes on 2 CPU cores."""
-    config.data.ids_per_batch, config.data.seqs_per_id = 8, 4
-    config.data.num_frames = 8
+    config.data.ids_per_batch, config.data.seqs_per_id = ids, 4
+    config.data.num_frames = frames
     config.data.skip = 0
     config.data.flip = 0.5
     config.evaluation.frame_multiple = 24

@@ -8,8 +8,8 @@ identical views; CCPG gait protocol CL/UP/DN/BG 66.9/74.0/70.6/77.1 (LMGait pape
 Table 1). Masks are read at test time too. OpenGait's recipe: 25k steps of the U-Net
 alone (the warm-up; SGD there, Adam here), 80k of GaitGL alone (here: the published
 GaitGL, imported with --config.partial=True, or none), then 20k of both together, Adam
-1e-4, the U-Net at 1e-5; P x K as GaitGL. `synthetic` is reduced (narrow, 9 frames, 60 +
-400 steps) so that it trains in minutes on 2 CPU cores.
+1e-4, the U-Net at 1e-5; P x K as GaitGL. `synthetic` is reduced (narrow, 6 frames, 40 +
+200 steps) so that it trains in minutes on 2 CPU cores.
 """
 
 from configs import common
@@ -44,11 +44,10 @@ def get_config(dataset: str = "synthetic"):
         losses=("binary_cross_entropy",), trainable="^unet/", learning_rate=1e-2
     )
     if dataset in SMALL:
-        common.small(config)
-        config.data.num_frames = 9  # every 3 become one
-        config.warmup.update(steps=60, ids_per_batch=4)
+        common.small(config, steps=200, ids=4, frames=6)  # every 3 become one
+        config.warmup.update(steps=40)
         config.model.update(
-            channels=(8, 16, 32), halvings=2, unet_channels=(4, 8, 16, 32)
+            channels=(8, 12, 16), halvings=2, unet_channels=(4, 8, 16, 32)
         )
         return config
     config.data.ids_per_batch, config.data.seqs_per_id = 8, 8

@@ -13,7 +13,7 @@ DeepGaitV2. It starts from a trained DeepGaitV2-P3D:
     gaitjax.main --config=configs/swingait.py:gait3d --config.mode=import \\
         --config.checkpoint=DEEPGAITV2.pt --config.partial=True
 
-then train with the same --workdir. `synthetic` is reduced (narrow, 400 steps) so that
+then train with the same --workdir. `synthetic` is reduced (narrow, 300 steps) so that
 it trains in minutes on 2 CPU cores, from the seed.
 """
 
@@ -55,11 +55,11 @@ def get_config(dataset: str = "synthetic"):
         rates=(("^(stem|stage|dense|neck)", 0.1),),
     )  # fmt: skip
     if recipe is None:
-        common.small(config, learning_rate=1e-3)
+        common.small(config, steps=300, learning_rate=1e-3, ids=6, frames=6)
         config.data.update(perspective=0.0, rotate=0.0)
         config.optimizer.rates = ()
         config.model.update(
-            channels=(8, 16), widths=(32, 64), heads=(2, 4), embedding_size=64
+            channels=(8, 16), widths=(16, 32), heads=(2, 4), embedding_size=64
         )
         return config
     config.model.layers, ids, seqs, frames, steps, decay_steps = recipe
