@@ -244,7 +244,7 @@ def _ranked_lists(config, evaluation: Evaluation, task: protocols.Task):
     task = task.probes(np.unique(chosen))
     matrix = task.distances(evaluation.embeddings, config.evaluation.metric)
     matrix = np.where(task.excluded, np.inf, matrix)
-    for number, probe in enumerate(task.probe):
+    for number, probe in enumerate(task.probe.tolist()):
         cells = [("probe\n" + index.key[probe], _strip(config, data, probe), None)]
         order = np.argsort(matrix[number], kind="stable")[:RANKS_SHOWN]
         for column in order[np.isfinite(matrix[number][order])]:
