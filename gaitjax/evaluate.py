@@ -245,10 +245,12 @@ def _ranked_lists(config, evaluation: Evaluation, task: protocols.Task):
     matrix = task.distances(evaluation.embeddings, config.evaluation.metric)
     matrix = np.where(task.excluded, np.inf, matrix)
     for number, probe in enumerate(task.probe.tolist()):
-        cells = [("probe\n" + index.key[probe], _strip(config, data, probe), None)]
+        cells: list[Any] = [
+            ("probe\n" + index.key[probe], _strip(config, data, probe), None)
+        ]
         order = np.argsort(matrix[number], kind="stable")[:RANKS_SHOWN]
         for column in order[np.isfinite(matrix[number][order])]:
-            match = task.gallery[column]
+            match = int(task.gallery[column])
             caption = f"{index.key[match]}\n{matrix[number, column]:.2f}"
             right = bool(index.subject[match] == index.subject[probe])
             cells.append((caption, _strip(config, data, match), right))
