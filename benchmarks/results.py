@@ -83,7 +83,7 @@ ROWS = {
     "no_mam": ("correct text, no MAM (Table 6)", 87.6, lmgait,
                text("correct", mam=False)),
     "random": ("random text, MAM (Table 6)", 88.1, lmgait, text("random")),
-    "lmgait": ("LMGait", 88.5, lmgait, None),
+    "lmgait": ("LMGait, the rows' budget", 88.5, lmgait, None),
 }  # fmt: skip
 
 
