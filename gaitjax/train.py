@@ -219,7 +219,7 @@ def _fit(
         for batch, seconds in _timed(batches):
             waited += seconds
             main = step >= config.warmup.steps
-            if step == config.warmup.steps:  # each phase has an optimizer of its own
+            if step == config.warmup.steps > 0:  # the main phase has its own optimizer
                 state = state._replace(opt_state=fresh(state.params))
             if main not in compiled:
                 compiled[main] = jitted[main].lower(state, batch, rng).compile()
