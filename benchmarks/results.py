@@ -38,61 +38,44 @@ STORE = ROOT / "docs" / "results.json"
 SHARED = ("gei", "gaitbase", "default")  # rows that train all their parts themselves
 
 
-def text(kind: str, **fields):
-    """Overrides for other prompts; "random" takes another caption with each seed."""
+NO_TEXT, NO_MTCM = {"model.text.enabled": False}, {"model.mtcm.enabled": False}
 
-    def override(config, seed):
-        chosen = prompts.PROMPTS[kind]
-        if kind == "random":
-            chosen = (chosen[seed % len(chosen)],)
-        config.model.text.prompts = chosen
-        config.model.text.update(fields)
-
-    return override
-
-
-def model(**groups):
-    """Overrides of config.model groups: model(mtcm=dict(enabled=False))."""
-
-    def override(config, seed):
-        for name, fields in groups.items():
-            config.model[name].update(fields)
-
-    return override
-
-
-NO_TEXT, NO_MTCM = dict(text=dict(enabled=False)), dict(mtcm=dict(enabled=False))
-
-# row -> (title, the paper's CCPG mean Rank-1 or None, get_config, override)
+# row -> (title, the paper's CCPG mean Rank-1 or None, config, its fields that differ);
+# the field "prompts" names one of configs/prompts.py's kinds
 ROWS = {
-    "gei": ("GEI, nothing learned", None, gei, None),
-    "gaitbase": ("GaitBase (silhouettes)", 75.5, gaitbase, None),
-    "default": ("LMGait, the default run", 88.5, lmgait, None),
+    "gei": ("GEI, nothing learned", None, gei, {}),
+    "gaitbase": ("GaitBase (silhouettes)", 75.5, gaitbase, {}),
+    "default": ("LMGait, the default run", 88.5, lmgait, {}),
     "biggait": ("BigGait mode: no text, no MTCM (Table 4)", 87.2, lmgait,
-                model(**NO_TEXT, **NO_MTCM)),
+                NO_TEXT | NO_MTCM),
     "cnn3d": ("no text, 3D-CNN (Table 4)", 86.4, lmgait,
-              model(**NO_TEXT, mtcm=dict(kind="cnn3d"))),
-    "no_text": ("no text, MTCM (Tables 4 and 6)", 86.9, lmgait, model(**NO_TEXT)),
-    "no_pte": ("no PTE (Table 5)", 87.5, lmgait, model(mtcm=dict(pte=False))),
+              NO_TEXT | {"model.mtcm.kind": "cnn3d"}),
+    "no_text": ("no text, MTCM (Tables 4 and 6)", 86.9, lmgait, NO_TEXT),
+    "no_pte": ("no PTE (Table 5)", 87.5, lmgait, {"model.mtcm.pte": False}),
     "no_difference": ("no temporal difference (Table 5)", 88.2, lmgait,
-                      model(mtcm=dict(difference=False))),
-    "no_conv3d": ("no Conv3D (Table 5)", 87.9, lmgait, model(mtcm=dict(conv3d=False))),
+                      {"model.mtcm.difference": False}),
+    "no_conv3d": ("no Conv3D (Table 5)", 87.9, lmgait, {"model.mtcm.conv3d": False}),
     "wrong_no_mam": ("wrong text, no MAM (Table 6)", 86.1, lmgait,
-                     text("wrong", mam=False)),
-    "wrong": ("wrong text, MAM (Table 6)", 87.1, lmgait, text("wrong")),
+                     {"prompts": "wrong", "model.text.mam": False}),
+    "wrong": ("wrong text, MAM (Table 6)", 87.1, lmgait, {"prompts": "wrong"}),
     "no_mam": ("correct text, no MAM (Table 6)", 87.6, lmgait,
-               text("correct", mam=False)),
-    "random": ("random text, MAM (Table 6)", 88.1, lmgait, text("random")),
-    "lmgait": ("LMGait, the rows' budget", 88.5, lmgait, None),
+               {"model.text.mam": False}),
+    "random": ("random text, MAM (Table 6)", 88.1, lmgait, {"prompts": "random"}),
+    "lmgait": ("LMGait, the rows' budget", 88.5, lmgait, {}),
 }  # fmt: skip
 
 
 def row_config(row: str, seed: int, dataset: str, folder: Path):
     """The row's config; both data sets share one training run."""
-    _, _, module, override = ROWS[row]
+    _, _, module, fields = ROWS[row]
     config = module.get_config(dataset)
-    if override:
-        override(config, seed)
+    fields = dict(fields)
+    if kind := fields.pop("prompts", None):
+        chosen = prompts.PROMPTS[kind]
+        if kind == "random":  # another caption with each seed
+            chosen = (chosen[seed % len(chosen)],)
+        config.model.text.prompts = chosen
+    config.update_from_flattened_dict(fields)
     config.seed = seed
     config.name = row
     config.pictures = False
@@ -154,16 +137,24 @@ def stored() -> dict:
     return json.loads(STORE.read_text()) if STORE.exists() else {}
 
 
+def described(row: str) -> str:
+    """The row's config file and its fields that differ, as the table shows them."""
+    _, _, module, fields = ROWS[row]
+    name = module.__name__.rpartition(".")[2]
+    return " ".join(
+        [f"`{name}.py`"]
+        + [f"`{key.removeprefix('model.')}={value}`" for key, value in fields.items()]
+    )
+
+
 def table() -> str:
     """Markdown: Rank-1 of the gait protocol, mean ± half the range over the seeds."""
     lines = []
     for dataset in DATASETS:
         lines += ["", f"### {dataset}, CCPG gait protocol, Rank-1 in %", ""]
-        lines += [
-            "| row | CL | UP | DN | BG | mean | CCPG mean in the paper | seeds | steps "
-            "| s |"
-        ]
-        lines += ["|---|---|---|---|---|---|---|---|---|---|"]
+        columns = ["row", "config", *TASKS, "CCPG mean in the paper", "seeds", "steps"]
+        lines.append("| " + " | ".join([*columns, "s"]) + " |")
+        lines.append("|---" * (len(columns) + 1) + "|")
         for row, (title, published, _, _) in ROWS.items():
             runs = [
                 entry
@@ -172,17 +163,15 @@ def table() -> str:
             ]
             if not runs:
                 continue
-            cells = []
+            cells = [title, described(row)]
             for task in TASKS:
                 values = [run["rank1"][task] for run in runs]
                 spread = max(values) - min(values)
                 cell = f"{statistics.mean(values):.1f}"
                 cells.append(cell + (f" ± {spread / 2:.1f}" if len(values) > 1 else ""))
             seconds = statistics.median(run["seconds"] for run in runs)
-            lines.append(
-                f"| {title} | {' | '.join(cells)} | {published or ''} | {len(runs)} | "
-                f"{runs[0]['steps']} | {seconds:.0f} |"
-            )
+            cells += [published or "", len(runs), runs[0]["steps"], f"{seconds:.0f}"]
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
