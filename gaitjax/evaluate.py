@@ -15,7 +15,7 @@ from tqdm import tqdm
 from gaitjax import log, report
 from gaitjax.checkpoints import Checkpoints, abstract
 from gaitjax.data import pipeline, source
-from gaitjax.retrieval import metrics, protocols
+from gaitjax.retrieval import protocols
 from gaitjax.state import (
     Setup,
     TrainState,
@@ -194,47 +194,43 @@ def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, A
 def draw(config, model, variables, evaluation: Evaluation, folder: Path) -> list[str]:
     """Learning curves, CMC, ranked lists and, for RGB, what the model sees in a walk.
 
-    Ranked lists and CMC are those of the first protocol. Returns the file names.
+    Ranked lists and CMC are those of the first protocol; the CMC is averaged as that
+    averages Rank-1, so that the curves begin at its numbers. Returns the file names.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data, drawn = evaluation.data, []
     history = folder.parent / "metrics.jsonl"
     if history.exists():
-        report.learning_curves(log.read_metrics(history), folder / "learning.png")
+        rows = log.read_metrics(history)
+        report.learning_curves(rows, folder / "learning.png", config.warmup.steps)
         drawn.append("learning.png")
 
-    curves = {}
-    for task in protocols.tasks(config.evaluation.protocols[0], data.index):
-        if not len(task.probe) or not len(task.gallery):
+    protocol, curves, chance = config.evaluation.protocols[0], {}, {}
+    for result in protocols.evaluate_tasks(
+        protocol, evaluation.embeddings, data.index, metric=config.evaluation.metric
+    ):
+        task, curve = result.task, protocols.cmc(protocol, result, CMC_RANKS)
+        if not len(curve):
             continue
         if not curves:
             path = folder / f"ranked_{task.name}.png"
-            report.filmstrips(_ranked_lists(config, evaluation, task), path)
+            title = f"{config.name}, {protocol}, {task.name}: {RANKED_TITLE}"
+            report.filmstrips(_ranked_lists(config, evaluation, task), path, title)
             drawn.append(path.name)
-        curves[task.name] = cmc(task, evaluation.embeddings, config.evaluation.metric)
-    chance = 100 / len(np.unique(data.index.subject))
-    report.cmc_curves(curves, folder / "cmc.png", chance=chance)
+        curves[task.name], chance[task.name] = curve, protocols.chance(task)
+    report.cmc_curves(curves, folder / "cmc.png", protocol=protocol, chance=chance)
     drawn.append("cmc.png")
     if "frames" in config.data.modalities:
-        report.frame_maps(*_maps(model, variables, data), folder / "maps.png")
+        title = f"{config.name} on {data.index.key[0]} of {data.name}"
+        report.frame_maps(*_maps(model, variables, data), folder / "maps.png", title)
         drawn.append("maps.png")
     return drawn
 
 
 PROBES_SHOWN, RANKS_SHOWN, CMC_RANKS = 6, 5, 50
-
-
-def cmc(task: protocols.Task, embeddings: np.ndarray, metric: str) -> np.ndarray:
-    """Rank-k in percent, k = 1 .. CMC_RANKS: [K], without ever holding Q x G."""
-    first = [
-        metrics.probe_outcomes(
-            part.distances(embeddings, metric), part.probe_subject,
-            part.gallery_subject, part.excluded,
-        ).first_match
-        for part in task.blocks()
-    ]  # fmt: skip
-    length = min(CMC_RANKS, len(task.gallery))
-    return metrics.curve(np.concatenate(first), length)
+RANKED_TITLE = (
+    f"probe and its {RANKS_SHOWN} nearest (✓ same person, ✗ another; number: distance)"
+)
 
 
 def _ranked_lists(config, evaluation: Evaluation, task: protocols.Task):
@@ -254,7 +250,7 @@ def _ranked_lists(config, evaluation: Evaluation, task: protocols.Task):
             caption = f"{index.key[match]}\n{matrix[number, column]:.2f}"
             right = bool(index.subject[match] == index.subject[probe])
             cells.append((caption, _strip(config, data, match), right))
-        rows.append((f"{task.name}: {index.key[probe]}", cells))
+        rows.append(("", cells))
     return rows
 
 

@@ -25,6 +25,7 @@ RANKS = (1, 5, 10, 20, 30, 40, 50)
 HEADLINES = ("rank1", "mAP")  # evaluation metrics that get learning curves
 FIRST = ("loss", "total")  # training metrics
 LAST = ("gradient_norm", "learning_rate", "wait_share")
+EXACT = ("learning rate", "wait share")  # panels without noise to smooth
 # Okabe & Ito, "Color Universal Design", 2008: told apart by colour-blind readers
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, VERMILION, BLACK, GREY = "#56B4E9", "#D55E00", "#000000", "#7A7A7A"
@@ -44,7 +45,9 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | PathLike) -> None:
+def learning_curves(
+    metrics: Sequence[Mapping[str, Any]], path: str | PathLike, warmup_steps: int = 0
+) -> None:
     """Every training metric and the headline evaluation metrics over the steps.
 
     Args:
@@ -54,6 +57,7 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | PathLike) 
         per protocol and headline metric (rank1, mAP; every metric of a protocol that
         has neither), one line per task.
       path: of the PNG.
+      warmup_steps: where the warm-up ends, drawn as a dotted line; 0: there was none.
 
     Raises:
       ValueError: there are no such rows.
@@ -74,6 +78,8 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | PathLike) 
                 colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
                 if title in evaluation:
                     axes.plot(*curve, marker + "-", ms=4, color=colour, label=label)
+                elif title in EXACT:
+                    axes.plot(*curve, color=colour, label=label)
                 else:
                     axes.plot(*curve, color=colour, alpha=0.3, linewidth=1)
                     axes.plot(curve[0], _smooth(curve[1]), color=colour, label=label)
@@ -86,6 +92,14 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | PathLike) 
                 axes.set_yscale("log")
             if len(axes.get_legend_handles_labels()[1]) > 1:
                 axes.legend(ncols=2)
+            if warmup_steps:
+                axes.axvline(warmup_steps, color=GREY, linestyle=":", linewidth=1)
+        if warmup_steps:
+            place = grid[0, 0].get_xaxis_transform()  # x in data, y in axes
+            grid[0, 0].text(
+                warmup_steps, 1, "warm-up ends ", transform=place, size=8, color=GREY,
+                ha="right", va="top",
+            )  # fmt: skip
         for axes in list(grid.flat)[len(titles) :]:
             axes.remove()
 
@@ -93,14 +107,17 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | PathLike) 
 def cmc_curves(
     curves: Mapping[str, np.ndarray],
     path: str | PathLike,
-    chance: float | None = None,
+    *,
+    protocol: str,
+    chance: Mapping[str, float] | None = None,
 ) -> None:
     """Cumulative match characteristic: identification rate over rank.
 
     Args:
       curves: name -> [R], percent of probes whose identity is among the first r + 1.
       path: of the PNG.
-      chance: percent that guessing reaches at rank 1, drawn as a marker there.
+      protocol: how that was counted; in the title.
+      chance: name -> percent that guessing reaches at rank 1, drawn as a cross there.
 
     Raises:
       ValueError: there is no curve.
@@ -111,25 +128,33 @@ def cmc_curves(
     with _page(path, 1, 1, 6.4, 4.4) as (_, grid):
         axes = grid[0, 0]
         for i, (name, curve) in enumerate(curves.items()):
+            colour = COLOURS[i % len(COLOURS)]
+            label = f"{name}  (Rank-1 {curve[0]:.1f} %)"
+            if chance is not None:
+                label = f"{label[:-1]}, chance {chance[name]:.1f} %)"
+                axes.plot([1], [chance[name]], "x", ms=8, mew=2, color=colour)
             axes.plot(
                 np.arange(1, len(curve) + 1),
                 curve,
                 MARKERS[i % len(MARKERS)] + "-",
                 ms=5,
                 markevery=[rank - 1 for rank in shown if rank <= len(curve)],
-                color=COLOURS[i % len(COLOURS)],
-                label=f"{name}  (Rank-1 {curve[0]:.1f} %)",
+                color=colour,
+                label=label,
             )
         if chance is not None:
-            label = f"chance at Rank-1 ({chance:.1f} %)"
-            axes.plot([1], [chance], "x", ms=9, mew=2, color=GREY, label=label)
-        axes.set(title="Cumulative match characteristic", xlabel="rank", xticks=shown)
+            axes.plot([], [], "x", ms=8, mew=2, color=GREY, label="chance at Rank-1")
+        title = f"Cumulative match characteristic, {protocol}"
+        axes.set(title=title, xlabel="rank", xticks=shown)
         axes.set(ylabel="probes identified by this rank (%)", ylim=(0, 102))
         axes.legend(loc="lower right")
 
 
 def frame_maps(
-    frames: np.ndarray, maps: Mapping[str, np.ndarray], path: str | PathLike
+    frames: np.ndarray,
+    maps: Mapping[str, np.ndarray],
+    path: str | PathLike,
+    title: str = "",
 ) -> None:
     """Frames of one walk above what a model sees in them, frame by frame.
 
@@ -140,6 +165,7 @@ def frame_maps(
         minimum) to its maximum; symmetric about 0 where it takes both signs. NaN is
         left out.
       path: of the PNG. At most 8 frames are shown, evenly spaced.
+      title: above all.
 
     Raises:
       ValueError: a map has another shape.
@@ -155,7 +181,7 @@ def frame_maps(
     grey = frames[shown].mean(-1)  # [n H W]
     lines, columns = 1 + len(maps), len(shown)
     size = (1.2 + columns, 0.4 + (height / width + 0.05) * lines)
-    with _page(path, lines, columns, *size) as (figure, grid):
+    with _page(path, lines, columns, *size, title) as (figure, grid):
         for axes, t in zip(grid[0], shown):
             axes.imshow(frames[t])
             axes.set_title(f"frame {t}", fontsize=9, fontweight="normal")
@@ -183,28 +209,31 @@ def frame_maps(
 def filmstrips(
     rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray, bool | None]]]],
     path: str | PathLike,
+    title: str = "",
 ) -> None:
     """Ranked lists as pictures: the probe on the left, then its nearest neighbours.
 
     Args:
-      rows: (title, cells) per probe. A cell is (caption, uint8 [t H W 3], correct):
+      rows: (label, cells) per probe. A cell is (caption, uint8 [t H W 3], correct):
         True gets a green solid border and a tick, False a vermilion dashed border and
         a cross, None (the probe) a grey border. Three evenly spaced frames are shown.
       path: of the PNG.
+      title: above all.
 
     Raises:
       ValueError: there are no cells.
     """
     columns = max((len(cells) for _, cells in rows), default=0)
     if columns == 0:
-        raise ValueError("Got no cells, expected at least one (title, cells) row.")
+        raise ValueError("Got no cells, expected at least one (label, cells) row.")
     looks = {True: ("✓ ", GREEN), False: ("✗ ", VERMILION), None: ("", GREY)}
     ratio = max(
         _strip(f).shape[0] / _strip(f).shape[1] for _, c in rows for _, f, _ in c
     )
     height = len(rows) * max(1.4, CELL_INCHES * ratio + 0.45)
-    with _page(path, len(rows), columns, CELL_INCHES * columns, height) as (_, grid):
-        for line, (title, cells) in zip(grid, rows):
+    width = CELL_INCHES * columns
+    with _page(path, len(rows), columns, width, height, title) as (_, grid):
+        for line, (label, cells) in zip(grid, rows):
             for axes, (caption, frames, correct) in zip(line, cells):
                 mark, colour = looks[correct]
                 axes.imshow(_strip(frames))
@@ -215,8 +244,8 @@ def filmstrips(
                 weight = "normal" if correct is None else "bold"
                 text = "black" if correct is None else colour
                 axes.set_title(mark + caption, size=8, fontweight=weight, color=text)
-            title = textwrap.fill(title, 18, break_long_words=False)
-            line[0].set_ylabel(title, size=7)
+            label = textwrap.fill(label, 18, break_long_words=False)
+            line[0].set_ylabel(label, size=7)
             for axes in line[len(cells) :]:
                 axes.remove()
 
@@ -345,7 +374,9 @@ def _bare(axes) -> None:
 
 
 @contextlib.contextmanager
-def _page(path, lines: int, columns: int, width, height) -> Iterator[tuple[Any, Any]]:
+def _page(
+    path, lines: int, columns: int, width, height, title: str = ""
+) -> Iterator[tuple[Any, Any]]:
     """A styled figure (inches) and its axes [lines columns]; written at the end.
 
     No pyplot: no global state, no window. In fewer shades where it would be too large.
@@ -357,6 +388,8 @@ def _page(path, lines: int, columns: int, width, height) -> Iterator[tuple[Any, 
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+        if title:
+            figure.suptitle(title, fontsize=9)
         canvas = FigureCanvasAgg(figure)
         yield figure, figure.subplots(lines, columns, squeeze=False)
         canvas.draw()

@@ -220,15 +220,34 @@ def test_blocks_sharing_and_given_distances_change_nothing(ccpg, protocol, monke
     assert evaluate(protocol, x, index) == expected
 
 
-def test_the_curve_is_made_in_blocks(ccpg, monkeypatch):
+@pytest.mark.parametrize("protocol", ["ccpg_gait", "ccpg_reid", "casia_b_cross_view"])
+def test_the_curve_goes_through_the_reported_ranks(ccpg, protocol):
     index, x = ccpg
-    for task in protocols.tasks("ccpg_gait", index):
-        ids = task.probe_subject, task.gallery_subject, task.excluded
-        expected = metrics.cmc(task.distances(x, "euclidean"), *ids)
-        monkeypatch.setattr(protocols, "CHUNK", 3 * len(task.gallery))
-        assert max(len(part.probe) for part in task.blocks()) == 3
-        ours = evaluation.cmc(task, x, "euclidean")
-        np.testing.assert_array_equal(ours, expected)
+    if protocol == "casia_b_cross_view":
+        index = make_index("abcd", ("nm-01", "nm-02", "bg-01"), ("000", "090"))
+        x = make_embeddings(index)
+    reported = evaluate(protocol, x, index)
+    for result in evaluate_tasks(protocol, x, index):
+        task, curve = result.task, protocols.cmc(protocol, result, 5)
+        keys = {k: f"{protocol}/{task.name}/rank{k}" for k in range(1, 6)}
+        assert bool(len(curve)) == (keys[1] in reported)
+        assert np.all(np.diff(curve) >= 0)
+        for value, key in zip(curve, keys.values()):
+            assert value == reported.get(key, value)
+        if protocol == "ccpg_reid":
+            ids = task.probe_subject, task.gallery_subject, task.excluded
+            expected = metrics.cmc(task.distances(x, "euclidean"), *ids, 5)
+            np.testing.assert_allclose(curve, expected)
+
+
+def test_chance_by_hand():
+    index = make_index("ab", ("U0_D0", "U0_D0_BG"), ("01_0", "02_0"))
+    gait = {task.name: task for task in protocols.tasks("ccpg_gait", index)}
+    reid = {task.name: task for task in protocols.tasks("ccpg_reid", index)}
+    assert protocols.chance(gait["BG"]) == 50.0  # the other camera holds a and b
+    # without a's own camera: a, b there and b here
+    assert protocols.chance(reid["BG"]) == pytest.approx(100 / 3)
+    assert protocols.chance(gait["UP"]) == 0.0  # nobody
 
 
 def test_rerank_sees_each_retrieval_problem(ccpg):

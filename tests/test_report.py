@@ -69,12 +69,13 @@ def test_smoothing_ignores_nan_and_one_outlier_and_keeps_steps():
 
 def test_cmc_curve_rises_where_the_array_rises(tmp_path):
     path = tmp_path / "cmc.png"
-    report.cmc_curves({"CL": np.linspace(10, 90, 20)}, path, chance=3.3)
+    curves = {"CL": np.linspace(10, 90, 20)}
+    report.cmc_curves(curves, path, protocol="ccpg_gait", chance={"CL": 3.3})
     rows, columns = np.nonzero(_near(_pixels(path), report.BLUE))
     left, right = rows[columns < 150], rows[(columns > 500) & (rows < 250)]
     assert left.size and right.size and left.min() > right.max() + 100
     with pytest.raises(ValueError, match="no curves"):
-        report.cmc_curves({}, path)
+        report.cmc_curves({}, path, protocol="ccpg_gait")
 
 
 def test_frame_maps_are_hot_where_the_map_is(tmp_path):

@@ -395,6 +395,34 @@ def _pair_metrics(definition: Protocol, table: ViewTable, round_cells: bool):
     return metrics
 
 
+def cmc(protocol: str, result: TaskResult, max_rank: int = 50) -> np.ndarray:
+    """Rank-k in percent, k = 1 .. K, averaged as `protocol` averages Rank-1: [K].
+
+    result: of `evaluate_tasks`. K is max_rank, or the size of the largest gallery that
+    a probe meets; 0 where the task has no Rank-1.
+    """
+    task, table = result.task, result.table
+    sizes = [len(task.gallery)] if table is None else table.gallery_size
+    ranks = tuple(range(1, min(max_rank, int(np.max(sizes, initial=0))) + 1))
+    definition = find(protocol)._replace(ranks=ranks)
+    metrics = _result(definition, task, result.outcomes, True).metrics
+    return np.array([metrics[f"rank{k}"] for k in ranks if f"rank{k}" in metrics])
+
+
+def chance(task: Task) -> float:
+    """Rank-1 in percent of a gallery sequence drawn blindly for each probe.
+
+    Over the pairs that count, mean over the probes. 0 where there are none.
+    """
+    shares = [np.zeros(0)]
+    for part in task.blocks():
+        match = part.probe_subject[:, None] == part.gallery_subject[None, :]  # [Q G]
+        kept = ~part.excluded
+        shares.append((match & kept).sum(1) / np.maximum(kept.sum(1), 1))  # [Q]
+    shares = np.concatenate(shares)
+    return 100 * float(np.mean(shares)) if len(shares) else 0.0
+
+
 def write_grew_submission(
     path, embeddings, index, *, metric: str = "euclidean", ranks: int = 20
 ) -> int:
