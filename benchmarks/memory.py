@@ -1,0 +1,143 @@
+"""Memory of the LMGait step at the paper's size: the table of docs/scaling.md.
+
+    python -m benchmarks.memory                     # every row that is missing
+    python -m benchmarks.memory --sizes s --devices 8 64
+    python -m benchmarks.memory --table             # only the table of what is stored
+
+CCPG's batches: clips of 30 frames of 448x224, DINOv2 of each size, fsdp, as many
+virtual devices as a row says. Nothing is computed or allocated: bytes come from
+`eval_shape`, those of activations from the compiled step (40 s to minutes a row on a
+core). Rows are stored in docs/scaling.json as they are made, so it can be cut off.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from configs import lmgait  # noqa: E402
+from gaitjax import plan, sharding, state, train  # noqa: E402
+from gaitjax.models.dinov2 import DINOV2_SIZES  # noqa: E402
+
+BEGIN, END = "<!-- made by benchmarks/memory.py -->", "<!-- end -->"
+DOCUMENT, STORE = ROOT / "docs" / "scaling.md", ROOT / "docs" / "scaling.json"
+BATCHES = {1: (6, 8), 8: (6, 8), 64: (8, 8)}  # devices -> identities x sequences
+SIZES = ("s", "b", "l", "g")
+FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+
+
+def row(size: str, devices: int) -> dict[str, int]:
+    """Bytes per device; needs `devices` devices.
+
+    The encoder is DINOv2 `size`; its MLP is GELU throughout, which for g has as many
+    parameters as the released SwiGLU. "NAME RULES" are parameters, optimizer state and
+    frozen encoders under both rule sets, "batch" and "activations" those of fsdp.
+    """
+    config = lmgait.get_config("ccpg")
+    fields = {k: v for k, v in DINOV2_SIZES[size].items() if k != "swiglu"}
+    layers = fields["num_layers"]
+    blocks = tuple(layers * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
+    config.model.visual_encoder.update(fields, blocks=blocks)
+    config.data.ids_per_batch, config.data.seqs_per_id = BATCHES[devices]
+    config.sharding = "fsdp"
+    example = state.example_batch(config)
+    setup = state.build(config, example)
+    found = {}
+    for rules in ("data_parallel", "fsdp"):
+        places = sharding.infer_shardings(
+            setup.abstract_state, config.sharding_rules[rules], setup.mesh
+        )
+        for name in ("params", "opt_state", "frozen"):
+            leaves = getattr(setup.abstract_state, name)
+            size_of = sharding.device_bytes(leaves, getattr(places, name))
+            found[f"{name} {rules}"] = size_of
+    compiled = plan.compile_step(setup, example, train.step_functions(config, setup)[1])
+    parts = sharding.memory(setup.abstract_state, setup.shardings, compiled)
+    return found | {name: parts[name] for name in ("batch", "activations")}
+
+
+def measure(size: str, devices: int) -> dict[str, int]:
+    """`row` in a process of its own, with so many virtual CPU devices."""
+    environment = {
+        **os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices),
+        "XLA_FLAGS": f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}",
+    }  # fmt: skip
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # loaded programs tell no bytes
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory", "--row", size, str(devices)],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def stored() -> dict:
+    """docs/scaling.json: {"memory": {"s/8": bytes of `row`}, ...}."""
+    return json.loads(STORE.read_text()) if STORE.exists() else {}
+
+
+def keep(part: str, name: str, value) -> None:
+    """Writes stored()[part][name], leaving the rest as it is."""
+    everything = stored()
+    everything.setdefault(part, {})[name] = value
+    partial = STORE.with_suffix(".tmp")
+    partial.write_text(json.dumps(everything, indent=1) + "\n")
+    os.replace(partial, STORE)
+
+
+def table() -> str:
+    """Markdown of the stored rows, MiB per device."""
+    lines = [
+        "| DINOv2 | devices | batch | sequences per device | parameters + optimizer, "
+        "replicated / fsdp | frozen encoders, replicated / fsdp | batch | activations |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    rows = stored().get("memory", {})
+    for size in SIZES:
+        for devices, (identities, sequences) in BATCHES.items():
+            if f"{size}/{devices}" not in rows:
+                continue
+            found = rows[f"{size}/{devices}"]
+            sums = [
+                [sum(found[f"{name} {rules}"] for name in names)
+                 for rules in ("data_parallel", "fsdp")]
+                for names in (("params", "opt_state"), ("frozen",))
+            ]  # fmt: skip
+            cells = [f"ViT-{size}", f"{devices}", f"{identities} x {sequences} x 30"]
+            cells.append(f"{identities * sequences // devices}")
+            cells += [" / ".join(f"{x / 2**20:,.1f}" for x in pair) for pair in sums]
+            cells += [f"{found[x] / 2**20:,.0f}" for x in ("batch", "activations")]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", nargs="*", default=SIZES, choices=SIZES)
+    parser.add_argument(
+        "--devices", nargs="*", type=int, default=list(BATCHES), choices=BATCHES
+    )
+    parser.add_argument("--again", action="store_true", help="also what is stored")
+    parser.add_argument("--table", action="store_true", help="only write the table")
+    parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.row:
+        print(json.dumps(row(arguments.row[0], int(arguments.row[1]))))
+        return
+    for size in [] if arguments.table else arguments.sizes:
+        for devices in arguments.devices:
+            name = f"{size}/{devices}"
+            if arguments.again or name not in stored().get("memory", {}):
+                keep("memory", name, measure(size, devices))
+                print(name, stored()["memory"][name], flush=True)
+    page = DOCUMENT.read_text()
+    before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
+    DOCUMENT.write_text(f"{page[:before]}\n{table()}\n{page[after:]}")
+
+
+if __name__ == "__main__":
+    main()
