@@ -248,6 +248,7 @@ def binary_cross_entropy(
     """Cross-entropy per pixel: probability and target in [0, 1] -> float32, same shape.
 
     epsilon keeps value and gradient finite at probabilities of exactly 0 and 1.
+    Source: LMGait eq. 17 (silhouette supervision, with the mean over valid tokens).
     """
     probability = probability.astype(jnp.float32)
     target = target.astype(jnp.float32)
@@ -432,7 +433,7 @@ def total_loss(
     batch: Mapping[str, jax.Array],
     config_losses: Mapping[str, Mapping[str, Any]],
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Weighted sum of the losses that the config names.
+    """Weighted sum of the losses that the config names (LMGait eq. 18).
 
     Args:
       output: of the model, in training mode.

@@ -13,10 +13,13 @@ Differences from the paper:
   one mask for the last layer and one for the middle layers, averaged over the prompts.
   `text.fusion` offers others.
 - One MTCM per branch, with separate weights; see `mtcm.py` for its temporal padding.
+- Frames are consecutive, which frame differences need (section 3.1: t random ones).
 - `decoder.supervision="reconstruction"` is BigGait's unsupervised mask branch. BigGait
   trains it jointly for 500 steps and then freezes it; here `decoder.frozen` says
   whether it still learns after its warm-up.
 - Batch norm statistics cover valid tokens and frames only (BigGait: ragged lists).
+- Not in the paper: BigGait's `black_augmentation`, `decoder.target="coverage"` and
+  `decoder.support="soft"` (for the small grid of the embedded default).
 """
 
 from typing import Any, NamedTuple
@@ -498,7 +501,7 @@ def create(config, num_classes: int) -> LMGait:
       pooling ("eot", "mean"), positions ("learned", "sinusoidal"), width, num_layers,
       num_heads, vocabulary_size, context_length, adapter_size, tau_init;
     decoder: supervision ("silhouette", "reconstruction"), target ("binary",
-      "coverage"), dropout, dilation (odd), frozen;
+      "coverage"), dropout, support ("binary", "soft"), dilation (odd), frozen;
     representation: channels, hidden;
     mtcm: enabled, kind ("mtcm", "cnn3d"), pte, difference, conv3d, residual;
     gait: stem, squeeze, channels, strides, num_strips, embedding_size.

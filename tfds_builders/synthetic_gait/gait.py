@@ -4,7 +4,11 @@ Mean joint-angle curves over the stride are digitised by eye from the textbook f
 (Winter 1991, ch. 3; Perry & Burnfield 2010, ch. 3-5) to a few degrees and turned into
 Fourier series; a person is a draw of the parameters below. Each row: mean, standard
 deviation between people, share of that deviation between a person's own sessions, and
-the source of the range (entries of CITATIONS.bib). Angles are in degrees.
+the sources of the group (entries of CITATIONS.bib). Angles are in degrees.
+
+The numbers are round readings of those sources, not quotations. A habit's deviation is
+0.7 of the round value (10 steps/minute, 8 degrees of arm swing, ...): people differ
+less here, so that the problem is harder.
 """
 
 from typing import NamedTuple
@@ -176,8 +180,9 @@ def walk(
 ) -> np.ndarray:
     """Joint positions [T J 3] of a straight walk (order walker.JOINTS, metres).
 
-    The start phase is random; cadence and amplitudes wander by 2 to 4 % from stride to
-    stride (Hausdorff 1996 reports 2 to 4 %). carries: the right arm holds something
+    The start phase is random; cadence differs by 1.2 % between walks, and from stride
+    to stride the amplitudes of legs and arms wander by 2.5 and 5 % (Hausdorff 1996
+    reports 2 to 4 % for the stride interval). carries: the right arm holds something
     heavy and hardly swings.
     """
     p = person
