@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
@@ -16,6 +18,7 @@ from gaitjax import log, report
 from gaitjax.checkpoints import Checkpoints, abstract
 from gaitjax.data import pipeline, source
 from gaitjax.retrieval import protocols
+from gaitjax.retrieval.distance import METRICS
 from gaitjax.state import (
     Setup,
     TrainState,
@@ -69,7 +72,12 @@ def embed_split(model, variables, data: source.Source, config, mesh) -> np.ndarr
 
 
 def open_test_split(config) -> source.Source:
-    """The test split, or a ValueError where the config's protocols do not fit it."""
+    """The test split, or a ValueError where config.evaluation does not fit it."""
+    if config.evaluation.metric not in METRICS:
+        raise ValueError(
+            f"Unknown config.evaluation.metric {config.evaluation.metric!r}; choose "
+            f"from {', '.join(METRICS)}."
+        )
     data = source.open_split(
         config.data.data_dir, config.data.test_dataset, config.data.test_split,
         (*config.data.modalities, *config.evaluation.modalities),
@@ -88,8 +96,9 @@ def evaluate_state(config, setup: Setup, state: TrainState) -> Evaluation:
     flat = {}
     for protocol in config.evaluation.protocols:
         flat |= protocols.evaluate(
-            protocol, embeddings, data.index, metric=config.evaluation.metric
-        )
+            protocol, embeddings, data.index, metric=config.evaluation.metric,
+            split=jax.process_count() > 1,
+        )  # fmt: skip
     return Evaluation(flat, embeddings, data, time.time() - started)
 
 
@@ -98,26 +107,72 @@ def run(config, workdir: str) -> dict[str, Any]:
 
     The run is config.base_run where that is set (to test one run on several data sets,
     each into its own workdir), else the one in `workdir`. A model without parameters
-    (GEI) needs none. Raises ValueError where a model with parameters has no checkpoint.
+    (GEI) needs none. Raises ValueError where a model with parameters has no checkpoint,
+    or none of this model.
     """
     setup = build(config, example_batch(config))
-    state = setup.new_state()
-    if jax.tree.leaves(state.params):
+    if jax.tree.leaves(setup.abstract_state.params):
+        folder = config.base_run or workdir
+        made = made_otherwise(config, setup.abstract_state.frozen, folder)
         state = load_run(
-            setup, state, config.base_run or workdir,
-            config.evaluation.checkpoint, config.train.keep_best,
+            setup, setup.new_state(), folder,
+            config.evaluation.checkpoint, config.train.keep_best, made,
         )  # fmt: skip
+        if made:
+            logging.warning("%s It is evaluated as this config says.", made)
     else:
+        state = setup.new_state()
         write_config(config, workdir)
     return finish(config, setup, state, workdir)
 
 
+def made_otherwise(config, frozen, folder: str) -> str:
+    """A sentence on the fields of model, encoders and seed in which the run in `folder`
+    differs from `config`; "" where none does, or no config.json tells.
+
+    Raises ValueError where frozen weights of the run came from another seed: they are
+    in no checkpoint, and nothing else would tell.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        return ""
+    trees = json.loads(path.read_text()), json.loads(config.to_json_best_effort())
+    old, new = (
+        traverse_util.flatten_dict(
+            {name: tree.get(name) for name in ("model", "pretrained", "seed")}, sep="."
+        )
+        for tree in trees
+    )
+    sources = config.get("pretrained", {})
+    drawn = [name for name in frozen if not sources.get(name)]
+    if drawn and old["seed"] != new["seed"]:
+        raise ValueError(
+            f"The run in {folder} has frozen weights ({', '.join(drawn)}) of its seed "
+            f"{old['seed']}, the config says {new['seed']}. Add --config.seed="
+            f"{old['seed']}."
+        )
+    changed = [
+        f"config.{name}={old.get(name)} (here {new.get(name)})"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name != "seed"
+    ]
+    if not changed:
+        return ""
+    return f"The run in {folder} was trained with {', '.join(changed)}."
+
+
 def load_run(
-    setup: Setup, state: TrainState, workdir: str, first: str = "newest", best: str = ""
+    setup: Setup,
+    state: TrainState,
+    workdir: str,
+    first: str = "newest",
+    best: str = "",
+    made: str = "",
 ) -> TrainState:
     """`state` with the parameters of a readable checkpoint in `workdir`.
 
-    first: "newest", or "best" by the metric `best` (train.keep_best of that run).
+    first: "newest", or "best" by the metric `best` (train.keep_best of that run). made:
+    a sentence for the error where no checkpoint fits.
     """
     if not (Path(workdir) / "checkpoints").is_dir():
         raise ValueError(
@@ -129,7 +184,7 @@ def load_run(
     restored = checkpoints.restore(target, None, first)
     checkpoints.close()
     if restored is None:
-        raise ValueError(f"No checkpoint in {workdir} can be read.")
+        raise ValueError(f"No checkpoint in {workdir} can be read. {made}".strip())
     return state._replace(**restored[0])
 
 
