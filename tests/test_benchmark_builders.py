@@ -118,12 +118,16 @@ def test_unreadable_sequences_are_skipped_and_listed(tmp_path):
     fake_benchmarks.save(masks / "000/U3_D3/10_1/00002.png", empty)
     stray = frames / "555/U0_D0/01"
     fake_benchmarks.save(stray / "1.jpg", np.zeros((8, 4, 3), np.uint8))
+    (frames / "102").mkdir()
+    (masks / "103/U0_D0").mkdir(parents=True)
     folder = prepare.prepare("ccpg", tmp_path / "data", manual_dir=raw)
     report = json.loads((folder / "build_report.json").read_text())
     skipped = report["skipped"]
     assert set(skipped) == {
         "101/U0_D0/01_0", "101/U0_D0/02", "000/U0_D0/02", "555/U0_D0/01",
+        "102", "103/U0_D0",
     }  # fmt: skip
+    assert skipped["102"] == "empty: no folders below it to ID/TYPE/VIEW"
     assert skipped["101/U0_D0/01_0"] == "corrupt: 00003.png is not a readable image"
     assert skipped["101/U0_D0/02"].startswith("empty: 6 frames")
     assert "not the same crop" in skipped["000/U0_D0/02"]
@@ -151,6 +155,28 @@ def test_a_missing_archive_names_every_place_looked_at(tmp_path):
         prepare.prepare("ccpg", tmp_path / "data", manual_dir=tmp_path / "raw")
     for part in ("raw/CCPG_G_SIL", "raw/ccpg/CCPG_G_SIL", "github.com/BNU-IVC/CCPG"):
         assert part in str(caught.value)
+
+
+def test_a_wrong_folder_is_answered_with_the_right_one(tmp_path):
+    raw, images = tmp_path / "raw/ccpg_images", tmp_path / "raw/pickles"
+    for tree in ("CCPG_D_MASK_FACE_SHOE", "CCPG_G_SIL"):
+        (raw / tree / "000/U0_D0/01_0").mkdir(parents=True)
+        (raw / tree / "000/U0_D0/01_0/1.png").write_bytes(b"")
+    (images / "000/U0_D0/01_0").mkdir(parents=True)
+    (images / "000/U0_D0/01_0/01_0.pkl").write_bytes(b"")
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    (packed / "CCPG.zip").write_bytes(b"")
+    for name, given, hint in (
+        ("ccpg", tmp_path / "raw", f"Did you mean --manual_dir={raw}?"),
+        ("ccpg", raw / "CCPG_G_SIL", f"Did you mean --manual_dir={raw}?"),
+        ("ccpg", images, "That folder is for the config ccpg/opengait."),
+        ("ccpg/opengait", raw, "That folder is for the config ccpg/default."),
+        ("ccpg", packed, "Unpack CCPG.zip."),
+    ):
+        with pytest.raises(prepare.PrepareError) as caught:
+            prepare.prepare(name, tmp_path / "data", manual_dir=given)
+        assert hint in str(caught.value), caught.value
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:

@@ -2,23 +2,32 @@
 
 import importlib.util
 import json
-import os
 import pickle
-import signal
 from pathlib import Path
 
 import fake_benchmarks
 import numpy as np
+import parallel_tasks
 import pytest
 from etils import epath
 
-from tfds_builders import archives, checks, opengait_pickles, parallel, prepare
+from tfds_builders import (
+    archives,
+    benchmark,
+    checks,
+    opengait_pickles,
+    parallel,
+    prepare,
+)
 from tfds_builders.archives import Sequence
+from tfds_builders.ccgr_mini import ccgr_mini_dataset_builder
 from tfds_builders.figure import JOINTS
 from tfds_builders.frames import decode_jpeg, fit_frame
+from tfds_builders.gait3d import gait3d_dataset_builder
 from tfds_builders.grew import grew_dataset_builder
-from tfds_builders.kinect_gait import recordings
+from tfds_builders.kinect_gait import kinect_gait_dataset_builder, recordings
 from tfds_builders.opengait_pickles import load_array
+from tfds_builders.oumvlp import oumvlp_dataset_builder
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -142,15 +151,64 @@ def test_ragged_frames_of_grew_are_skipped(tmp_path):
     fake_benchmarks.grew(tmp_path / "raw")
     walk = tmp_path / "raw/test/probe/p2"
     fake_benchmarks.save(walk / "5.png", fake_benchmarks.person(64, 60))
+    fake_benchmarks.silhouettes(
+        tmp_path / "raw/test/gallery/00001/s11", ["1.png"], 64, 64
+    )
+    (tmp_path / "raw/train/00002").mkdir()
     folder = prepare.prepare("grew", tmp_path / "data", manual_dir=tmp_path / "raw")
     report = json.loads((folder / "build_report.json").read_text())
     assert report["skipped"] == {
-        "probe/03/p2": "ragged: 5.png is 60x64, expected 64x64"
+        "probe/03/p2": "ragged: 5.png is 60x64, expected 64x64",
+        "00002train/00": "empty: a person's folder without folders of walks",
     }
     test = report["totals"]["test"]
-    assert test["conditions"] == {"01": 1, "02": 1, "03": 1}
+    assert test["conditions"] == {"01": 1, "02": 2, "03": 1}
     assert "1 sequences '01', expected 6000" in test["mismatches"]["all"]
-    assert set(test["mismatches"]) == {"all"}  # ids of GREW are not listed
+    assert set(test["mismatches"]) == {"all", "00001"}  # ids of GREW are not listed
+    assert test["mismatches"]["00001"] == "2 sequences '02', expected 1"
+
+
+def _problems(found) -> dict[str, str]:
+    _, left_out = benchmark.readable(found)
+    return {outcome.sequence.key: outcome.problem for outcome in left_out}
+
+
+def test_what_the_listing_tells_is_never_silent(tmp_path):
+    """Listed but absent sequences, one sequence twice, strange and empty folders."""
+    root = epath.Path(tmp_path)
+    lists = dict(train=["0000"], test=["0005"], probe=["0005-camid0_videoid2-seq0"])
+    fake_benchmarks.listed(tmp_path / "Gait3D.json", **lists)
+    (tmp_path / "0000/camid1_videoid1/seq0").mkdir(parents=True)
+    (tmp_path / "0005").mkdir()
+    assert _problems(gait3d_dataset_builder.find_raw(root, root)) == {
+        "0005/gallery": "empty: no folders below it to ID/TYPE/VIEW",
+        "0005/probe/camid0_videoid2-seq0": "missing: listed as probe, not in the "
+        "archive",
+    }
+    fake_benchmarks.listed(tmp_path / "a/CCGR-MINI.json", gallery=["0601-t-v", "602-x"])
+    for subject in ("601", "0601"):
+        (tmp_path / "a" / subject / "t/v").mkdir(parents=True)
+    a = root / "a"
+    files = [str(a / subject / "t/v/1-sil.pkl") for subject in ("0601", "601")]
+    for file in files:
+        Path(file).write_bytes(b"")
+    assert _problems(ccgr_mini_dataset_builder.find(a, a)) == {
+        "601/gallery_t/v": f"twice: {files[0]} is read, {files[1]} is left out",
+        "602/gallery/x": "missing: listed as gallery, not in the archive",
+    }
+    for name in ("Silhouette_000_00", "Silhouette_015-00", "Silhouette_030-00/00002"):
+        (tmp_path / "o" / name).mkdir(parents=True)
+    assert _problems(oumvlp_dataset_builder.find_raw(root / "o", root)) == {
+        "Silhouette_000_00": "unknown: a folder of this name, expected "
+        "Silhouette_VIEW-SEQ",
+        "Silhouette_015-00": "empty: no folders of people",
+    }
+    (tmp_path / "k/Person200").mkdir(parents=True)
+    found = kinect_gait_dataset_builder.find(root / "k", root)
+    assert _problems(found) == {"200": "empty: no K.txt"}
+    (tmp_path / "g/test/probe").mkdir(parents=True)
+    found = grew_dataset_builder.find_raw(root / "g", root)
+    assert _problems(found)["probe/03"].startswith("missing: no folder in test/probe")
 
 
 def test_grew_is_kept_as_shipped(tmp_path):
@@ -209,6 +267,9 @@ def test_a_list_that_comes_with_the_data_may_be_text(tmp_path):
     (tmp_path / "Gait3D.json").write_text("<html>")
     with pytest.raises(FileNotFoundError, match="Gait3D.json is not a JSON file"):
         archives.users_partition((folder,), "Gait3D", ("probe",))
+    (tmp_path / "Gait3D.json").write_text("[1]")
+    with pytest.raises(FileNotFoundError, match="a JSON list, expected .*TRAIN_SET"):
+        archives.users_partition((folder,), "Gait3D", ("probe",))
 
 
 @pytest.mark.parametrize("heading", [0.0, 90.0, 200.0])
@@ -244,26 +305,18 @@ def test_damaged_skeletons_are_refused(damage, message):
         recordings.parse(damage(fake_benchmarks.kinect_walk(2, 0.0)))
 
 
-def _square(number):
-    return number * number
-
-
 def test_parallel_map_keeps_the_order_and_survives_a_stop():
-    found = parallel.ordered_map(_square, range(300), "squares", min_per_worker=1)
+    found = parallel.ordered_map(
+        parallel_tasks.square, range(300), "squares", min_per_worker=1
+    )
     assert [next(found) for _ in range(100)] == [n * n for n in range(100)]
     found.close()  # ends the workers though their feeder is blocked
-
-
-def _killed_at_seven(number):
-    if number == 7:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
 
 
 def test_a_killed_worker_is_an_error_not_a_wait(monkeypatch):
     monkeypatch.setattr(parallel, "PATIENCE", 0.5)
     found = parallel.ordered_map(
-        _killed_at_seven, range(20), "numbers", min_per_worker=1
+        parallel_tasks.killed_at_seven, range(20), "numbers", min_per_worker=1
     )
     with pytest.raises(parallel.WorkerKilled, match="numbers: a reading process"):
         list(found)

@@ -14,7 +14,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 class Sequence(NamedTuple):
     """One walk as an archive has it. files: what -> folder of images or pickle file.
 
-    split: "train", "test", or None where the subject is in neither list.
+    split: "train", "test", or None where the subject is in neither list. problem: what
+    the listing alone tells ("": nothing); such a sequence is reported, never read.
     """
 
     split: str | None
@@ -22,10 +23,12 @@ class Sequence(NamedTuple):
     condition: str
     view: str
     files: dict[str, str]
+    problem: str = ""
 
     @property
     def key(self) -> str:
-        return f"{self.subject}/{self.condition}/{self.view}"
+        names = self.subject, self.condition, self.view
+        return "/".join(filter(None, names))  # of a stray folder, its first names
 
 
 class Outcome(NamedTuple):
@@ -68,11 +71,14 @@ def subfolders(folder: epath.Path) -> list[epath.Path]:
 
 
 def walk(folder: epath.Path, depth: int) -> Iterator[tuple[str, ...]]:
-    """Names of the nested folders `depth` levels down: ("001", "nm-01", "000")."""
-    if depth == 0:
+    """Names of the nested folders `depth` levels down: ("001", "nm-01", "000").
+
+    A folder above that without sub-folders has fewer names.
+    """
+    children = subfolders(folder) if depth and folder.is_dir() else []
+    if not children:
         yield ()
-        return
-    for child in subfolders(folder):
+    for child in children:
         for below in walk(child, depth - 1):
             yield (child.name, *below)
 
@@ -85,10 +91,25 @@ def find_folders(
     Walks in only one of several trees are yielded too, to be listed as empty.
     """
     walks = {names for tree in trees.values() for names in walk(root / tree, 3)}
-    for subject, condition, view in sorted(walks):
-        place = f"{subject}/{condition}/{view}"
+    for names in sorted(walks):
+        place = "/".join(names)
         files = {what: str(root / tree / place) for what, tree in trees.items()}
-        yield Sequence(split_of(subject), subject, condition, view, files)
+        yield found_at(names, split_of, files)
+
+
+def found_at(names: tuple[str, ...], split_of, files: dict[str, str]) -> Sequence:
+    """The sequence of a folder ID/TYPE/VIEW; one that ends before has a problem."""
+    subject, condition, view = (*names, "", "", "")[:3]
+    problem = "" if len(names) == 3 else "empty: no folders below it to ID/TYPE/VIEW"
+    return Sequence(split_of(subject), subject, condition, view, files, problem)
+
+
+def absent(listed: frozenset[str], seen: set[str], role: str) -> Iterator[Sequence]:
+    """Sequences "ID-TYPE-VIEW" of a list that the archive does not have."""
+    for name in sorted(listed - seen):
+        subject, _, rest = name.partition("-")
+        problem = f"missing: listed as {role}, not in the archive"
+        yield Sequence("test", subject, role, rest, {}, problem)
 
 
 def files_in(folder: epath.Path, suffixes=IMAGE_SUFFIXES) -> list[epath.Path]:
@@ -162,6 +183,11 @@ def _listed(folders, name: str, field: str) -> frozenset[str]:
                 raise FileNotFoundError(
                     f"{file} is not a JSON file ({error}); get it again."
                 ) from error
+            if not isinstance(content, dict):
+                raise FileNotFoundError(
+                    f"{file} is a JSON {type(content).__name__}, expected an object "
+                    f"with {field.upper()}_SET; get it again."
+                )
             if f"{field.upper()}_SET" in content:
                 return frozenset(map(str, content[f"{field.upper()}_SET"]))
         if text.exists():

@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from etils import epath
 
-from tfds_builders.archives import Outcome, Sequence
+from tfds_builders.archives import Outcome, Sequence, files_in, subfolders
 from tfds_builders.checks import Expected, totals
 from tfds_builders.features import record_features
 from tfds_builders.parallel import ordered_map
 
 SHORT = 5  # frames; shorter sequences are kept and listed (`DATA` D.7)
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 SHOWN = 5  # mismatches and problems that are printed; all are in the report
 
 
@@ -115,15 +116,9 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         source = self.SOURCES[self.settings.source]
         folder, given = self._find_folder(dl_manager, source)
         print(f"{self.name}: listing {folder}", flush=True)
-        by_split: dict[str, list[Sequence]] = {"train": [], "test": []}
-        unlisted = []
-        for sequence in source.find(folder, given):
-            of_split = by_split[sequence.split] if sequence.split else unlisted
-            of_split.append(sequence)
-        problem = "the subject is in neither partition list"
-        notes = [_note(Outcome(sequence, None, problem)) for sequence in unlisted]
-        (_scratch(self.data_dir) / "unlisted.json").write_text(json.dumps(notes))
-        by_split = {split: found for split, found in by_split.items() if found}
+        by_split, left_out = readable(source.find(folder, given))
+        notes = [_note(outcome) for outcome in left_out]
+        (_scratch(self.data_dir) / "listing.json").write_text(json.dumps(notes))
         if not by_split:
             raise FileNotFoundError(
                 f"No sequence of a listed subject in {folder}; expected "
@@ -140,16 +135,43 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             raise FileNotFoundError(
                 f"--manual_dir is missing or empty. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             ) from error
-        tried = [given / root / name for root in ("", self.name)
-                 for name in source.folders]  # fmt: skip
-        for folder in tried:
-            if all(_any_match(folder, marker) for marker in source.markers):
-                return folder, given
-        looked = [str(folder / marker) for folder in tried for marker in source.markers]
+        folder = self._folder_in(given, source)
+        if folder:
+            return folder, given
+        looked = [
+            str(folder / marker)
+            for folder in self._places(given, source)
+            for marker in source.markers
+        ]
         raise FileNotFoundError(
-            f"No {source.layout}; looked for {', '.join(looked)}. "
-            f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            f"No {source.layout}.{self._hint(given, source)} Looked for "
+            f"{', '.join(looked)}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
         )
+
+    def _places(self, given: epath.Path, source: Source) -> list[epath.Path]:
+        roots = given, given / self.name
+        return [root / name for root in roots for name in source.folders]
+
+    def _folder_in(self, given: epath.Path, source: Source) -> epath.Path | None:
+        """Where all markers of `source` match."""
+        for folder in self._places(given, source):
+            if all(_any_match(folder, marker) for marker in source.markers):
+                return folder
+        return None
+
+    def _hint(self, given: epath.Path, source: Source) -> str:
+        """What the user may have meant: another config, another folder, an archive."""
+        for config in self.BUILDER_CONFIGS:
+            other = self.SOURCES[config.source]
+            if other is not source and self._folder_in(given, other):
+                return f" That folder is for the config {self.name}/{config.name}."
+        names = {marker.partition("/")[0] for marker in source.markers}
+        above = [given.parent] if given.name in names else []
+        for near in (*above, *subfolders(given)[:20]):
+            if self._folder_in(near, source):
+                return f" Did you mean --manual_dir={near}?"
+        packed = [file.name for file in files_in(given, ARCHIVE_SUFFIXES)]
+        return f" Unpack {', '.join(packed[:5])}." if packed else ""
 
     def _reader(self) -> Callable[[Sequence], Outcome]:
         config = self.settings
@@ -217,6 +239,27 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             metadata[name] = report[name]
         metadata["skipped"] = len(report["skipped"])
         print(_summary(self.name, report), file=sys.stderr, flush=True)
+
+
+def readable(
+    found: Iterable[Sequence],
+) -> tuple[dict[str, list[Sequence]], list[Outcome]]:
+    """Sequences to be read by split, and the others, with why they are not."""
+    by_split: dict[str, list[Sequence]] = {"train": [], "test": []}
+    left_out, first = [], {}
+    for sequence in found:
+        path = next(iter(sequence.files.values()), "")
+        problem = sequence.problem
+        if not problem and sequence.split is None:
+            problem = "the subject is in neither partition list"
+        if not problem and sequence.key in first:
+            problem = f"twice: {first[sequence.key]} is read, {path} is left out"
+        if problem or sequence.split is None:
+            left_out.append(Outcome(sequence, None, problem))
+        else:
+            first[sequence.key] = path
+            by_split[sequence.split].append(sequence)
+    return {split: some for split, some in by_split.items() if some}, left_out
 
 
 def _any_match(folder: epath.Path, marker: str) -> bool:

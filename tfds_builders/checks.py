@@ -13,7 +13,8 @@ class Expected(NamedTuple):
     stored and printed, but a difference is no mismatch. total: sequences of all splits.
     by_condition: split -> beginning of conditions' names -> number of sequences. grid:
     the "condition/view"s that every subject has. conditions: names that a subject's
-    conditions come from.
+    conditions come from. each: split -> beginning of conditions' names -> number of
+    sequences that every subject has, but for the pseudo-subject `apart`.
     """
 
     subjects: dict[str, frozenset[str] | int]
@@ -23,6 +24,8 @@ class Expected(NamedTuple):
     by_condition: dict[str, dict[str, int]] = {}
     grid: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
+    each: dict[str, dict[str, int]] = {}
+    apart: str = ""
 
 
 def totals(
@@ -63,7 +66,8 @@ def _split_totals(expected: Expected, split: str, found: dict) -> dict:
         mismatches["all"] = "; ".join(differences)
     ids = found if isinstance(subjects, int) else set(subjects) | set(found)
     for subject in sorted(ids):
-        problem = _subject_problem(expected, found.get(subject, []))
+        each = expected.each.get(split, {}) if subject != expected.apart else {}
+        problem = _subject_problem(expected, found.get(subject, []), each)
         if problem:
             mismatches[subject] = problem
     return {
@@ -77,7 +81,9 @@ def _split_totals(expected: Expected, split: str, found: dict) -> dict:
     }
 
 
-def _subject_problem(expected: Expected, walks: list[tuple[str, str]]) -> str:
+def _subject_problem(
+    expected: Expected, walks: list[tuple[str, str]], each: dict[str, int]
+) -> str:
     """One sentence, or "" where the subject is complete as far as is known."""
     if not walks:
         return "no sequence"
@@ -91,4 +97,8 @@ def _subject_problem(expected: Expected, walks: list[tuple[str, str]]) -> str:
     parts = parts if missing or (extra and expected.grid) else []
     parts += [f"missing {', '.join(missing)}"] if missing else []
     parts += [f"unexpected {', '.join(extra)}"] if extra else []
+    for name, due in each.items():
+        seen = sum(condition.startswith(name) for condition, _ in walks)
+        if seen != due:
+            parts.append(f"{seen} sequences {name!r}, expected {due}")
     return "; ".join(parts)

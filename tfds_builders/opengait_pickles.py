@@ -13,7 +13,14 @@ import cv2
 import numpy as np
 from etils import epath
 
-from tfds_builders.archives import Outcome, Sequence, files_in, unreadable, walk
+from tfds_builders.archives import (
+    Outcome,
+    Sequence,
+    files_in,
+    found_at,
+    unreadable,
+    walk,
+)
 from tfds_builders.frames import (
     encode_jpeg,
     fit_frame,
@@ -152,16 +159,16 @@ def find(
     roles: Mapping[str, str] = ROLES,
 ) -> Iterator[Sequence]:
     """Sequences id/type/view/*.pkl. roles: what a file holds -> pattern of its name."""
-    for subject, condition, view in walk(root, 3):
-        files = {}
-        for file in files_in(root / subject / condition / view, (".pkl",)):
+    for names in walk(root, 3):
+        files, view = {}, names[-1] if names else ""
+        for file in files_in(root / "/".join(names), (".pkl",)):
             stem = file.name.removesuffix(".pkl")
             matches = [role for role, name in roles.items() if re.search(name, stem)]
             if stem == view:
                 matches = ["silhouettes"]
             for role in matches[:1]:
                 files.setdefault(role, str(file))
-        yield Sequence(split_of(subject), subject, condition, view, files)
+        yield found_at(names, split_of, files)
 
 
 def read(

@@ -117,8 +117,8 @@ def prepare(
                 ),
                 file_format="array_record",
             )
-        # what the user should have fetched, or a lack of memory
-        except (FileNotFoundError, WorkerKilled) as error:
+        # what the user should have fetched, a full disk, or a lack of memory
+        except (OSError, WorkerKilled) as error:
             raise PrepareError(f"{name}: {error}") from error
         _put(Path(builder.data_dir), folder)
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}

@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from etils import epath
 
 from tfds_builders import benchmark, opengait_pickles
-from tfds_builders.archives import Sequence, shipped_partition, users_partition
+from tfds_builders.archives import (
+    Sequence,
+    absent,
+    shipped_partition,
+    users_partition,
+)
 from tfds_builders.checks import Expected
 
 PARTITION = shipped_partition(__file__)
@@ -28,13 +33,18 @@ INSTRUCTIONS = (
 
 def find(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
     """Folders ID/TYPE/VIEW of pickles; test conditions begin with their role."""
-    gallery = users_partition((given, root), "CCGR-MINI", ("gallery",)).gallery
+    listed = users_partition((given, root), "CCGR-MINI", ("gallery",)).gallery
+    gallery = frozenset(name.lstrip("0") for name in listed)
+    seen = set()
     for sequence in opengait_pickles.find(root, split_of, ROLES):
+        sequence = sequence._replace(subject=sequence.subject.lstrip("0"))
         if sequence.split == "test":
             name = f"{sequence.subject}-{sequence.condition}-{sequence.view}"
+            seen.add(name)
             role = "gallery" if name in gallery else "probe"
             sequence = sequence._replace(condition=f"{role}_{sequence.condition}")
-        yield sequence._replace(subject=sequence.subject.lstrip("0"))
+        yield sequence
+    yield from absent(gallery, seen, "gallery")
 
 
 def split_of(subject: str) -> str | None:

@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from etils import epath
 
 from tfds_builders import benchmark, image_folders, opengait_pickles
-from tfds_builders.archives import Partition, Sequence, find_folders, users_partition
+from tfds_builders.archives import (
+    Partition,
+    Sequence,
+    absent,
+    find_folders,
+    users_partition,
+)
 from tfds_builders.checks import Expected
 
 INSTRUCTIONS = (
@@ -18,27 +24,31 @@ INSTRUCTIONS = (
 def find_raw(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
     """Folders ID/CAM_VIDEO/SEQ of silhouettes."""
     partition = _partition(root, given)
-    for sequence in find_folders(root, {"silhouettes": ""}, partition.split):
-        yield with_role(sequence, partition)
+    found = find_folders(root, {"silhouettes": ""}, partition.split)
+    return with_roles(found, partition)
 
 
 def find_pickles(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
     partition = _partition(root, given)
-    for sequence in opengait_pickles.find(root, partition.split):
-        yield with_role(sequence, partition)
+    return with_roles(opengait_pickles.find(root, partition.split), partition)
 
 
-def with_role(sequence: Sequence, partition: Partition) -> Sequence:
+def with_roles(found: Iterator[Sequence], partition: Partition) -> Iterator[Sequence]:
     """Condition "probe", "gallery" or "train"; view CAM_VIDEO_SEQ.
 
-    So the camera is the view before its first "_", as everywhere.
+    So the camera is the view before its first "_", as everywhere. Probes that are
+    listed but not found come last.
     """
-    name = f"{sequence.subject}-{sequence.condition}-{sequence.view}"
-    role = "probe" if name in partition.probe else "gallery"
-    return sequence._replace(
-        condition=role if sequence.split == "test" else "train",
-        view=f"{sequence.condition}_{sequence.view}",
-    )
+    seen = set()
+    for sequence in found:
+        name = f"{sequence.subject}-{sequence.condition}-{sequence.view}"
+        seen.add(name)
+        role = "probe" if name in partition.probe else "gallery"
+        yield sequence._replace(
+            condition=role if sequence.split == "test" else "train",
+            view=f"{sequence.condition}_{sequence.view}".strip("_"),
+        )
+    yield from absent(partition.probe, seen, "probe")
 
 
 def _partition(root: epath.Path, given: epath.Path) -> Partition:
@@ -71,4 +81,5 @@ class Builder(benchmark.BenchmarkBuilder):
         subjects={"train": 3000, "test": 1000},
         recalled={"train": 18_940, "test": 6369},
         by_condition={"test": {"probe": 1000}},
+        each={"test": {"probe": 1}},
     )

@@ -15,6 +15,7 @@ INSTRUCTIONS = (
     "train/ID/SEQ/*.png, test/gallery/ID/SEQ/*.png and test/probe/SEQ/*.png, and give "
     "--manual_dir=DIR."
 )
+NO_WALKS = "empty: a person's folder without folders of walks"
 
 
 def find_raw(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
@@ -26,13 +27,22 @@ def find_raw(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
     """
     del given
     for person in _folders(root / "train"):
-        for walk in subfolders(person):
-            yield _sequence("train", f"{person.name}train", "00", walk)
+        walks, subject = subfolders(person), f"{person.name}train"
+        yield from (_sequence("train", subject, "00", walk) for walk in walks)
+        if not walks:
+            yield Sequence("train", subject, "00", "", {}, NO_WALKS)
     for person in _folders(root / "test/gallery"):
-        for number, walk in enumerate(subfolders(person)):
+        walks = subfolders(person)
+        for number, walk in enumerate(walks):
             yield _sequence("test", person.name, "02" if number else "01", walk)
-    for walk in _folders(root / "test/probe"):
+        if not walks:
+            yield Sequence("test", person.name, "01", "", {}, NO_WALKS)
+    probes = _folders(root / "test/probe")
+    for walk in probes:
         yield _sequence("test", "probe", "03", walk)
+    if not probes:
+        problem = "missing: no folder in test/probe, so no submission can be made"
+        yield Sequence("test", "probe", "03", "", {}, problem)
 
 
 def _folders(folder: epath.Path) -> list[epath.Path]:
@@ -75,4 +85,6 @@ class Builder(benchmark.BenchmarkBuilder):
         subjects={"train": 20_000, "test": 6001},  # with the pseudo-subject "probe"
         recalled={"train": 102_887, "test": 24_000},
         by_condition={"test": {"01": 6000, "02": 6000}},
+        each={"test": {"01": 1, "02": 1}},
+        apart="probe",
     )

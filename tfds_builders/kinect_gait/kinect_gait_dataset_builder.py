@@ -26,7 +26,11 @@ def find(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
         if not re.fullmatch(r"Person\d+", person.name):
             continue
         subject = f"{int(person.name.removeprefix('Person')):03d}"
-        for file in files_in(person, (".txt",)):
+        files = files_in(person, (".txt",))
+        if not files:
+            problem = "empty: no K.txt"
+            yield Sequence(PARTITION.split(subject), subject, "", "", {}, problem)
+        for file in files:
             number = file.name.removesuffix(".txt")
             if number.isdigit():
                 for view in recordings.VIEWS:

@@ -22,9 +22,17 @@ def find_raw(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
     del given
     for folder in subfolders(root):
         view, _, walk = folder.name.removeprefix(PREFIX).partition("-")
-        if not folder.name.startswith(PREFIX) or not walk:
+        if not folder.name.startswith(PREFIX):
             continue
-        for person in subfolders(folder):
+        if not walk:
+            problem = f"unknown: a folder of this name, expected {PREFIX}VIEW-SEQ"
+            yield Sequence(None, folder.name, "", "", {}, problem)
+            continue
+        people = subfolders(folder)
+        if not people:
+            problem = "empty: no folders of people"
+            yield Sequence(None, folder.name, "", "", {}, problem)
+        for person in people:
             subject = person.name
             files = {"silhouettes": str(person)}
             yield Sequence(PARTITION.split(subject), subject, walk, view, files)
