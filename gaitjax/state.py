@@ -93,7 +93,9 @@ def build(config, example_batch) -> Setup:
     """Mesh, model, optimizer, shardings and the state's maker; nothing is computed yet.
 
     example_batch: {name: ShapeDtypeStruct or array}, global shapes of a train batch.
+    Raises ValueError for a config that cannot be built, see also `check_config`.
     """
+    check_config(config)
     mesh = sharding.make_mesh(config.mesh)
     model = create_model(config)
     warm = optim.make_warm_up_schedule(config.optimizer, config.warmup)
@@ -123,9 +125,45 @@ def build(config, example_batch) -> Setup:
     )
 
 
+def check_config(config) -> None:
+    """Raises ValueError, naming the field, for what would fail late or deep inside."""
+    try:
+        jnp.dtype(config.model.get("dtype", "float32"))
+    except TypeError:
+        raise ValueError(
+            f"Unknown config.model.dtype {config.model.dtype!r}; choose from float32, "
+            "bfloat16."
+        ) from None
+    for name in config.warmup.losses:
+        if name not in config.loss:
+            raise ValueError(
+                f"config.warmup.losses names {name!r}, config.loss has "
+                f"{', '.join(sorted(config.loss)) or 'none'}."
+            )
+    patterns = {
+        "train.trainable": (config.train.trainable,),
+        "warmup.trainable": (config.warmup.trainable,),
+        "frozen": config.frozen,
+    }
+    for field, given in patterns.items():
+        for pattern in given:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"config.{field}: {pattern!r} is no regular expression ({error})."
+                ) from error
+
+
 def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of one global training batch under `config`."""
+    """Shapes of one global training batch under `config`.
+
+    Raises ValueError for an unknown modality and for a batch without rows or frames.
+    """
     data = config.data
+    for name in ("ids_per_batch", "seqs_per_id", "num_frames"):
+        if data[name] < 1:
+            raise ValueError(f"config.data.{name} must be 1 or more; got {data[name]}.")
     sequences, frames = data.ids_per_batch * data.seqs_per_id, data.num_frames
     lead = (sequences, frames)
     height, width = data.image_size
@@ -140,4 +178,10 @@ def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
         "labels": ((sequences,), jnp.int32),
     }
     wanted = [*data.modalities, "ratios", "valid", "labels"]
+    unknown = sorted(set(wanted) - set(shapes))
+    if unknown:
+        raise ValueError(
+            f"Unknown config.data.modalities {', '.join(unknown)}; choose from "
+            f"{', '.join(name for name in shapes if name not in wanted[-3:])}."
+        )
     return {name: jax.ShapeDtypeStruct(*shapes[name]) for name in wanted}

@@ -718,6 +718,7 @@ def test_wrong_shapes_are_named(change, message):
             "visual_encoder.kind",
         ),
         (text_row(token_ids=()), "token_ids"),
+        (text_row(num_heads=3), "text.width 8 is not a multiple of 3 heads"),
         (text_row(fusion="add"), "text.fusion"),
         (text_row(pooling="max"), "text.pooling"),
         (motion_row(kind="lstm"), "mtcm.kind"),

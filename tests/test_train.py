@@ -122,6 +122,24 @@ def test_a_run_made_otherwise_is_named_and_another_seed_refused(config, tmp_path
     )
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"model.dtype": "float33"}, "config.model.dtype 'float33'"),
+        ({"warmup.losses": ("shape",)}, "names 'shape', config.loss has cross_entropy"),
+        ({"train.trainable": "("}, "config.train.trainable: '\\(' is no regular"),
+        ({"frozen": ("^a", "[")}, "config.frozen: '\\[' is no regular"),
+        ({"data.modalities": ("rgb",)}, "modalities rgb; choose from frames, masks"),
+        ({"data.num_frames": 0}, "config.data.num_frames must be 1 or more; got 0"),
+    ],
+)
+def test_values_that_would_fail_late_are_named_early(config, change, message):
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(change)
+    with pytest.raises(ValueError, match=message):
+        states.build(changed, states.example_batch(changed))
+
+
 def test_split_and_merge_are_inverse():
     params = {"a": {"x": 1, "y": 2}, "b": {"x": 3}}
     kept, frozen = states.split_frozen(params, (r"^a/y", r"^b/"))

@@ -441,6 +441,12 @@ class LMGait(nn.Module):
                 f"visual_encoder.blocks {visual.blocks} must lie below "
                 f"visual_encoder.num_layers {visual.num_layers}."
             )
+        for name, width, heads in (
+            ("visual_encoder.hidden_size", visual.hidden_size, visual.num_heads),
+            ("text.width", text.width, text.num_heads),
+        ):
+            if width % heads:
+                raise ValueError(f"{name} {width} is not a multiple of {heads} heads.")
         if self.decoder_options.target not in ("binary", "coverage"):
             raise ValueError(
                 "decoder.target must be binary or coverage; got "
