@@ -89,8 +89,11 @@ def get_config(dataset: str = "synthetic"):
                 keep=2,  # newest checkpoints kept
             ),
             evaluation=dict(
-                # rows of the table beside the base model itself
-                rerankers=("kr", "lbr", "gcr", "gnn", "qe", "cargait", "cascade"),
+                # rows of the table beside the base model itself; "gcr_views": GCR with
+                # its second graph, between different views
+                rerankers=(
+                    "kr", "lbr", "gcr", "gcr_views", "gnn", "qe", "cargait", "cascade",
+                ),
                 shortlist=10,  # K, of CarGait: how many are put in a new order
                 wide_shortlist=50,  # cascade: of LBR, before CarGait's K
                 protocols=(),  # names in retrieval.protocols; (): the base run's
@@ -103,7 +106,7 @@ def get_config(dataset: str = "synthetic"):
             pictures=True,  # ranked lists before and after, attention between strips
         ),
         convert_dict=True,
-    )
+    )  # fmt: skip
     if dataset in SMALL:
         _shrink(config)
     return config

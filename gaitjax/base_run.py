@@ -90,7 +90,8 @@ def open_base_split(base: Base, split: str, dataset: str = "") -> source.Source:
         "train": (data.train_dataset, data.train_split),
         "test": (data.test_dataset, data.test_split),
     }[split]
-    return source.open_split(data.data_dir, dataset or name, part)
+    read = (*data.modalities, *base.config.evaluation.modalities)
+    return source.open_split(data.data_dir, dataset or name, part, read)
 
 
 def stored_embeddings(base: Base, data: source.Source, workdir: str) -> Table:

@@ -32,20 +32,21 @@ COSTS = {
     "peak MiB": "peak_mib",
 }
 TIMED_PROBES = 8  # that are re-ranked one at a time
-CHOICES = (*rerank.RERANKERS, "cargait", "cascade")
+CHOICES = (*rerank.RERANKERS, "gcr_views", "cargait", "cascade")
 
 
 class Method(NamedTuple):
     """prepare(gallery [G S D]): what is done once per gallery.
 
-    apply(distance [Q G], probe [Q S D], gallery, prepared) -> distance [Q G].
+    apply(distance [Q G], probe [Q S D], gallery, prepared, views) -> distance [Q G].
+    views: (of the probes [Q], of the gallery [G]) or None; "gcr_views" alone looks.
     """
 
     prepare: Callable[[Any], Any]
-    apply: Callable[[Any, Any, Any, Any], np.ndarray]
+    apply: Callable[..., np.ndarray]
 
-    def __call__(self, distance, probe, gallery) -> np.ndarray:
-        return self.apply(distance, probe, gallery, self.prepare(gallery))
+    def __call__(self, distance, probe, gallery, views=None) -> np.ndarray:
+        return self.apply(distance, probe, gallery, self.prepare(gallery), views)
 
 
 def trained_method(model: cargait.CarGait, params, config) -> Method:
@@ -56,7 +57,7 @@ def trained_method(model: cargait.CarGait, params, config) -> Method:
     """
     score_raw, score_prepared, prepare = _functions(model)
 
-    def apply(distance, probe, gallery, prepared):
+    def apply(distance, probe, gallery, prepared, views=None):
         if prepared is None:
             score_fn, candidates = functools.partial(score_raw, params), gallery
         else:
@@ -81,7 +82,7 @@ def cascade_method(model: cargait.CarGait, params, config) -> Method:
     """Local blurring of the first config.wide_shortlist, then `trained_method`."""
     narrow = trained_method(model, params, config)
 
-    def apply(distance, probe, gallery, prepared):
+    def apply(distance, probe, gallery, prepared, views=None):
         distance = rerank.lbr(
             distance, probe, gallery, shortlist=config.wide_shortlist,
             chunk=min(config.chunk, len(probe)),
@@ -94,14 +95,19 @@ def cascade_method(model: cargait.CarGait, params, config) -> Method:
 def training_free_method(name: str, metric: str) -> Method:
     """One of `rerank.RERANKERS` with its published parameters.
 
-    All but LBR (its 100 nearest) give the whole gallery a new order.
+    All but LBR (its 100 nearest) give the whole gallery a new order. "gcr_views": GCR
+    with its second graph, between different views (cameras, where the protocol says
+    so); "gcr" sees the features alone, as all others do.
     """
-    function = rerank.find(name)
-    options = {"metric": metric} if name == "kr" else {}  # KR starts from distances
+    function = rerank.find("gcr" if name == "gcr_views" else name)
 
-    def apply(distance, probe, gallery, _):
-        chunk = {"chunk": min(64, len(probe))} if name == "lbr" else {}
-        return function(distance, probe, gallery, **options, **chunk)
+    def apply(distance, probe, gallery, _, views=None):
+        options = {
+            "kr": {"metric": metric},  # KR starts from distances
+            "lbr": {"chunk": min(64, len(probe))},
+            "gcr_views": {"views": views},
+        }
+        return function(distance, probe, gallery, **options.get(name, {}))
 
     return Method(lambda gallery: None, apply)
 
@@ -185,6 +191,7 @@ def compare(
     """
     task = _filled(names[0], index)[0]
     arrays = task_arrays(task, embeddings, metric)
+    views = (task.probe_view, task.gallery_view)
     rows = {}
     everything = {"base": None, **methods}.items()
     with tqdm(everything, unit="method", disable=jax.process_index() > 0) as bar:
@@ -192,7 +199,7 @@ def compare(
             bar.set_description(f"re-rank: {name}")
             rows[name] = {
                 "results": results(method, names, embeddings, index, metric),
-                "costs": costs(method, *arrays, metric),
+                "costs": costs(method, *arrays, views, metric),
             }
     timed_on = {
         "task": f"{names[0]}/{task.name}",
@@ -222,7 +229,7 @@ def task_arrays(task, embeddings, metric: str):
     return np.where(task.excluded, np.float32(np.inf), matrix), probe, gallery
 
 
-def costs(method: Method | None, matrix, probe, gallery, metric: str) -> dict:
+def costs(method: Method | None, matrix, probe, gallery, views, metric: str) -> dict:
     """Seconds, milliseconds per probe and memory on one task, after a warm-up.
 
     ms_alone: median over probes that come one at a time, the gallery prepared; what a
@@ -234,7 +241,7 @@ def costs(method: Method | None, matrix, probe, gallery, metric: str) -> dict:
     """
     if method is None:
 
-        def apply(_, some, gallery, __):
+        def apply(_, some, gallery, __, views):
             return pairwise_distance(some, gallery, metric=metric)
 
         method = Method(lambda gallery: None, apply)
@@ -243,17 +250,18 @@ def costs(method: Method | None, matrix, probe, gallery, metric: str) -> dict:
     prepared = method.prepare(gallery)
     preparation = time.perf_counter() - began
 
-    method.apply(matrix, probe, gallery, prepared)
+    method.apply(matrix, probe, gallery, prepared, views)
     with _peak_memory() as peak:
         began = time.perf_counter()
-        method.apply(matrix, probe, gallery, prepared)
+        method.apply(matrix, probe, gallery, prepared, views)
         batched = time.perf_counter() - began
 
     alone = []
     chosen = np.linspace(0, len(probe) - 1, TIMED_PROBES).round().astype(int)
     for row in (chosen[0], *chosen):  # the first compiles
         began = time.perf_counter()
-        method.apply(matrix[[row]], probe[[row]], gallery, prepared)
+        one = (views[0][[row]], views[1])
+        method.apply(matrix[[row]], probe[[row]], gallery, prepared, one)
         alone.append(time.perf_counter() - began)
     return {
         "ms_alone": 1e3 * float(np.median(alone[1:])),
