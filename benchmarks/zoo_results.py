@@ -8,12 +8,18 @@
 
 Each run is a run like any other, of `configs/ROW.py`, under runs/zoo/ROW/SEED; one that
 was cut off continues. What finished runs measured stands in docs/zoo.json, from which
-the table is made, and is not measured again (--again does). Data must be prepared:
+the table is made, and is not measured again (--again does). Several processes may share
+the work, each with its --rows: a finished run is merged into the file under a lock.
+`s` is the wall time of training and evaluation, summed over a run's parts where it was
+cut off; give each process a core of its own (taskset) for times that compare.
+Data must be prepared:
 ./run.sh build synthetic_gait; ./run.sh build cmu_walk --manual_dir=DIR, on which the
 runs are tested only.
 """
 
 import argparse
+import contextlib
+import fcntl
 import importlib
 import json
 import os
@@ -92,8 +98,27 @@ def run_row(row, seed, datasets, folder: Path, store: Path, smoke, again) -> Non
             "seconds": round(time.time() - started, 1),
             "parameters": results["parameters"],
         }
-        everything = stored(store) | {key: entry}
-        store.write_text(json.dumps(dict(sorted(everything.items())), indent=1) + "\n")
+        with locked(store.parent):
+            everything = dict(sorted((stored(store) | {key: entry}).items()))
+            replace_text(store, json.dumps(everything, indent=1) + "\n")
+
+
+@contextlib.contextmanager
+def locked(folder: Path):
+    """Within it no other process of this program reads and writes files of `folder`."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # lets the lock go
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file that others see whole, before or after."""
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    new.write_text(text)
+    os.replace(new, path)
 
 
 def stored(store: Path) -> dict:
@@ -138,10 +163,11 @@ def table(store: Path) -> str:
 
 
 def write_table(document: Path, store: Path) -> None:
-    text, page = table(store), document.read_text()
+    with locked(document.parent):
+        text, page = table(store), document.read_text()
+        before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
+        replace_text(document, page[:before] + "\n" + text + page[after:])
     print(text)
-    before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
-    document.write_text(page[:before] + "\n" + text + page[after:])
 
 
 def main() -> None:

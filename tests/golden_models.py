@@ -11,7 +11,7 @@ from golden_files import GoldenFile, ModelMissing
 
 from gaitjax import losses
 from gaitjax.models import torch_names
-from gaitjax.models.layers import StripHead
+from gaitjax.models.heads import StripHead
 from gaitjax.models.output import GaitOutput
 
 

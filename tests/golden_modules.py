@@ -12,7 +12,14 @@ from flax import linen as nn
 from golden_files import GoldenFile
 from golden_models import to_torch, unpack
 
-from gaitjax.models import gait_network, layers, resnet, skeleton, torch_names
+from gaitjax.models import (
+    gait_network,
+    heads,
+    layers,
+    resnet,
+    skeleton,
+    torch_names,
+)
 from gaitjax.models.gaitgl import GeM, GLConv
 from gaitjax.models.gaitgraph2 import branch_features
 from gaitjax.models.gaitpart import MicroMotion
@@ -125,15 +132,15 @@ COMMON = [
 GLOBAL_LOCAL = [(r"module/(.*)", r"\1_conv3d.conv3d")]
 # case -> (function of train and channels-last inputs, torch names)
 MODULES = {
-    "hpp_pyramid": (lambda t, x: layers.horizontal_pyramid(x, (16, 8, 4, 2, 1)), []),
-    "hpp_16": (lambda t, x: layers.horizontal_pool(x, 16), []),
+    "hpp_pyramid": (lambda t, x: heads.horizontal_pyramid(x, (16, 8, 4, 2, 1)), []),
+    "hpp_16": (lambda t, x: heads.horizontal_pool(x, 16), []),
     "pack_max": (pooled_packs, []),
     "separate_fcs_norm0": (
-        lambda t, x: layers.SeparateDense(5, name="dense")(x),
+        lambda t, x: heads.SeparateDense(5, name="dense")(x),
         [("dense", "Head")],
     ),
     "bnnecks_norm1_par1": (
-        lambda t, x: layers.SeparateBNNeck(8, name="neck")(x, train=t),
+        lambda t, x: heads.SeparateBNNeck(8, name="neck")(x, train=t),
         [("neck/norm", "bn1d"), ("neck", "BNNecks")],
     ),
     "gem_hpp": (gem, [("HPP", "HPP")]),

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax.test_util import check_grads
 
-from gaitjax.models import layers
+from gaitjax.models import convolution, heads, layers
 from gaitjax.models.resnet import BasicBlock, BasicBlock3D, BasicBlockP3D, Stage
 
 
@@ -65,13 +65,13 @@ def test_formulations_agree_in_value_and_gradient(case):
     shape, kernel_shape, strides, padding = CONVOLUTIONS[case]
     x, kernel = normal(*shape), normal(*kernel_shape, seed=1)
     results = {}
-    for name in layers.FORMULATIONS:
+    for name in convolution.FORMULATIONS:
 
         def loss(x, kernel):
-            y = layers.convolve(x, kernel, strides, padding)
+            y = convolution.convolve(x, kernel, strides, padding)
             return jnp.sum(y * jnp.cos(jnp.arange(y.size).reshape(y.shape))), y
 
-        with layers.use_formulation(name):
+        with convolution.use_formulation(name):
             gradients, y = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(x, kernel)
         expected = naive_convolution(x, kernel, strides, padding)
         np.testing.assert_allclose(y, expected, atol=1e-4)
@@ -82,24 +82,27 @@ def test_formulations_agree_in_value_and_gradient(case):
 
 def test_the_backend_chooses_the_formulation():
     expected = "matmul" if jax.default_backend() == "cpu" else "stock"
-    assert layers.formulation() == expected
-    with layers.use_formulation("stock"):
-        assert layers.formulation() == "stock"
-    assert layers.formulation() == expected
-    with pytest.raises(ValueError, match="stock, matmul"), layers.use_formulation("x"):
+    assert convolution.formulation() == expected
+    with convolution.use_formulation("stock"):
+        assert convolution.formulation() == "stock"
+    assert convolution.formulation() == expected
+    with (
+        pytest.raises(ValueError, match="stock, matmul"),
+        convolution.use_formulation("x"),
+    ):
         pass
 
 
 def test_the_matmul_gradient_by_finite_differences():
     convolve = functools.partial(
-        layers._with_matmul_gradient, strides=(2, 2), padding=((1, 1), (1, 1))
+        convolution._with_matmul_gradient, strides=(2, 2), padding=((1, 1), (1, 1))
     )
     arguments = (normal(1, 4, 4, 5), normal(3, 3, 5, 2, seed=1))
     check_grads(convolve, arguments, order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
 
 
 def test_convolutions_start_at_the_xavier_bound():
-    _, variables = run(layers.Conv(32), jnp.zeros((1, 4, 4, 16)))
+    _, variables = run(convolution.Conv(32), jnp.zeros((1, 4, 4, 16)))
     kernel = variables["params"]["kernel"]
     bound = (6 / (9 * 16 + 9 * 32)) ** 0.5
     assert 0.98 * bound < jnp.max(jnp.abs(kernel)) <= bound
@@ -108,7 +111,7 @@ def test_convolutions_start_at_the_xavier_bound():
 
 def test_temporal_convolution_works_at_every_position_alone():
     x = normal(2, 6, 3, 2, 4)  # [B T H W C]
-    y, variables = run(layers.TemporalConv(5), x)
+    y, variables = run(convolution.TemporalConv(5), x)
     kernel = variables["params"]["kernel"]  # [3 1 C D]
     padded = np.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
     expected = sum(padded[:, i : i + 6] @ kernel[i, 0] for i in range(3))
@@ -116,7 +119,7 @@ def test_temporal_convolution_works_at_every_position_alone():
 
 
 def test_bfloat16_convolution_keeps_float32_parameters():
-    y, variables = run(layers.Conv(4, dtype=jnp.bfloat16), normal(1, 4, 4, 3))
+    y, variables = run(convolution.Conv(4, dtype=jnp.bfloat16), normal(1, 4, 4, 3))
     assert y.dtype == jnp.bfloat16
     assert variables["params"]["kernel"].dtype == jnp.float32
 
@@ -227,12 +230,12 @@ def test_set_pool_sees_valid_frames_only():
 
 def test_horizontal_pooling_by_hand():
     x = jnp.arange(8.0).reshape(1, 4, 2, 1)
-    pooled = layers.horizontal_pool(x, 2)
+    pooled = heads.horizontal_pool(x, 2)
     np.testing.assert_array_equal(pooled[0, :, 0], [1.5 + 3, 5.5 + 7])
-    pyramid = layers.horizontal_pyramid(x, (2, 1))
+    pyramid = heads.horizontal_pyramid(x, (2, 1))
     np.testing.assert_array_equal(pyramid[0, :, 0], [4.5, 12.5, 3.5 + 7])
     with pytest.raises(ValueError, match="3 strips do not divide the 4 rows"):
-        layers.horizontal_pool(x, 3)
+        heads.horizontal_pool(x, 3)
 
 
 def test_max_pool_drops_odd_ends():
@@ -266,7 +269,7 @@ def test_bilinear_resize_by_its_definition(size):
 
 def test_separate_dense_is_a_matrix_per_strip_with_the_small_bound():
     x = normal(2, 16, 32)
-    y, variables = run(layers.SeparateDense(24), x)
+    y, variables = run(heads.SeparateDense(24), x)
     kernel = variables["params"]["kernel"]
     expected = np.stack([x[:, s] @ kernel[s] for s in range(16)], axis=1)
     np.testing.assert_allclose(y, expected, atol=1e-6)
@@ -276,7 +279,7 @@ def test_separate_dense_is_a_matrix_per_strip_with_the_small_bound():
 
 def test_bn_neck_gives_cosines_of_the_normalised_features():
     x = normal(6, 3, 4)
-    neck = layers.SeparateBNNeck(5)
+    neck = heads.SeparateBNNeck(5)
     variables = neck.init(jax.random.key(0), x, train=True)
     (features, logits), _ = neck.apply(
         variables, x, train=True, mutable=["batch_stats"]
@@ -293,7 +296,7 @@ def test_bn_neck_gives_cosines_of_the_normalised_features():
 
 
 def test_normalise_has_a_finite_gradient_at_zero():
-    gradient = jax.grad(lambda x: layers.normalise(x).sum())(jnp.zeros((2, 3)))
+    gradient = jax.grad(lambda x: heads.normalise(x).sum())(jnp.zeros((2, 3)))
     assert np.isfinite(gradient).all()
 
 

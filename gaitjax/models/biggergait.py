@@ -11,14 +11,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.models.convolution import Conv
 from gaitjax.models.dinov2 import DINOv2
-from gaitjax.models.layers import (
-    BatchNorm,
-    Conv,
-    StripHead,
-    normalise_colours,
-    resize_bilinear,
-)
+from gaitjax.models.heads import StripHead
+from gaitjax.models.layers import BatchNorm, normalise_colours, resize_bilinear
 from gaitjax.models.output import GaitOutput
 from gaitjax.models.representation import Decoder, layer_norm
 from gaitjax.models.resnet import Stage, Stem

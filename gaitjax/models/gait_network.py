@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.layers import BatchNorm, Conv, StripHead
+from gaitjax.models.convolution import Conv
+from gaitjax.models.heads import StripHead
+from gaitjax.models.layers import BatchNorm
 from gaitjax.models.resnet import BasicBlock
 
 

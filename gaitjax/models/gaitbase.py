@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.layers import StripHead, image_sequence
+from gaitjax.models.heads import StripHead
+from gaitjax.models.layers import image_sequence
 from gaitjax.models.output import GaitOutput
 from gaitjax.models.resnet import Stage, Stem
 

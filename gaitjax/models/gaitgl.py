@@ -9,12 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.models.convolution import Conv3D, TemporalConv
+from gaitjax.models.heads import SeparateBNNeck, SeparateDense
 from gaitjax.models.layers import (
     BatchNorm,
-    Conv3D,
-    SeparateBNNeck,
-    SeparateDense,
-    TemporalConv,
     fold_frames,
     image_sequence,
     leaky_relu,

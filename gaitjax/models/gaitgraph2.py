@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gaitjax.models import skeleton
-from gaitjax.models.layers import BatchNorm, Conv, TemporalConv, mask_frames
+from gaitjax.models.convolution import Conv, TemporalConv
+from gaitjax.models.layers import BatchNorm, mask_frames
 from gaitjax.models.output import GaitOutput
 
 MAX_HOP = 3  # the adjacency counts neighbours up to it

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.models.convolution import Conv
+from gaitjax.models.heads import SeparateDense, horizontal_pool
 from gaitjax.models.layers import (
-    Conv,
-    SeparateDense,
     fold_frames,
-    horizontal_pool,
     image_sequence,
     leaky_relu,
     mask_frames,

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.models.convolution import Conv
+from gaitjax.models.heads import SeparateDense, horizontal_pyramid
 from gaitjax.models.layers import (
-    Conv,
-    SeparateDense,
     fold_frames,
-    horizontal_pyramid,
     image_sequence,
     leaky_relu,
     max_pool,

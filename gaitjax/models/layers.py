@@ -1,13 +1,10 @@
-"""What the models are built of: convolutions, batch norm, pooling, strip heads.
+"""What the models are built of: batch norm, pooling over frames, resizing, images.
 
-Arrays are channels-last. Parameters and statistics are float32; `dtype` is the type in
-which a convolution computes. Batch norm and initialisation follow the conventions of
+Arrays are channels-last; statistics are float32. Batch norm follows the conventions of
 the field's PyTorch code, so that published weights mean the same here.
 """
 
-import contextlib
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,214 +14,7 @@ from jax import lax
 BATCH_NORM_EPSILON = 1e-5
 BATCH_NORM_MOMENTUM = 0.9
 
-# ---------------------------------------------------------------- convolutions
-#
-# The one place that chooses how a convolution is computed. "stock" is XLA's own, right
-# on GPU and TPU. On CPU XLA is slow at weight gradients and at 3-D convolutions:
-# "matmul" takes the weight gradient as one matmul per kernel tap and builds 3-D
-# convolutions from 2-D ones. Both give the same values and gradients (test_layers).
-
-FORMULATIONS = ("stock", "matmul")
-_override: list[str] = []
-
-
-def formulation() -> str:
-    """The formulation in use: by backend, or what `use_formulation` says."""
-    if _override:
-        return _override[-1]
-    return "matmul" if jax.default_backend() == "cpu" else "stock"
-
-
-@contextlib.contextmanager
-def use_formulation(name: str):
-    """Within it, functions traced for the first time use formulation `name`."""
-    if name not in FORMULATIONS:
-        raise ValueError(
-            f"Unknown formulation {name!r}; choose from {', '.join(FORMULATIONS)}."
-        )
-    _override.append(name)
-    try:
-        yield
-    finally:
-        _override.pop()
-
-
-def convolve(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-) -> jax.Array:
-    """N-dimensional convolution (2 or 3), in the formulation of this backend.
-
-    Args:
-      x: [N *space C].
-      kernel: [*window C D].
-      strides: one per space axis.
-      padding: zeros before and after, one pair per space axis.
-
-    Returns [N *space' D]. The matmul formulation has no forward-mode derivative.
-    """
-    strides, padding = tuple(strides), tuple(tuple(pair) for pair in padding)
-    if formulation() == "stock":
-        return _stock(x, kernel, strides, padding)
-    window = kernel.shape[:-2]
-    unpadded = all(pair == (0, 0) for pair in padding)
-    if unpadded and all(size == 1 for size in window):
-        x = x[(slice(None), *(slice(None, None, s) for s in strides))]
-        return x @ kernel.reshape(kernel.shape[-2:])  # [N *space' D]
-    if len(window) == 3:
-        return _by_frames(x, kernel, strides, padding)
-    return _with_matmul_gradient(x, kernel, strides, padding)
-
-
-def _stock(x, kernel, strides, padding):
-    axes = "DHW"[-len(strides) :]
-    names = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=names
-    )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _with_matmul_gradient(x, kernel, strides, padding):
-    return _stock(x, kernel, strides, padding)
-
-
-def _forward(x, kernel, strides, padding):
-    return _stock(x, kernel, strides, padding), (x, kernel)
-
-
-def _backward(strides, padding, residuals, cotangent):
-    x, kernel = residuals
-    transpose = jax.linear_transpose(lambda x: _stock(x, kernel, strides, padding), x)
-    (x_cotangent,) = transpose(cotangent)
-    height, width, channels, features = kernel.shape
-    rows, columns = cotangent.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    taps = [
-        lax.slice(
-            padded,
-            (0, i, j, 0),
-            (
-                padded.shape[0],
-                i + (rows - 1) * strides[0] + 1,
-                j + (columns - 1) * strides[1] + 1,
-                channels,
-            ),
-            (1, *strides, 1),
-        ).reshape(-1, channels)  # [N*h*w C]
-        for i in range(height)
-        for j in range(width)
-    ]
-    flat = cotangent.reshape(-1, features)  # [N*h*w D]
-    if channels <= 4:  # too thin for a matmul of its own
-        gradient = jnp.concatenate(taps, axis=-1).T @ flat  # [kh*kw*C D]
-    else:
-        gradient = jnp.stack([tap.T @ flat for tap in taps])  # [kh*kw C D]
-    return x_cotangent, gradient.reshape(kernel.shape)  # [kh kw C D]
-
-
-_with_matmul_gradient.defvjp(_forward, _backward)
-
-
-def _by_frames(x, kernel, strides, padding):
-    """3-D as one 2-D convolution C -> depth*D of every frame, added up with shifts."""
-    batch, frames = x.shape[:2]
-    depth, height, width, channels, features = kernel.shape
-    folded = x.reshape((batch * frames,) + x.shape[2:])  # [B*T H W C]
-    wide = jnp.moveaxis(kernel, 0, 3).reshape(height, width, channels, depth * features)
-    y = convolve(folded, wide, strides[1:], padding[1:])  # [B*T h w depth*D]
-    rows, columns = y.shape[1:3]
-    y = y.reshape(batch, frames, rows, columns, depth, features)
-    y = jnp.pad(y, ((0, 0), padding[0], (0, 0), (0, 0), (0, 0), (0, 0)))
-    steps = (y.shape[1] - depth) // strides[0] + 1
-    stop = (steps - 1) * strides[0] + 1
-    total = y[:, : stop : strides[0], :, :, 0]
-    for tap in range(1, depth):
-        total = total + y[:, tap : tap + stop : strides[0], :, :, tap]
-    return total  # [B t h w D]
-
-
-class Conv(nn.Module):
-    """2-D convolution [N H W C] -> [N h w features], padded by kernel // 2.
-
-    Xavier-uniform initialisation, as all convolutions of the reference models.
-    """
-
-    features: int
-    kernel: int | tuple[int, int] = 3
-    stride: int = 1
-    use_bias: bool = False
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        window = (
-            (self.kernel,) * 2 if isinstance(self.kernel, int) else tuple(self.kernel)
-        )
-        return _convolution(
-            self, x, window, (self.stride,) * 2, [(k // 2, k // 2) for k in window]
-        )
-
-
-class TemporalConv(nn.Module):
-    """Convolution over axis 1: [B T *rest C] -> [B t *rest features].
-
-    padding "same" (zeros, kernel // 2) or "valid". Computed as a 2-D convolution with
-    window (kernel, 1), on every backend.
-    """
-
-    features: int
-    kernel: int = 3
-    stride: int = 1
-    padding: str = "same"
-    use_bias: bool = False
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        margin = {"same": self.kernel // 2, "valid": 0}[self.padding]
-        flat = x.reshape(x.shape[:2] + (-1, x.shape[-1]))  # [B T R C]
-        y = _convolution(
-            self, flat, (self.kernel, 1), (self.stride, 1), [(margin, margin), (0, 0)]
-        )  # [B t R features]
-        return y.reshape(y.shape[:2] + x.shape[2:-1] + (self.features,))
-
-
-class Conv3D(nn.Module):
-    """3-D convolution [B T H W C] -> [B t h w features], padded by kernel // 2."""
-
-    features: int
-    kernel: tuple[int, int, int] = (3, 3, 3)
-    strides: tuple[int, int, int] = (1, 1, 1)
-    use_bias: bool = False
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return _convolution(
-            self, x, self.kernel, self.strides, [(k // 2, k // 2) for k in self.kernel]
-        )
-
-
-def _convolution(module, x, window, strides, padding):
-    kernel = module.param(
-        "kernel",
-        nn.initializers.xavier_uniform(),
-        (*window, x.shape[-1], module.features),
-        jnp.float32,
-    )
-    y = convolve(x.astype(module.dtype), kernel.astype(module.dtype), strides, padding)
-    if module.use_bias:
-        bias = module.param(
-            "bias", nn.initializers.zeros_init(), (module.features,), jnp.float32
-        )
-        y = y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
-    return y
-
-
-# ---------------------------------------------------------------- batch norm
+# ---------------- batch norm
 
 
 def _scale_init(key, shape, dtype=jnp.float32):
@@ -321,7 +111,7 @@ def _last(vector, x):
     return vector.reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-# ---------------------------------------------------------------- pooling
+# ---------------- pooling
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -390,31 +180,6 @@ def max_pool(x: jax.Array) -> jax.Array:
     return jnp.where(x[..., 0, :] >= x[..., 1, :], x[..., 0, :], x[..., 1, :])
 
 
-def horizontal_pool(x: jax.Array, num_strips: int) -> jax.Array:
-    """Mean + maximum of equal horizontal bands: [B H W C] -> [B S C].
-
-    Source: Fu et al., "Horizontal Pyramid Matching for Person Re-identification"
-    (AAAI 2019), as used by GaitSet and its successors. ValueError where S does not
-    divide H.
-    """
-    batch, height, width, channels = x.shape
-    if height % num_strips:
-        raise ValueError(
-            f"horizontal_pool: {num_strips} strips do not divide the {height} rows of "
-            "the feature map; choose num_strips (or the strides) so that they do."
-        )
-    x = x.reshape(batch, num_strips, height // num_strips * width, channels)
-    return jnp.mean(x, axis=2) + max_over(x, 2)  # [B S C]
-
-
-def horizontal_pyramid(x: jax.Array, bins: Sequence[int]) -> jax.Array:
-    """horizontal_pool for each number of strips in turn: [B H W C] -> [B sum(bins) C].
-
-    Source: Fu et al. (AAAI 2019), section "Horizontal Pyramid Pooling".
-    """
-    return jnp.concatenate([horizontal_pool(x, count) for count in bins], axis=1)
-
-
 def mask_frames(x: jax.Array, valid: jax.Array) -> jax.Array:
     """x [B T *rest] with frames outside valid [B T] set to zero.
 
@@ -433,7 +198,7 @@ def leaky_relu(x: jax.Array) -> jax.Array:
     return nn.leaky_relu(x, 0.01)
 
 
-# ---------------------------------------------------------------- resizing
+# ---------------- resizing
 
 
 def _interpolation(size: int, new_size: int, align_corners: bool) -> jax.Array:
@@ -476,94 +241,7 @@ def resize_bilinear(
     return x  # [N h w C]
 
 
-# ---------------------------------------------------------------- heads
-
-
-def _strip_init(key, shape, dtype=jnp.float32):
-    """Xavier-uniform as PyTorch computes it of a [S C D] tensor as a whole.
-
-    It takes fan_in = C*D and fan_out = S*D, not C and D: the bound is
-    sqrt(6 / (C*D + S*D)), 0.0067 instead of 0.088 for (16, 512, 256). Published
-    results were trained from there, so it is kept.
-    """
-    strips, channels, features = shape
-    bound = (6 / (channels * features + strips * features)) ** 0.5
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-class SeparateDense(nn.Module):
-    """One matrix per strip, no bias: [B S C] -> float32 [B S features].
-
-    Initialised with the small bound that `_strip_init` explains.
-    """
-
-    features: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        strips, channels = x.shape[1:]
-        kernel = self.param("kernel", _strip_init, (strips, channels, self.features))
-        return jnp.einsum("bsc,scd->bsd", x.astype(jnp.float32), kernel)
-
-
-def normalise(x: jax.Array, axis: int = -1) -> jax.Array:
-    """x divided by its Euclidean norm over `axis` (at least 1e-12)."""
-    squared = jnp.sum(jnp.square(x), axis, keepdims=True)
-    return x * lax.rsqrt(jnp.maximum(squared, 1e-24))
-
-
-class SeparateBNNeck(nn.Module):
-    """Batch norm neck and cosine classifier per strip.
-
-    Source: Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person
-    Re-identification" (CVPRW 2019), per strip as in OpenGait. One BatchNorm with
-    affine parameters over all S*D values, L2 normalisation per strip, then the cosine
-    with each identity's weight column.
-
-    Returns normalised features [B S D] and logits [B S N] in [-1, 1], float32.
-    """
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool, valid: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """x [B S D]; valid bool [B]: rows that count in the statistics."""
-        batch, strips, features = x.shape
-        flat = x.astype(jnp.float32).reshape(batch, strips * features)  # [B S*D]
-        flat = BatchNorm(name="norm")(flat, train=train, valid=valid)
-        embeddings = normalise(flat.reshape(x.shape))  # [B S D]
-        kernel = self.param("kernel", _strip_init, (strips, features, self.num_classes))
-        return embeddings, jnp.einsum("bsd,sdn->bsn", embeddings, normalise(kernel, 1))
-
-
-class StripHead(nn.Module):
-    """Temporal maximum, horizontal pooling, matrix per strip and BN neck.
-
-    The head of GaitBase and of the models after it. Returns float32 embeddings [B S D]
-    (before the neck: what retrieval uses) and logits [B S N].
-    """
-
-    num_classes: int
-    num_strips: int
-    embedding_size: int
-
-    @nn.compact
-    def __call__(
-        self, x: jax.Array, valid: jax.Array, *, train: bool
-    ) -> tuple[jax.Array, jax.Array]:
-        """x [B T H W C], valid bool [B T]."""
-        x = set_pool(x, valid).astype(jnp.float32)  # [B H W C]
-        x = horizontal_pool(x, self.num_strips)  # [B S C]
-        embeddings = SeparateDense(self.embedding_size, name="dense")(x)  # [B S D]
-        _, logits = SeparateBNNeck(self.num_classes, name="neck")(
-            embeddings, train=train, valid=jnp.any(valid, axis=1)
-        )
-        return embeddings, logits
-
-
-# ---------------------------------------------------------------- images
+# ---------------- images
 
 
 def image_sequence(batch: dict[str, jax.Array], name: str) -> jax.Array:

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.layers import BatchNorm, Conv3D, TemporalConv
+from gaitjax.models.convolution import Conv3D, TemporalConv
+from gaitjax.models.layers import BatchNorm
 
 MOTION_KINDS = ("mtcm", "cnn3d")
 

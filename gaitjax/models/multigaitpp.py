@@ -8,14 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.layers import (
-    BatchNorm,
-    Conv,
-    StripHead,
-    fold_frames,
-    image_sequence,
-    max_over,
-)
+from gaitjax.models.convolution import Conv
+from gaitjax.models.heads import StripHead
+from gaitjax.models.layers import BatchNorm, fold_frames, image_sequence, max_over
 from gaitjax.models.output import GaitOutput
 from gaitjax.models.resnet import Stage, Stem
 

@@ -8,14 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.layers import (
-    BatchNorm,
-    Conv,
-    Conv3D,
-    TemporalConv,
-    fold_frames,
-    mask_frames,
-)
+from gaitjax.models.convolution import Conv, Conv3D, TemporalConv
+from gaitjax.models.layers import BatchNorm, fold_frames, mask_frames
 
 BLOCK_KINDS = ("2d", "p3d", "3d")
 

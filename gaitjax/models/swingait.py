@@ -11,11 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from gaitjax.models.heads import SeparateBNNeck, SeparateDense, horizontal_pool
 from gaitjax.models.layers import (
-    SeparateBNNeck,
-    SeparateDense,
     fold_frames,
-    horizontal_pool,
     image_sequence,
     mask_frames,
     resize_bilinear,

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.layers import BatchNorm, Conv, max_pool
+from gaitjax.models.convolution import Conv
+from gaitjax.models.layers import BatchNorm, max_pool
 
 
 class ConvNorm(nn.Module):
