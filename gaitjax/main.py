@@ -125,8 +125,9 @@ def _main(argv) -> int:
 
 def _exit(error: Exception):
     text = str(error)
-    if isinstance(error, AttributeError) and isinstance(error.args[0], KeyError):
-        text = f"No such config field: {error.args[0].args[0]}"  # ml_collections' way
+    cause = error.args[0] if isinstance(error, AttributeError) and error.args else error
+    if isinstance(cause, KeyError):  # ml_collections' way
+        text = f"No such config field (--print_config lists them): {cause.args[0]}"
     if "Traceback (most recent call last)" in text:  # config_flags quotes one
         text = text.strip().splitlines()[-1]
     text = " ".join(text.split()) or type(error).__name__
