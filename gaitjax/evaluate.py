@@ -46,13 +46,7 @@ def embed_split(model, variables, data: source.Source, config, mesh) -> np.ndarr
     """
     constants = {}
     if getattr(model, "uses_text", False):
-        text_vectors = functools.partial(model.apply, method="text_vectors")
-        constants["text"] = jax.jit(text_vectors)(variables)
-
-    @jax.jit
-    def forward(variables, constants, batch):
-        return model.apply(variables, batch, train=False, **constants).embeddings
-
+        constants["text"] = _text_vectors(model, variables)
     rows = np.arange(len(data.index.key))
     embeddings = None
     with tqdm(
@@ -60,7 +54,7 @@ def embed_split(model, variables, data: source.Source, config, mesh) -> np.ndarr
         disable=jax.process_index() > 0, mininterval=1.0,
     ) as bar:  # fmt: skip
         for batch, batch_rows in pipeline.eval_batches(data, rows, config, mesh):
-            block = forward(variables, constants, batch)
+            block = _embed(model, variables, constants, batch)
             block = np.asarray(multihost_utils.process_allgather(block, tiled=True))
             real = batch_rows >= 0
             if embeddings is None:
@@ -69,6 +63,17 @@ def embed_split(model, variables, data: source.Source, config, mesh) -> np.ndarr
             embeddings[batch_rows[real]] = block[real]
             bar.update(int(real.sum()))
     return embeddings
+
+
+# compiled once per model and shape, however often a run is evaluated
+@functools.partial(jax.jit, static_argnames="model")
+def _embed(model, variables, constants, batch):
+    return model.apply(variables, batch, train=False, **constants).embeddings
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _text_vectors(model, variables):
+    return model.apply(variables, method="text_vectors")
 
 
 def open_test_split(config) -> source.Source:
@@ -96,9 +101,8 @@ def evaluate_state(config, setup: Setup, state: TrainState) -> Evaluation:
     flat = {}
     for protocol in config.evaluation.protocols:
         flat |= protocols.evaluate(
-            protocol, embeddings, data.index, metric=config.evaluation.metric,
-            split=jax.process_count() > 1,
-        )  # fmt: skip
+            protocol, embeddings, data.index, metric=config.evaluation.metric
+        )
     return Evaluation(flat, embeddings, data, time.time() - started)
 
 

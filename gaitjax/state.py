@@ -140,6 +140,18 @@ def check_config(config) -> None:
                 f"config.warmup.losses names {name!r}, config.loss has "
                 f"{', '.join(sorted(config.loss)) or 'none'}."
             )
+    best, protocols = config.train.keep_best, config.evaluation.protocols
+    if best and config.mode == "train":
+        if not config.evaluation.every_steps:
+            raise ValueError(
+                f"config.train.keep_best={best!r} needs evaluations during training: "
+                "set config.evaluation.every_steps."
+            )
+        if best.partition("/")[0] not in protocols:
+            raise ValueError(
+                f"config.train.keep_best={best!r} is no protocol/task/metric of "
+                f"config.evaluation.protocols: {', '.join(protocols)}."
+            )
     patterns = {
         "train.trainable": (config.train.trainable,),
         "warmup.trainable": (config.warmup.trainable,),

@@ -131,6 +131,14 @@ def test_a_run_made_otherwise_is_named_and_another_seed_refused(config, tmp_path
         ({"frozen": ("^a", "[")}, "config.frozen: '\\[' is no regular"),
         ({"data.modalities": ("rgb",)}, "modalities rgb; choose from frames, masks"),
         ({"data.num_frames": 0}, "config.data.num_frames must be 1 or more; got 0"),
+        (
+            {"train.keep_best": "ccpg_gait/CL/rank1"},
+            "set config.evaluation.every_steps",
+        ),
+        (
+            {"train.keep_best": "rank1", "evaluation.every_steps": 5},
+            "'rank1' is no protocol/task/metric of .*: ccpg_gait, ccpg_reid",
+        ),
     ],
 )
 def test_values_that_would_fail_late_are_named_early(config, change, message):
