@@ -3,6 +3,8 @@
     python -m benchmarks.evaluate           # 6,000 x 6,000 and 5,000 x 20,000
     python -m benchmarks.evaluate --quick   # 1,000 x 6,000
 
+The full sizes need about 3 GiB (a loop's temporary arrays) and minutes of quiet cores.
+
 16 strips x 256, Euclidean, Rank-k, mAP and mINP. "ours" is `protocols.evaluate`, all
 probes. Two loops, both over evenly chosen probes (a probe costs them the same whichever
 it is, so their time is given per probe): "loop" subtracts, squares and sums as the
@@ -10,8 +12,11 @@ definition says; "matrix loop" multiplies one probe with the gallery by BLAS (sl
 its threads wait for cores). All are run in turns, medians; both may use every core.
 
 The last line is one JSON object: speedup_vs_loop (smallest of the sizes), max_abs_diff
-(of distances, largest), metrics_equal, peak_mib (of the process after ours and before
-any loop, embeddings included), and `sizes` with the parts.
+(of distances, largest), metrics_max_diff (of Rank-1, mAP and mINP over those probes, in
+percentage points: two distances that differ in their last digit may change places),
+peak_mib (of the process after ours and before any loop, imports and embeddings
+included), q_g_s_mib (what probes x gallery x strips would take at the larger size), and
+`sizes` with the parts.
 """
 
 import argparse
@@ -87,14 +92,25 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(probes: int, gallery: int, loop_probes: int, repeats: int) -> dict:
+def run_once(probes: int, gallery: int) -> dict:
+    """Ours alone: what it finds, and the process's peak so far."""
     x, index = make_data(probes, gallery)
     protocols.evaluate("gait3d", x[-2100:], _roles(index, -2100))  # compile
     started = time.perf_counter()
     flat = protocols.evaluate("gait3d", x, index)
-    first = time.perf_counter() - started
-    peak = peak_mib()
+    return {
+        "first_seconds": round(time.perf_counter() - started, 2),
+        "rank1": round(flat["gait3d/all/rank1"], 2),
+        "mAP": round(flat["gait3d/all/mAP"], 2),
+        "peak_mib": round(peak_mib()),
+        "embeddings_mib": round(x.nbytes / 2**20),
+        "q_g_s_mib": round(probes * gallery * STRIPS * 4 / 2**20),
+    }
 
+
+def compare(probes: int, gallery: int, loop_probes: int, repeats: int) -> dict:
+    """Ours and the loops in turns."""
+    x, index = make_data(probes, gallery)
     some = np.linspace(0, probes - 1, loop_probes).round().astype(int)
     target, ids = x[probes:], index.subject[probes:]
     loops = {"loop": plain, "matrix_loop": by_products(target)}
@@ -112,25 +128,25 @@ def measure(probes: int, gallery: int, loop_probes: int, repeats: int) -> dict:
 
     rows, expected = found["loop"]
     ours = distance.pairwise_distance(x[some], target, metric="euclidean")
-    outcomes = metrics.probe_outcomes(ours, index.subject[some], ids)
+    outcomes = np.stack(metrics.probe_outcomes(ours, index.subject[some], ids), 1)
     return {
         "probes": probes,
         "gallery": gallery,
         "seconds": round(seconds["ours"], 2),
-        "first_seconds": round(first, 2),
         "loop_seconds": round(seconds["loop"], 1),
         "matrix_loop_seconds": round(seconds["matrix_loop"], 1),
         "loop_probes_timed": len(some),
         "speedup_vs_loop": round(seconds["loop"] / seconds["ours"], 1),
         "speedup_vs_matrix_loop": round(seconds["matrix_loop"] / seconds["ours"], 1),
         "max_abs_diff": float(np.abs(ours - rows).max()),
-        "metrics_equal": bool(np.allclose(np.stack(outcomes, 1), expected, rtol=1e-9)),
-        "rank1": round(flat["gait3d/all/rank1"], 2),
-        "mAP": round(flat["gait3d/all/mAP"], 2),
-        "peak_mib": round(peak),
-        "embeddings_mib": round(x.nbytes / 2**20),
-        "q_g_s_mib": round(probes * gallery * STRIPS * 4 / 2**20),
+        "metrics_max_diff": float(np.abs(points(outcomes) - points(expected)).max()),
     }
+
+
+def points(outcomes):
+    """Rank-1, mAP, mINP in percent of [probes 3]: rank of the first match, AP, INP."""
+    columns = outcomes[:, 0] == 1, outcomes[:, 1], outcomes[:, 2]
+    return 100 * np.array([column.mean() for column in columns])
 
 
 def _roles(index, start: int):
@@ -146,7 +162,10 @@ def main() -> None:
     arguments = parser.parse_args()
     sizes = QUICK_SIZES if arguments.quick else SIZES
     loop_probes, repeats = (8, 3) if arguments.quick else (40, 3)
-    results = [measure(q, g, loop_probes, repeats) for q, g in sizes]
+    alone = [run_once(q, g) for q, g in sizes]  # all before the first loop
+    results = [
+        compare(q, g, loop_probes, repeats) | own for (q, g), own in zip(sizes, alone)
+    ]
     device = f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores"
     print(f"evaluation, {STRIPS} x {SIZE}, float32, on {device}")
     for name in results[0]:
@@ -154,8 +173,9 @@ def main() -> None:
     summary = {
         "speedup_vs_loop": min(result["speedup_vs_loop"] for result in results),
         "max_abs_diff": max(result["max_abs_diff"] for result in results),
-        "metrics_equal": all(result["metrics_equal"] for result in results),
+        "metrics_max_diff": max(result["metrics_max_diff"] for result in results),
         "peak_mib": max(result["peak_mib"] for result in results),
+        "q_g_s_mib": max(result["q_g_s_mib"] for result in results),
         "device": device,
         "sizes": results,
     }
