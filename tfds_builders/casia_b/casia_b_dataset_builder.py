@@ -13,7 +13,7 @@ VIEWS = tuple(f"{angle:03d}" for angle in range(0, 181, 18))
 GRID = tuple(f"{condition}/{view}" for condition in CONDITIONS for view in VIEWS)
 FOLDERS = ("", "GaitDatasetB-silh", "silhouettes")
 INSTRUCTIONS = (
-    "Download the silhouettes of Dataset B (GaitDatasetB-silh.zip) from "
+    "Download the silhouettes of Dataset B (GaitDatasetB-silh.zip; for research) from "
     "http://www.cbsr.ia.ac.cn/english/Gait%20Databases.asp, unpack it and the archives "
     "in it, so that DIR holds ID/TYPE/VIEW/*.png, and give --manual_dir=DIR."
 )

@@ -15,9 +15,10 @@ from tfds_builders.archives import (
 from tfds_builders.checks import Expected
 
 INSTRUCTIONS = (
-    "Gait3D is given under a signed agreement (https://gait3d.github.io). Unpack its "
-    "silhouettes so that DIR holds 2D_Silhouettes/ID/CAM_VIDEO/SEQ/*.png, put the list "
-    "Gait3D.json (OpenGait publishes it too) to DIR, and give --manual_dir=DIR."
+    "Gait3D is given under a signed agreement for non-commercial use "
+    "(https://gait3d.github.io). Unpack its silhouettes so that DIR holds "
+    "2D_Silhouettes/ID/CAM_VIDEO/SEQ/*.png, put the list Gait3D.json (OpenGait "
+    "publishes it too) to DIR, and give --manual_dir=DIR."
 )
 
 
