@@ -13,7 +13,6 @@ from golden_files import GoldenFile
 from golden_models import to_torch, unpack
 
 from gaitjax.models import (
-    gait_network,
     heads,
     layers,
     resnet,
@@ -24,7 +23,6 @@ from gaitjax.models.gaitgl import GeM, GLConv
 from gaitjax.models.gaitgraph2 import branch_features
 from gaitjax.models.gaitpart import MicroMotion
 from gaitjax.models.multigaitpp import CommonAndSpecific
-from gaitjax.models.skeletongaitpp import AttentionFusion
 from gaitjax.models.swingait import SwinBlock
 
 FUSION = [(ours.removeprefix("fusion/"), theirs.removeprefix("fusion."))
@@ -155,13 +153,13 @@ MODULES = {
     "block3d": (block("3d"), [(f"stage/{a}", b) for a, b in BLOCK]),
     "blockp3d": (block("p3d"), [(f"stage/{a}", b) for a, b in P3D]),
     "attention_fusion": (
-        lambda *a: fusion(AttentionFusion(16, name="module"))(*a),
+        lambda *a: fusion(resnet.AttentionFusion(16, name="module"))(*a),
         [(f"module/{a}", b) for a, b in FUSION],
     ),
     "csquare": (common_and_specific, COMMON),
     "swin_block_shift": (swin_block, SWIN),
     "biggait_attention_fusion": (
-        lambda *a: fusion(gait_network.AttentionFusion(4, name="module"))(*a),
+        lambda *a: fusion(resnet.AttentionFusion(4, True, name="module"))(*a),
         [(f"module/{a}", b) for a, b in FUSION],
     ),
 }

@@ -17,7 +17,7 @@ from gaitjax.models.heads import StripHead
 from gaitjax.models.layers import BatchNorm, normalise_colours, resize_bilinear
 from gaitjax.models.output import GaitOutput
 from gaitjax.models.representation import Decoder, layer_norm
-from gaitjax.models.resnet import Stage, Stem
+from gaitjax.models.resnet import Stem, residual_stages
 
 FOREGROUND = 1  # channel of the mask branch
 
@@ -63,12 +63,9 @@ class Recogniser(nn.Module):
     def __call__(self, x: jax.Array, valid: jax.Array, *, train: bool):
         """x [B T h w C], valid bool [B T] -> float32 [B S D] and [B S N]."""
         x = Stem(self.channels[0], self.dtype, name="stem")(x, train=train, valid=valid)
-        for index, (features, blocks, stride) in enumerate(
-            zip(self.channels, self.layers, self.strides, strict=True), 1
-        ):
-            x = Stage("2d", features, blocks, stride, self.dtype, name=f"stage{index}")(
-                x, train=train, valid=valid
-            )
+        kinds = ("2d",) * len(self.channels)
+        shape = (self.channels, self.layers, self.strides)
+        x = residual_stages(x, kinds, *shape, self.dtype, train=train, valid=valid)
         return StripHead(
             self.num_classes, self.num_strips, self.embedding_size, name="head"
         )(x, valid, train=train)

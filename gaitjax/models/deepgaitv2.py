@@ -12,7 +12,7 @@ from flax import linen as nn
 from gaitjax.models.heads import StripHead
 from gaitjax.models.layers import image_sequence
 from gaitjax.models.output import GaitOutput
-from gaitjax.models.resnet import Stage, Stem
+from gaitjax.models.resnet import Stem, residual_stages
 
 
 class DeepGaitV2(nn.Module):
@@ -50,12 +50,10 @@ class DeepGaitV2(nn.Module):
             x, train=train, valid=valid
         )  # [B T H W 64]
         kinds = ("2d", self.kind, self.kind, self.kind)
-        for index, (kind, features, blocks, stride) in enumerate(
-            zip(kinds, self.channels, self.layers, (1, *self.strides), strict=True), 1
-        ):
-            x = Stage(kind, features, blocks, stride, self.dtype, name=f"stage{index}")(
-                x, train=train, valid=valid
-            )  # [B T h w C]
+        shape = (self.channels, self.layers, (1, *self.strides))
+        x = residual_stages(
+            x, kinds, *shape, self.dtype, train=train, valid=valid
+        )  # [B T h w C]
         embeddings, logits = StripHead(
             self.num_classes, self.num_strips, self.embedding_size, name="head"
         )(x, valid, train=train)

@@ -11,7 +11,7 @@ from flax import linen as nn
 from gaitjax.models.convolution import Conv
 from gaitjax.models.heads import StripHead
 from gaitjax.models.layers import BatchNorm
-from gaitjax.models.resnet import BasicBlock
+from gaitjax.models.resnet import AttentionFusion, BasicBlock
 
 
 class Stem(nn.Module):
@@ -27,32 +27,6 @@ class Stem(nn.Module):
         x = nn.relu(BatchNorm(name="norm")(x, train=train, valid=valid))
         block = BasicBlock(self.features, stride=1, dtype=self.dtype, name="block")
         return block(x, train=train, valid=valid)
-
-
-class AttentionFusion(nn.Module):
-    """Mixes two maps with weights per pixel and channel that sum to 1.
-
-    The softmax logits of both sources come from one bottleneck; output channel 2c + s
-    weighs channel c of source s (the source is the fastest index).
-    """
-
-    squeeze: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, first, second, *, train: bool, valid: jax.Array) -> jax.Array:
-        """first, second [N H W C], valid bool [N] -> [N H W C]."""
-        channels = first.shape[-1]
-        inner = max(channels // self.squeeze, 1)
-        x = jnp.concatenate([first, second], axis=-1)  # [N H W 2C]
-        x = Conv(inner, kernel=1, dtype=self.dtype, name="reduce")(x)
-        x = nn.relu(BatchNorm(name="reduce_norm")(x, train=train, valid=valid))
-        x = Conv(inner, kernel=3, dtype=self.dtype, name="mix")(x)
-        x = nn.relu(BatchNorm(name="mix_norm")(x, train=train, valid=valid))
-        x = Conv(2 * channels, kernel=1, dtype=self.dtype, name="expand")(x)
-        logits = x.astype(jnp.float32).reshape(x.shape[:-1] + (channels, 2))
-        weights = nn.softmax(logits, axis=-1)  # [N H W C 2]
-        return first * weights[..., 0] + second * weights[..., 1]  # [N H W C]
 
 
 class GaitNetwork(nn.Module):
@@ -94,7 +68,7 @@ class GaitNetwork(nn.Module):
                 x, train=train, valid=flat
             )
 
-        x = AttentionFusion(self.squeeze, dtype=self.dtype, name="fusion")(
+        x = AttentionFusion(self.squeeze, True, self.dtype, name="fusion")(
             stem(denoised, "stem_denoised"),
             stem(appearance, "stem_appearance"),
             train=train,

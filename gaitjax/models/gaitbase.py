@@ -11,7 +11,7 @@ from flax import linen as nn
 from gaitjax.models.heads import StripHead
 from gaitjax.models.layers import image_sequence
 from gaitjax.models.output import GaitOutput
-from gaitjax.models.resnet import Stage, Stem
+from gaitjax.models.resnet import Stem, residual_stages
 
 
 class GaitBase(nn.Module):
@@ -41,22 +41,16 @@ class GaitBase(nn.Module):
 
         Returns embeddings [B S D], logits [B S N]. aux is empty.
         """
-        if not len(self.channels) == len(self.layers) == len(self.strides):
-            raise ValueError(
-                "model.channels, layers and strides need one entry per stage; got "
-                f"{self.channels}, {self.layers} and {self.strides}."
-            )
         valid = batch["valid"]
         x = image_sequence(batch, self.modality)  # [B T H W C]
         x = Stem(self.channels[0], self.dtype, name="stem")(
             x, train=train, valid=valid
         )  # [B T H W C]
-        for index, (features, blocks, stride) in enumerate(
-            zip(self.channels, self.layers, self.strides, strict=True), start=1
-        ):
-            x = Stage("2d", features, blocks, stride, self.dtype, name=f"stage{index}")(
-                x, train=train, valid=valid
-            )  # [B T h w C]
+        kinds = ("2d",) * len(self.channels)
+        shape = (self.channels, self.layers, self.strides)
+        x = residual_stages(
+            x, kinds, *shape, self.dtype, train=train, valid=valid
+        )  # [B T h w C]
         embeddings, logits = StripHead(
             self.num_classes, self.num_strips, self.embedding_size, name="head"
         )(x, valid, train=train)

@@ -1,8 +1,10 @@
-"""Residual blocks: per frame, pseudo-3-D and 3-D.
+"""Residual blocks per frame, pseudo-3-D and 3-D; stages of them; fusion of two maps.
 
 All blocks pad spatially by kernel // 2, have no biases before batch norm, and count
 valid frames only in batch statistics.
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -153,6 +155,73 @@ class Stage(nn.Module):
             else:
                 x = BasicBlock3D(**options)(x, train=train, valid=valid)
         return x
+
+
+def residual_stages(
+    x: jax.Array,
+    kinds: Sequence[str],
+    channels: Sequence[int],
+    layers: Sequence[int],
+    strides: Sequence[int],
+    dtype: jnp.dtype,
+    *,
+    train: bool,
+    valid: jax.Array,
+    first: int = 1,
+) -> jax.Array:
+    """Stages one after the other: x [B T H W C], valid bool [B T] -> [B T h w C'].
+
+    kinds, channels, layers (blocks), strides: one entry per stage. For the body of a
+    compact module, whose submodules "stageFIRST" and so on they become.
+    """
+    if not len(kinds) == len(channels) == len(layers) == len(strides):
+        raise ValueError(
+            "model.channels, layers and strides need one entry per stage; got "
+            f"{tuple(channels)}, {tuple(layers)} and {tuple(strides)} for "
+            f"{len(kinds)} stages."
+        )
+    stages = zip(kinds, channels, layers, strides, strict=True)
+    for index, (kind, features, blocks, stride) in enumerate(stages, first):
+        stage = Stage(kind, features, blocks, stride, dtype, name=f"stage{index}")
+        x = stage(x, train=train, valid=valid)
+    return x
+
+
+class AttentionFusion(nn.Module):
+    """Mixes two maps with weights per pixel and channel that sum to 1.
+
+    Source: Fan et al., "SkeletonGait" (AAAI 2024), section 3.3; BigGait (Ye et al.,
+    CVPR 2024), section 3.4. Both sources' softmax logits come from one bottleneck of
+    1x1, 3x3 and 1x1 convolutions, C / squeeze wide. Its output channel s * C + c weighs
+    channel c of source s; interleaved (BigGait), 2 * c + s does.
+    """
+
+    squeeze: int = 16
+    interleaved: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, first: jax.Array, second: jax.Array, *, train: bool, valid: jax.Array
+    ) -> jax.Array:
+        """first, second [N H W C], valid bool [N] -> [N H W C]."""
+        channels = first.shape[-1]
+        inner = max(channels // self.squeeze, 1)
+
+        def conv(x, features, kernel, name):
+            return Conv(features, kernel=kernel, dtype=self.dtype, name=name)(x)
+
+        x = jnp.concatenate([first, second], axis=-1)  # [N H W 2C]
+        x = conv(x, inner, 1, "reduce")
+        x = nn.relu(BatchNorm(name="reduce_norm")(x, train=train, valid=valid))
+        x = conv(x, inner, 3, "mix")
+        x = nn.relu(BatchNorm(name="mix_norm")(x, train=train, valid=valid))
+        x = conv(x, 2 * channels, 1, "expand").astype(jnp.float32)
+        axis = -1 if self.interleaved else -2
+        pair = (channels, 2) if self.interleaved else (2, channels)
+        weights = nn.softmax(x.reshape(x.shape[:-1] + pair), axis=axis)
+        weight1, weight2 = jnp.moveaxis(weights, axis, 0)  # [N H W C] each
+        return first * weight1 + second * weight2  # [N H W C]
 
 
 class Stem(nn.Module):

@@ -8,42 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.convolution import Conv
 from gaitjax.models.heads import StripHead
-from gaitjax.models.layers import BatchNorm, fold_frames, image_sequence
+from gaitjax.models.layers import fold_frames, image_sequence
 from gaitjax.models.output import GaitOutput
-from gaitjax.models.resnet import Stage, Stem
-
-
-class AttentionFusion(nn.Module):
-    """Mixes two maps with weights per pixel and channel that sum to 1.
-
-    Both sources' softmax logits come from one bottleneck of 1x1, 3x3 and 1x1
-    convolutions; output channel s * C + c weighs channel c of source s.
-    """
-
-    squeeze: int = 16
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, first: jax.Array, second: jax.Array, *, train: bool, valid: jax.Array
-    ) -> jax.Array:
-        """first, second [N H W C], valid bool [N] -> [N H W C]."""
-        channels = first.shape[-1]
-        inner = channels // self.squeeze
-
-        def conv(x, features, kernel, name):
-            return Conv(features, kernel=kernel, dtype=self.dtype, name=name)(x)
-
-        x = jnp.concatenate([first, second], axis=-1)  # [N H W 2C]
-        x = conv(x, inner, 1, "reduce")
-        x = nn.relu(BatchNorm(name="reduce_norm")(x, train=train, valid=valid))
-        x = conv(x, inner, 3, "mix")
-        x = nn.relu(BatchNorm(name="mix_norm")(x, train=train, valid=valid))
-        x = conv(x, 2 * channels, 1, "expand").astype(jnp.float32)
-        weights = nn.softmax(x.reshape(x.shape[:-1] + (2, channels)), axis=-2)
-        return first * weights[..., 0, :] + second * weights[..., 1, :]  # [N H W C]
+from gaitjax.models.resnet import AttentionFusion, Stage, Stem, residual_stages
 
 
 class SkeletonGaitPP(nn.Module):
@@ -87,20 +55,24 @@ class SkeletonGaitPP(nn.Module):
             )
             return fold_frames(stage(x, train=train, valid=valid))  # [B*T H W 64]
 
-        x = AttentionFusion(self.squeeze, self.dtype, name="fusion")(
+        x = AttentionFusion(self.squeeze, dtype=self.dtype, name="fusion")(
             first_stage("silhouettes", "silhouette"),
             first_stage("heatmaps", "map"),
             train=train,
             valid=valid.reshape(-1),
         )
         x = x.reshape(valid.shape + x.shape[1:])  # [B T H W 64]
-        for index, (features, blocks, stride) in enumerate(
-            zip(self.channels[1:], self.layers[1:], self.strides, strict=True), 2
-        ):
-            name = f"stage{index}"
-            x = Stage("p3d", features, blocks, stride, self.dtype, name=name)(
-                x, train=train, valid=valid
-            )  # [B T h w C]
+        x = residual_stages(
+            x,
+            ("p3d",) * 3,
+            self.channels[1:],
+            self.layers[1:],
+            self.strides,
+            self.dtype,
+            train=train,
+            valid=valid,
+            first=2,
+        )  # [B T h w C]
         embeddings, logits = StripHead(
             self.num_classes, self.num_strips, self.embedding_size, name="head"
         )(x, valid, train=train)
