@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from gaitjax import cluster, pretrained, sharding, weight_names
+from gaitjax import cluster, pretrained, sharding, weight_files, weight_names
 from gaitjax.checkpoints import IMPORTED, Checkpoints, describe
 from gaitjax.evaluate import write_config
 from gaitjax.models import torch_names
@@ -49,7 +49,7 @@ def run(config, workdir: str) -> dict[str, Any]:
     if not config.checkpoint:
         raise ValueError("No file to import: set --config.checkpoint=FILE.pt.")
     file = Path(config.checkpoint)
-    tensors = plain_names(pretrained.read_published(file))
+    tensors = plain_names(weight_files.read_published(file))
     setup = build(config, example_batch(config))
     variables = model_variables(setup.abstract_state)
     values, parity = torch_names.fit(config.model.name, tensors, variables)

@@ -15,7 +15,6 @@ file the other tower and `logit_scale` are left aside, and so are a projection o
 position table that the model was built without.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,9 +23,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from flax import serialization, traverse_util
+from flax import traverse_util
 
-from gaitjax import weight_names
+from gaitjax import weight_files, weight_names
+from gaitjax.weight_files import LISTED, SUFFIXES
 
 # what a folder or a hub repository is searched for, in this order
 FILES = (
@@ -35,8 +35,6 @@ FILES = (
     "flax_model.msgpack",
     "pytorch_model.bin",
 )
-SUFFIXES = (".safetensors", ".msgpack", ".pth", ".pt", ".bin", ".index.json")
-LISTED = 20  # names per kind of fault in an error
 # size of model.safetensors on the hub: 4 bytes per parameter (CLIP: both towers)
 HUB_MEGABYTES = {
     "facebook/dinov2-small": 88,
@@ -105,7 +103,17 @@ def load(source: str | Path, expected: Mapping) -> dict:
     """Weights from `source` for a tree of arrays or shapes named as our encoders'."""
     count = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(expected))
     file = locate(source, int(count))
-    return to_parameters(read(file), expected, str(file))
+    try:
+        tensors = weight_files.read(file)
+    except weight_files.Damaged as error:
+        leaves = traverse_util.flatten_dict(expected, sep="/")
+        first = min(leaves)
+        raise ValueError(
+            f"{error} Expected: the {len(leaves)} weights of this model, {4 * count} "
+            f"bytes in float32, the first {first} {tuple(leaves[first].shape)}; found: "
+            f"a file of {file.stat().st_size} bytes."
+        ) from error
+    return to_parameters(tensors, expected, str(file))
 
 
 def to_parameters(
@@ -250,144 +258,10 @@ def _from_hub(repository: str, count: int) -> Path:
         except EntryNotFoundError:
             continue
         if name.endswith(".index.json"):
-            for shard in set(_json(file, file.read_bytes())["weight_map"].values()):
+            for shard in sorted(set(weight_files.shards(file).values())):
                 fetch(shard)
         return file
     raise FileNotFoundError(
         f"{repository} on the hub holds none of {', '.join(FILES)}. "
         f"Look at https://huggingface.co/{repository}/tree/main and give the file."
     )
-
-
-def read(file: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a weights file (or of the shards of an index), flat."""
-    name = file.name
-    if name.endswith(".index.json"):
-        shards = _json(file, file.read_bytes()).get("weight_map", {})
-        tensors = {}
-        for shard in sorted(set(shards.values())):
-            tensors |= read(locate(file.parent / shard))
-        return tensors
-    if name.endswith(".safetensors"):
-        return _read_safetensors(file)
-    if name.endswith(".msgpack"):
-        return _read_msgpack(file)
-    if name.endswith((".pth", ".pt", ".bin")):
-        return _read_torch(file)
-    raise ValueError(f"{file} must end in one of {', '.join(SUFFIXES)}.")
-
-
-def read_published(file: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a gait model's checkpoint: .pt, .pth, .bin, .safetensors or .npz.
-
-    Nothing in the file is run: PyTorch files are read with `weights_only=True` and
-    TorchScript archives are refused, .npz without pickled objects.
-    """
-    if not file.is_file():
-        raise ValueError(f"There is no file {file} (config.checkpoint).")
-    if file.suffix == ".npz":
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except Exception as error:  # zipfile, zlib and numpy have their own
-            raise ValueError(
-                f"{file} is no whole .npz of plain arrays ({error})."
-            ) from error
-    if file.suffix in (".pt", ".pth", ".bin"):
-        return _read_torch(file, scripts=False)
-    return read(file)
-
-
-def _json(file: Path, text: bytes) -> dict:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(
-            f"{file} is damaged: its header is no JSON. Fetch it again."
-        ) from error
-
-
-def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    _check_length(file)
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ValueError(f"{file} is damaged: {error}. Fetch it again.") from error
-
-
-def _check_length(file: Path) -> None:
-    """ValueError with the first tensor that a truncated safetensors file lacks."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise ValueError(
-                f"{file} is damaged: {size} bytes, expected a header of {length} bytes "
-                "and the tensors after it. Fetch it again."
-            )
-        header = _json(file, stream.read(length))
-    for name, entry in sorted(
-        ((k, v) for k, v in header.items() if k != "__metadata__"),
-        key=lambda item: item[1]["data_offsets"],
-    ):
-        if entry["data_offsets"][1] > size - 8 - length:
-            raise ValueError(
-                f"{file} is truncated at {name}: expected shape "
-                f"{tuple(entry['shape'])} up to byte "
-                f"{8 + length + entry['data_offsets'][1]}, found {size} bytes. Fetch "
-                "it again."
-            )
-
-
-def _read_msgpack(file: Path) -> dict[str, np.ndarray]:
-    try:
-        tree = serialization.msgpack_restore(file.read_bytes())
-        tree = tree.get("params", tree)
-        return {
-            name: np.asarray(value)
-            for name, value in traverse_util.flatten_dict(tree, sep="/").items()
-        }
-    except Exception as error:  # msgpack raises its own, ValueError and TypeError
-        raise ValueError(
-            f"{file} is no whole Flax msgpack ({type(error).__name__}: {error}); "
-            "expected a dict of arrays. Fetch it again."
-        ) from error
-
-
-def _read_torch(file: Path, scripts: bool = True) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise ValueError(
-            f"{file} needs torch to be read; run `pip install torch`, or give the "
-            "model.safetensors or flax_model.msgpack of the same model."
-        ) from error
-    import zipfile
-
-    try:
-        names = zipfile.ZipFile(file).namelist() if zipfile.is_zipfile(file) else []
-        archive = any(name.endswith("/constants.pkl") for name in names)
-        if archive and scripts:  # TorchScript
-            state = torch.jit.load(file, map_location="cpu").state_dict()
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds
-        raise ValueError(
-            f"{file} is no whole PyTorch file of weights ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}). Fetch it again."
-        ) from error
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{file} holds a {type(state).__name__}, expected a dict.")
-    for key in ("state_dict", "model"):  # beside the optimizer of a training run
-        inner = state.get(key)
-        state = inner if isinstance(inner, Mapping) else state
-    strange = [k for k, v in state.items() if not isinstance(v, torch.Tensor)]
-    if strange:
-        raise ValueError(
-            f"{file} must hold {{name: tensor}}; these are no tensors: "
-            f"{', '.join(map(str, strange[:LISTED]))}."
-        )
-    return {name: value.detach().float().numpy() for name, value in state.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from golden_models import to_torch
 
-from gaitjax import evaluate, import_checkpoint, pretrained, state, train
+from gaitjax import evaluate, import_checkpoint, pretrained, state, train, weight_files
 from gaitjax.checkpoints import Checkpoints, DifferentRun, describe
 from gaitjax.models import torch_names
 
@@ -188,7 +188,7 @@ def test_a_pickle_that_would_run_code_is_refused(suffix, tmp_path):
     else:  # as old torch did
         file.write_bytes(pickle.dumps(Malicious(trap), 2))
     with pytest.raises(ValueError, match="no whole|needs torch"):
-        pretrained.read_published(file)
+        weight_files.read_published(file)
     assert not trap.exists()
 
 

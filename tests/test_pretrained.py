@@ -1,6 +1,7 @@
 """Weights in every published form -> our trees; damaged and wrong files."""
 
 import json
+import re
 import sys
 
 import jax
@@ -122,6 +123,22 @@ def test_shards(tmp_path):
     (tmp_path / "b.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"b\.safetensors"):
         load(tmp_path, DINO)
+    key = "layernorm.weight"
+    shards[index[key]].pop(key)
+    for shard, tensors in shards.items():
+        save_file(tensors, tmp_path / shard)
+    with pytest.raises(ValueError, match="layernorm.weight is only in the index"):
+        load(tmp_path, DINO)
+    for content, message in (
+        ([1], "must hold a weight_map"),
+        ({"weight_map": {}}, "must hold a weight_map"),
+        ({"weight_map": {key: "."}}, "beside it for layernorm.weight, got '.'"),
+        ({"weight_map": {key: "../a.safetensors"}}, "got '../a.safetensors'"),
+        ({"weight_map": {key: 3}}, "got 3"),
+    ):
+        file.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path, DINO)
 
 
 def original_dinov2(parameters, registers):
@@ -345,16 +362,43 @@ def test_damaged_files(tmp_path):
         with pytest.raises(ValueError, match=f"damaged: {len(short)} bytes"):
             load(file, DINO)
     file.write_bytes(content.replace(b'"F32"', b'"Q32"', 1))
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match=r"holds [\w/]+ \(.*\) as 'Q32', expected"):
         load(file, DINO)
-    packed = serialization.msgpack_serialize(parameters_of(DINO))
-    file = tmp_path / "flax_model.msgpack"
-    file.write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(ValueError, match="no whole Flax msgpack"):
+    file.write_bytes(content.replace(b'"data_offsets"', b'"data_0ffsets"', 1))
+    with pytest.raises(ValueError, match=r"header has no .*\(KeyError: 'data_offsets'"):
+        load(file, DINO)
+    file.write_bytes(content + b"x")
+    with pytest.raises(ValueError, match=r"is damaged.* found: a file of \d+ bytes"):
         load(file, DINO)
     (tmp_path / "weights.zip").write_bytes(b"")
     with pytest.raises(ValueError, match=r"must end in one of \.safetensors"):
         load(tmp_path / "weights.zip", DINO)
+
+
+def test_truncated_msgpack_names_the_array(tmp_path):
+    packed = serialization.msgpack_serialize(parameters_of(DINO))
+    file = tmp_path / "flax_model.msgpack"
+    file.write_bytes(packed[:-1])
+    last = list(flat(serialization.msgpack_restore(packed)))[-1]
+    shape = re.escape(str(flat(parameters_of(DINO))[last].shape))
+    with pytest.raises(
+        ValueError, match=f"truncated at {last}: expected shape {shape}"
+    ):
+        load(file, DINO)
+    file.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(ValueError, match=r"truncated at encoder/layer/\d/.*shape \("):
+        load(file, DINO)
+    file.write_bytes(packed[:20])  # within the first names
+    with pytest.raises(ValueError, match=r"43 weights of this model, \d+ bytes"):
+        load(file, DINO)
+    for tree, message in (
+        ({"layernorm": {"scale": "x"}}, "these are no tensors: layernorm/scale"),
+        ({}, "is empty"),
+        ([1.0], "no whole Flax msgpack"),
+    ):
+        file.write_bytes(serialization.msgpack_serialize(tree))
+        with pytest.raises(ValueError, match=message):
+            load(file, DINO)
 
 
 def test_torch_files_need_torch(tmp_path, monkeypatch):

@@ -228,13 +228,44 @@ def test_original_pth(torch, tmp_path):
     state = {k: torch.tensor(v) for k, v in original_dinov2(parameters, 0).items()}
     torch.save(state, tmp_path / "dinov2_vits14_pretrain.pth")
     assert_equal(pretrained.load_dinov2(tmp_path, model), parameters)
-    content = (tmp_path / "dinov2_vits14_pretrain.pth").read_bytes()
-    (tmp_path / "dinov2_vits14_pretrain.pth").write_bytes(content[:1000])
-    with pytest.raises(ValueError, match="no whole PyTorch file"):
-        pretrained.load_dinov2(tmp_path, model)
-    torch.save({"epoch": 3, "model": state}, tmp_path / "dinov2_vits14_pretrain.pth")
-    with pytest.raises(ValueError, match="these are no tensors: epoch, model"):
-        pretrained.load_dinov2(tmp_path, model)
+    file = tmp_path / "dinov2_vits14_pretrain.pth"
+    torch.save({"epoch": 3, "model": state}, file)  # of a training run
+    assert_equal(pretrained.load_dinov2(file, model), parameters)
+
+
+def test_damaged_pth(torch, tmp_path):
+    model = DINO.clone(num_layers=2)
+    parameters = parameters_of(model, jnp.zeros((1, 14, 14, 3)))
+    state = {k: torch.tensor(v) for k, v in original_dinov2(parameters, 0).items()}
+    file = tmp_path / "dinov2_vits14_pretrain.pth"
+    torch.save(state, file)
+    content = file.read_bytes()
+    for size in (0, 10, 1000, len(content) - 1):
+        file.write_bytes(content[:size])
+        message = rf"no whole PyTorch file of weights \({size} bytes.*Expected: the 43"
+        with pytest.raises(ValueError, match=message):
+            pretrained.load_dinov2(file, model)
+    tensor = state["blocks.1.attn.qkv.weight"].numpy().tobytes()
+    place = content.index(tensor) + 100
+    file.write_bytes(content[:place] + b"\0\1\2\3" + content[place + 4 :])
+    message = r"damaged at blocks\.1\.attn\.qkv\.weight \(96, 32\): its checksum"
+    with pytest.raises(ValueError, match=message):
+        pretrained.load_dinov2(file, model)
+    for content, message in (
+        ({"epoch": 3, "x": torch.ones(2)}, "these are no tensors: epoch"),
+        ([torch.ones(2)], "holds a list, expected a dict"),
+        ({}, "is empty"),
+        ({"x": torch.ones(2).to_sparse()}, "neither sparse nor quantised"),
+    ):
+        torch.save(content, file)
+        with pytest.raises(ValueError, match=message):
+            pretrained.load_dinov2(file, model)
+    del state["norm.bias"]
+    state["blocks.0.ls1.gamma"] = torch.ones(31)
+    torch.save(state, file)
+    message = r"missing: layernorm/bias \(32,\).*expected \(32,\), found \(31,\)"
+    with pytest.raises(ValueError, match=message):
+        pretrained.load_dinov2(file, model)
 
 
 def test_code_in_a_pickle_is_not_run(torch, tmp_path):
