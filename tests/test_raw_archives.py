@@ -69,6 +69,15 @@ def test_other_pickles_are_refused(value, message):
         load_array(pickle.dumps(value))
 
 
+def test_a_pickle_cannot_change_the_reader():
+    """BUILD with slot state, (None, {"x": 1}), on what the unpickler admits."""
+    for name in (b"numpy\ndtype", b"numpy.core.numeric\n_frombuffer"):
+        with pytest.raises(ValueError, match="refused: it sets attributes"):
+            load_array(b"c" + name + b"\n(N}S'x'\nI1\nstb.")
+    assert not hasattr(opengait_pickles._DType, "x")
+    assert not hasattr(opengait_pickles._from_bytes, "x")
+
+
 def test_damaged_pickles_are_corrupt():
     whole = pickle.dumps(np.zeros((4, 8, 8), np.uint8))
     for data in (b"", b"abc", whole[:40], whole[:-10]):

@@ -96,12 +96,28 @@ class _Ndarray:
     """Stands in for the class numpy.ndarray, which pickles only name."""
 
 
-_ADMITTED: Mapping[tuple[str, str], Callable] = {
-    ("numpy", "dtype"): _DType,
-    ("numpy", "ndarray"): _Ndarray,
-    ("_codecs", "encode"): _latin1,
+class _Admitted:
+    """What a pickle may call, and no more: its BUILD could set a function's defaults or
+    a class's methods, for every pickle that is read afterwards."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable):
+        self.function = function
+
+    def __call__(self, *arguments):
+        return self.function(*arguments)
+
+    def __setstate__(self, state):
+        raise pickle.UnpicklingError("it sets attributes; no such pickle is admitted")
+
+
+_ADMITTED: Mapping[tuple[str, str], _Admitted] = {
+    ("numpy", "dtype"): _Admitted(_DType),
+    ("numpy", "ndarray"): _Admitted(_Ndarray),
+    ("_codecs", "encode"): _Admitted(_latin1),
     **{
-        (f"numpy.{core}.{module}", name): function
+        (f"numpy.{core}.{module}", name): _Admitted(function)
         for core in ("core", "_core")
         for module, name, function in (
             ("multiarray", "_reconstruct", _reconstruct),
