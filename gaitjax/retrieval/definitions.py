@@ -5,8 +5,7 @@ field's evaluator is known to err we differ: the CCPG scalar that it returns and
 the mean of the whole camera table, same cameras included, which is neither `ccpg_gait`
 nor `ccpg_reid` and has no name here; a condition that was not recorded, or a gallery of
 fewer than k, is NaN or an error there, here it is left out and reported, or a Rank-k
-like any other; ties go to the earlier gallery sequence, there they are arbitrary; in
-cross-view galleries a probe without a match counts for Rank-1 but not for mAP, as there.
+like any other; ties go to the earlier gallery sequence, there they are arbitrary.
 """
 
 from collections.abc import Callable
