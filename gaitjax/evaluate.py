@@ -134,8 +134,8 @@ def made_otherwise(config, frozen, folder: str) -> str:
     """A sentence on the fields of model, encoders and seed in which the run in `folder`
     differs from `config`; "" where none does, or no config.json tells.
 
-    Raises ValueError where frozen weights of the run came from another seed: they are
-    in no checkpoint, and nothing else would tell.
+    Raises ValueError where the run is of another model, and where frozen weights of it
+    came from another seed: they are in no checkpoint, and nothing else would tell.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
@@ -147,6 +147,11 @@ def made_otherwise(config, frozen, folder: str) -> str:
         )
         for tree in trees
     )
+    if old["model.name"] != new["model.name"]:
+        raise ValueError(
+            f"The run in {folder} is of the model {old['model.name']}, the config is "
+            f"of {new['model.name']}. Evaluate it with the config of its training."
+        )
     sources = config.get("pretrained", {})
     drawn = [name for name in frozen if not sources.get(name)]
     if drawn and old["seed"] != new["seed"]:
@@ -162,7 +167,8 @@ def made_otherwise(config, frozen, folder: str) -> str:
     ]
     if not changed:
         return ""
-    return f"The run in {folder} was trained with {', '.join(changed)}."
+    more = f" and {len(changed) - 8} others" if len(changed) > 8 else ""
+    return f"The run in {folder} was trained with {', '.join(changed[:8])}{more}."
 
 
 def load_run(

@@ -116,6 +116,10 @@ def test_a_run_made_otherwise_is_named_and_another_seed_refused(config, tmp_path
     assert "config.model.gait.embedding_size=4 (here 5)." in made and "seed" not in made
     with pytest.raises(ValueError, match="text_encoder.* of its seed 0, .* says 3"):
         evaluate.made_otherwise(other, frozen, folder)
+    gaitbase = config.copy_and_resolve_references()
+    gaitbase.model.name = "gaitbase"
+    with pytest.raises(ValueError, match="is of the model lmgait, .* of gaitbase"):
+        evaluate.made_otherwise(gaitbase, frozen, folder)
     other.pretrained.text_encoder = "a/file"
     assert "text_encoder= (here a/file)" in evaluate.made_otherwise(
         other, frozen, folder
