@@ -115,7 +115,7 @@ launch() {
     [ ${#alive[@]} -gt 0 ] || exit "$code"
     [ "$code" = 0 ] || kill -KILL "${alive[@]}" 2>/dev/null || true
     pids=("${alive[@]}")
-    sleep 1
+    sleep 1 || true # a signal to the whole group (Ctrl-C) ends it too
   done
 }
 

@@ -36,7 +36,8 @@ def row(size: str, devices: int) -> dict[str, int]:
 
     The encoder is DINOv2 `size`; its MLP is GELU throughout, which for g has as many
     parameters as the released SwiGLU. "NAME RULES" are parameters, optimizer state and
-    frozen encoders under both rule sets, "batch" and "activations" those of fsdp.
+    frozen encoders under both rule sets; "batch", "activations" and "sent" (results of
+    the step's collectives) those of fsdp.
     """
     config = lmgait.get_config("ccpg")
     fields = {k: v for k, v in DINOV2_SIZES[size].items() if k != "swiglu"}
@@ -58,7 +59,8 @@ def row(size: str, devices: int) -> dict[str, int]:
             found[f"{name} {rules}"] = size_of
     compiled = plan.compile_step(setup, example, train.step_functions(config, setup)[1])
     parts = sharding.memory(setup.abstract_state, setup.shardings, compiled)
-    return found | {name: parts[name] for name in ("batch", "activations")}
+    sent = sum(x["bytes"] for x in plan.collectives(compiled.as_text()).values())
+    return found | {x: parts[x] for x in ("batch", "activations")} | {"sent": sent}
 
 
 def measure(size: str, devices: int) -> dict[str, int]:
@@ -89,12 +91,21 @@ def keep(part: str, name: str, value) -> None:
     os.replace(partial, STORE)
 
 
+def write(begin: str, text: str, end: str) -> None:
+    """Puts `text` between two marker comments of docs/scaling.md."""
+    page = DOCUMENT.read_text()
+    before = page.index(begin) + len(begin)
+    after = page.index(end, before)
+    DOCUMENT.write_text(f"{page[:before]}\n{text}\n{page[after:]}")
+
+
 def table() -> str:
     """Markdown of the stored rows, MiB per device."""
     lines = [
         "| DINOv2 | devices | batch | sequences per device | parameters + optimizer, "
-        "replicated / fsdp | frozen encoders, replicated / fsdp | batch | activations |",
-        "|---|---|---|---|---|---|---|---|",
+        "replicated / fsdp | frozen encoders, replicated / fsdp | batch | activations "
+        "| sent in collectives |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     rows = stored().get("memory", {})
     for size in SIZES:
@@ -110,7 +121,8 @@ def table() -> str:
             cells = [f"ViT-{size}", f"{devices}", f"{identities} x {sequences} x 30"]
             cells.append(f"{identities * sequences // devices}")
             cells += [" / ".join(f"{x / 2**20:,.1f}" for x in pair) for pair in sums]
-            cells += [f"{found[x] / 2**20:,.0f}" for x in ("batch", "activations")]
+            last = ("batch", "activations", "sent")
+            cells += [f"{found[x] / 2**20:,.0f}" for x in last]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -134,9 +146,7 @@ def main() -> None:
             if arguments.again or name not in stored().get("memory", {}):
                 keep("memory", name, measure(size, devices))
                 print(name, stored()["memory"][name], flush=True)
-    page = DOCUMENT.read_text()
-    before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
-    DOCUMENT.write_text(f"{page[:before]}\n{table()}\n{page[after:]}")
+    write(BEGIN, table(), END)
 
 
 if __name__ == "__main__":

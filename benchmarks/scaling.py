@@ -2,17 +2,19 @@
 
     python -m benchmarks.scaling            # 1, 8 and 2 x 4 virtual CPU devices
     python -m benchmarks.scaling --model cargait --layouts one fsdp processes
-    python -m benchmarks.scaling --memory   # the table of docs/scaling.md
 
 Each layout trains the same few steps in f32 with SGD from the same seed on the same
 random batches; `one` is a single device. The last line is one JSON object:
 max_rel_diff of the losses over all layouts, the same of parameters and batch
 statistics (state_diff: max |a - b| / (1 + |b|)), and per layout step_ms and the
 collectives of the compiled step (count and bytes per device). learned: by how
-much the norm of the parameters changed.
+much the norm of the parameters changed. --store keeps that object in
+docs/scaling.json. benchmarks/growth.py: more devices, larger batches;
+benchmarks/memory.py: the paper's size.
 """
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -34,7 +36,8 @@ import optax  # noqa: E402
 from jax.experimental import multihost_utils  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
-from gaitjax import plan, sharding  # noqa: E402
+from benchmarks import memory  # noqa: E402
+from gaitjax import plan, sharding, state  # noqa: E402
 from gaitjax.data import pipeline  # noqa: E402
 
 # name -> (devices, data, model, name in config.sharding_rules)
@@ -93,7 +96,7 @@ def cargait_config():
 
 def lmgait_run(config):
     """(setup, jitted step, batches) of LMGait; batch s is a function of s."""
-    from gaitjax import state, train
+    from gaitjax import train
 
     example = state.example_batch(config)
     setup = state.build(config, example)
@@ -141,19 +144,20 @@ MODELS = {
     "lmgait": (lmgait_config, lmgait_run),
     "cargait": (cargait_config, cargait_run),
 }
+RETRIEVAL = "retrieval"  # beside MODELS: what comes after training, see run_retrieval
 
 
 def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) -> None:
     """Trains `steps` steps in this process (or these); writes losses, state, times."""
+    if model == RETRIEVAL:
+        return run_retrieval(layout, output)
     count, data, model_axis, rules = LAYOUTS[layout]
     make_config, make_run = MODELS[model]
     config = make_config(accumulate) if model == "lmgait" else make_config()
     config.mesh.update(data=data, model=model_axis)
     config.sharding = rules
-    devices = jax.devices()[:count]
-    sharding.make_mesh = functools.partial(sharding.make_mesh, devices=devices)
-    setup, step, batch = make_run(config)
-    sharding.make_mesh = sharding.make_mesh.func
+    with on_devices(count):
+        setup, step, batch = make_run(config)
 
     def global_batch(number: int):
         arrays = batch(number)
@@ -166,7 +170,7 @@ def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) 
 
     whole = NamedSharding(setup.mesh, PartitionSpec())
     rng = sharding.key(1, setup.mesh)
-    state = start_state(setup, output / "start.npz")
+    state = start_state(setup, output / f"{model}_start.npz")
     compiled = step.lower(state, global_batch(0), rng).compile()
     losses, times, norm = [], [], jax.jit(optax.global_norm, out_shardings=whole)
     first_norm = float(norm(state.params))
@@ -189,9 +193,83 @@ def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) 
             "collectives": plan.collectives(compiled.as_text()),
             "memory": sharding.memory(setup.abstract_state, setup.shardings, compiled),
         }
-        np.savez(output / f"{layout}.npz", report=json.dumps(report), **arrays)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(layout)
+        write(output, model, layout, report, arrays)
+
+
+def write(output: Path, model: str, layout: str, report: dict, arrays: dict) -> None:
+    file = output / f"{model}_{layout}.npz"
+    np.savez(file, report=json.dumps(report), **arrays)
+
+
+def run_retrieval(layout: str, output: Path) -> None:
+    """What comes after training: the embeddings of 24 random sequences, a protocol's
+    results, nearest neighbours, and a re-ranker trained on them (its best parameters).
+
+    learned: the step of the re-ranker's best validation.
+    """
+    from configs import gaitbase
+    from gaitjax import base_run, evaluate, train_reranker
+    from gaitjax.data import source
+    from gaitjax.retrieval import distance, protocols
+
+    rng = np.random.default_rng(3)
+    lengths = rng.integers(3, 9, 24)
+    subject = np.repeat([f"{number:02}" for number in range(8)], 3)
+    key = np.array([f"{name}/{row}" for row, name in enumerate(subject)])
+    condition = np.where(np.arange(24) % 3 == 0, "probe", "gallery")
+    records = [
+        {"silhouettes": rng.integers(0, 255, (length, 64, 64)).astype(np.uint8),
+         "ratios": np.full(length, 0.4, np.float32)}
+        for length in lengths
+    ]  # fmt: skip
+    index = source.Index(subject, condition, key, key, lengths)
+    data = source.Source("random", records, index, "random")
+    count, data_axis, model_axis, rules = LAYOUTS[layout]
+    config, ranking = gaitbase.get_config(), cargait_config()
+    config.data.update(ids_per_batch=4, seqs_per_id=2, num_frames=3, num_classes=8)
+    config.evaluation.update(batch_size=8, frame_multiple=8)
+    config.model.update(
+        channels=(4,), layers=(1,), strides=(2,), num_strips=2, embedding_size=4
+    )
+    ranking.lists.update(size=6, without_negative="nearest")
+    ranking.train.update(steps=4, anchors=8, log_every=1, checkpoint_every=2)
+    ranking.validation.update(share=0.25, batches=2, every_steps=1)
+    for chosen in (config, ranking):
+        chosen.mesh.update(data=data_axis, model=model_axis)
+        chosen.sharding = rules
+    with on_devices(count):
+        setup = state.build(config, state.example_batch(config))
+        fresh = start_state(setup, output / f"{RETRIEVAL}_start.npz")
+        variables = state.model_variables(fresh)
+        embeddings = evaluate.embed_split(
+            setup.model, variables, data, config, setup.mesh
+        )
+        metrics = protocols.evaluate(
+            "gait3d", embeddings, index, split=jax.process_count() > 1
+        )
+        values, rows = distance.nearest(
+            embeddings, embeddings, k=5, metric="euclidean", mesh=setup.mesh
+        )
+        table = base_run.Table(embeddings, subject, key, "euclidean", "random")
+        reranker = train_reranker.fit(ranking, str(output / layout), table)
+    if jax.process_index() == 0:
+        leaves = jax.tree_util.tree_leaves_with_path(reranker.params)
+        arrays = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
+        arrays |= {"embeddings": embeddings, "values": values, "rows": rows}
+        report = {"losses": [metrics], "learned": reranker.step}
+        report |= {"step_ms": 0.0, "collectives": {}, "memory": {}}
+        write(output, RETRIEVAL, layout, report, arrays)
+
+
+@contextlib.contextmanager
+def on_devices(count: int):
+    """Meshes are made of the first `count` devices."""
+    make = sharding.make_mesh
+    sharding.make_mesh = functools.partial(make, devices=jax.devices()[:count])
+    try:
+        yield
+    finally:
+        sharding.make_mesh = make
 
 
 def start_state(setup, path: Path):
@@ -207,18 +285,21 @@ def start_state(setup, path: Path):
     return sharding.place(leaves, setup.shardings)
 
 
-def start(arguments: list[str], devices: int, quick: bool) -> subprocess.Popen:
+def start(
+    arguments: list[str], devices: int, quick: bool, program="benchmarks.scaling"
+) -> subprocess.Popen:
+    """quick: without the compiler's slow passes, with a cache of programs."""
     environment = {
         **os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)
     }  # fmt: skip
-    if quick:  # compiles in half the time, runs slowly
+    if quick:
         flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes"
         environment |= {
             "XLA_FLAGS": f"{flags}=true {os.environ.get('XLA_FLAGS', '')}",
             "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
         }
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.scaling", *arguments],
+        [sys.executable, "-m", program, *arguments],
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True,
     )  # fmt: skip
@@ -231,41 +312,44 @@ def free_port() -> int:
 
 
 def measure(
-    model: str, layouts: list[str], steps: int, accumulate: int = 1, quick: bool = False
-) -> dict:
-    """Runs the layouts in processes of their own and compares them with the first.
+    layouts: dict[str, list[str]], steps: int, accumulate: int = 1, quick: bool = False
+) -> dict[str, dict]:
+    """Compares the layouts of each model with its first: {model: JSON object}.
 
-    quick: without the compiler's slow passes, for tests; step_ms then means nothing.
+    One process runs those of 8 devices of its own, two run those of 2 x 4, one after
+    the other. quick: for tests; step_ms then means nothing.
     """
+    jobs = [(model, name) for model, names in layouts.items() for name in names]
+    alone = [f"{model}:{name}" for model, name in jobs if name in ALONE]
+    several = [f"{model}:{name}" for model, name in jobs if name not in ALONE]
     with tempfile.TemporaryDirectory() as folder:
-        common = ["--model", model, "--steps", str(steps), "--worker", folder]
-        common += ["--accumulate", str(accumulate)]
-        alone = [name for name in layouts if name in ALONE]
-        several = [name for name in layouts if name not in ALONE]
+        common = ["--steps", str(steps), "--accumulate", str(accumulate)]
+        common += ["--worker", folder, "--jobs"]
         if alone:
-            finish([start([*common, "--layouts", *alone], 8, quick)])
+            finish([start([*common, *alone], 8, quick)])
         if several:
             address = f"127.0.0.1:{free_port()}"
             workers = [
-                [*common, "--layouts", *several, "--coordinator", address,
-                 "--process_id", str(number)]
-                for number in range(2)
-            ]  # fmt: skip
+                [*common, *several, "--coordinator", address, "--process_id", str(i)]
+                for i in range(2)
+            ]
             finish([start(arguments, 4, quick) for arguments in workers])
-        stored = {name: np.load(Path(folder) / f"{name}.npz") for name in layouts}
-        return compare({name: dict(arrays) for name, arrays in stored.items()})
+        found = {}
+        for model, names in layouts.items():
+            files = {x: np.load(Path(folder) / f"{model}_{x}.npz") for x in names}
+            found[model] = compare({name: dict(x) for name, x in files.items()})
+        return found
 
 
-def finish(processes, outputs: list[str] | None = None) -> None:
+def finish(processes, seconds: float = 600) -> None:
     """Waits for all; raises RuntimeError with the output of one that failed.
 
-    outputs: filled with what they printed. After ten minutes all are killed, so that
-    processes that wait for each other end as an error.
+    After so many seconds all are killed, so that processes that wait for each other end
+    as an error.
     """
-    outputs = [] if outputs is None else outputs
-    timer = threading.Timer(600, lambda: [process.kill() for process in processes])
+    timer = threading.Timer(seconds, lambda: [process.kill() for process in processes])
     timer.start()
-    outputs += [process.communicate()[0] for process in processes]
+    outputs = [process.communicate()[0] for process in processes]
     timer.cancel()
     if any(process.returncode for process in processes):
         raise RuntimeError("\n\n".join(output[-4000:] for output in outputs))
@@ -304,141 +388,41 @@ def compare(results: dict[str, dict]) -> dict:
     }
 
 
-# ---------------------------------------------------------------- memory table
-
-BEGIN, END = "<!-- made by benchmarks/scaling.py --memory -->", "<!-- end -->"
-DOCUMENT = ROOT / "docs" / "scaling.md"
-BATCHES = {1: (6, 8), 8: (6, 8), 64: (8, 8)}  # devices -> identities x sequences
-
-
-def memory_row(size: str, devices: int, activations: bool) -> dict[str, int]:
-    """Bytes per device of LMGait at the paper's size (CCPG: 30 frames, 448x224).
-
-    The encoder is DINOv2 `size`; its MLP is GELU throughout, which for g has as many
-    parameters as the released SwiGLU. Needs `devices` devices where `activations`,
-    which are those of the compiled step under fsdp.
-    """
-    from configs import lmgait
-    from gaitjax import state, train
-    from gaitjax.models.dinov2 import DINOV2_SIZES
-
-    config = lmgait.get_config("ccpg")
-    fields = {k: v for k, v in DINOV2_SIZES[size].items() if k != "swiglu"}
-    layers = fields["num_layers"]
-    blocks = tuple(layers * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
-    config.model.visual_encoder.update(fields, blocks=blocks)
-    config.data.ids_per_batch, config.data.seqs_per_id = BATCHES[devices]
-    config.sharding = "fsdp"
-    make = sharding.make_mesh
-    if not activations:
-        axes = (jax.sharding.AxisType.Auto,) * 2
-        mesh = jax.sharding.AbstractMesh(
-            (devices, 1), ("data", "model"), axis_types=axes
-        )
-        sharding.make_mesh = lambda _: mesh
-    example = state.example_batch(config)
-    setup = state.build(config, example)
-    sharding.make_mesh = make
-    row = {}
-    for rules in ("data_parallel", "fsdp"):
-        places = sharding.infer_shardings(
-            setup.abstract_state, config.sharding_rules[rules], setup.mesh
-        )
-        for name in ("params", "opt_state", "frozen"):
-            leaves = getattr(setup.abstract_state, name)
-            row[f"{name} {rules}"] = sharding.device_bytes(
-                leaves, getattr(places, name)
-            )
-    if activations:
-        step = train.step_functions(config, setup)[1]
-        compiled = plan.compile_step(setup, example, step)
-        parts = sharding.memory(setup.abstract_state, setup.shardings, compiled)
-        row |= {name: parts[name] for name in ("batch", "activations")}
-    return row
-
-
-def memory_table(sizes, counts, activations: bool) -> str:
-    """Markdown; each row is computed in a process with so many devices."""
-    lines = [
-        "| DINOv2 | devices | batch | parameters + optimizer, replicated / fsdp | "
-        "frozen encoders, replicated / fsdp | batch | activations |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for size in sizes:
-        for devices in counts:
-            arguments = ["--memory_row", size, str(devices)]
-            arguments += [] if activations else ["--shapes_only"]
-            process = start(arguments, devices if activations else 1, quick=True)
-            finish([process], outputs := [])
-            row = json.loads(outputs[0].strip().splitlines()[-1])
-            cells = [
-                f"ViT-{size}",
-                str(devices),
-                "{} x {} x 30".format(*BATCHES[devices]),
-            ]
-            trained = [
-                row[f"params {rules}"] + row[f"opt_state {rules}"]
-                for rules in ("data_parallel", "fsdp")
-            ]
-            frozen = [row[f"frozen {rules}"] for rules in ("data_parallel", "fsdp")]
-            for pair in (trained, frozen):
-                cells.append(" / ".join(f"{x / 2**20:,.1f}" for x in pair))
-            for name in ("batch", "activations"):
-                cells.append(f"{row[name] / 2**20:,.0f}" if name in row else "-")
-            lines.append(f"| {' | '.join(cells)} |")
-            print(lines[-1], flush=True)
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="lmgait", choices=list(MODELS))
+    parser.add_argument("--model", default="lmgait", choices=[*MODELS, RETRIEVAL])
     parser.add_argument("--layouts", nargs="*", default=list(LAYOUTS), choices=LAYOUTS)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--accumulate", type=int, default=1)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--jobs", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--coordinator", help=argparse.SUPPRESS)
     parser.add_argument("--process_id", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--memory", action="store_true", help="write the memory table")
-    parser.add_argument("--sizes", nargs="*", default=["s", "b", "l", "g"])
-    parser.add_argument("--devices", nargs="*", type=int, default=list(BATCHES))
-    parser.add_argument(
-        "--shapes_only", action="store_true", help="memory without activations"
-    )
-    parser.add_argument("--memory_row", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--store", action="store_true", help="in docs/scaling.json")
     arguments = parser.parse_args()
-    if arguments.memory_row:
-        size, devices = arguments.memory_row
-        print(json.dumps(memory_row(size, int(devices), not arguments.shapes_only)))
-        return
-    if arguments.memory:
-        table = memory_table(
-            arguments.sizes, arguments.devices, not arguments.shapes_only
-        )
-        page = DOCUMENT.read_text()
-        before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
-        DOCUMENT.write_text(f"{page[:before]}\n{table}\n{page[after:]}")
-        return
     if arguments.worker:
         if arguments.coordinator:
             from gaitjax import cluster
 
             cluster.join(arguments.coordinator, 2, arguments.process_id)
-        for layout in arguments.layouts:
+        for job in arguments.jobs:
+            model, layout = job.split(":")
             run_layout(
-                arguments.model, layout, arguments.steps, arguments.worker,
-                arguments.accumulate,
-            )  # fmt: skip
+                model, layout, arguments.steps, arguments.worker, arguments.accumulate
+            )
+            if arguments.coordinator:
+                multihost_utils.sync_global_devices(job)
         return
-    result = measure(
-        arguments.model, arguments.layouts, arguments.steps, arguments.accumulate
-    )
+    layouts = {arguments.model: arguments.layouts}
+    result = measure(layouts, arguments.steps, arguments.accumulate)[arguments.model]
     for name, row in result["layouts"].items():
         sent = sum(x["bytes"] for x in row["collectives"].values())
         print(
             f"{name:18} {row['step_ms']:8.1f} ms/step  losses {row['max_rel_diff']:.1e}"
             f"  state {row['state_diff']:.1e}  {sent / 2**20:8.2f} MiB in collectives"
         )
+    if arguments.store:
+        memory.keep("layouts", arguments.model, result)
     print(json.dumps(result))
 
 

@@ -1,12 +1,22 @@
 """Orbax lives here and nowhere else: atomic, asynchronous checkpoints of a run.
 
 A checkpoint holds the TrainState without `frozen` (those weights come from a file or
-from the seed) and a description: the config and the data set's fingerprint.
+from the seed) and a description: the config, the data set's fingerprint and a checksum
+of each array. The run's random keys are functions of config.seed and the step.
 
-Precedence when a run starts: 1. the newest checkpoint in its own workdir that can be
-read; 2. where there is none, a fresh state from the seed. A checkpoint of another
-config or other data is never used and never overwritten: it is an error. When a
-finished run is evaluated, config.evaluation.checkpoint says which comes first.
+Precedence of restores, of everything but the frozen weights:
+
+1. train, and train of a re-ranker: the newest checkpoint of the run's own workdir that
+   can be read; where the workdir has no checkpoint, a fresh state from the seed.
+   Imported weights (mode import) are such a checkpoint, of step 0.
+2. evaluate: in config.base_run, or where that is empty in the workdir, the newest that
+   can be read; with config.evaluation.checkpoint="best" the best one, then the newest.
+   The base of a re-ranker: in config.base_run, the newest that can be read. There is no
+   fresh state: a run without a checkpoint is an error.
+
+Frozen weights come from config.pretrained's files, else from the seed, in every case.
+A checkpoint of another config or other data is never used and never overwritten, and
+checkpoints none of which can be read are not started over: both are errors.
 """
 
 import contextlib
@@ -105,7 +115,9 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    description=ocp.args.JsonSave(description),
+                    description=ocp.args.JsonSave(
+                        {**description, "checksums": checksums(state)}
+                    ),
                 ),
                 metrics=metrics if self._best else None,
                 force=True,  # also below a damaged newer one
@@ -114,17 +126,19 @@ class Checkpoints:
     def restore(
         self, abstract_state: Any, description: dict | None, first: str = "newest"
     ) -> tuple[Any, int] | None:
-        """The first readable (state, step), or None where there is none.
+        """The first readable (state, step), or None where there is no checkpoint.
 
         abstract_state: tree of ShapeDtypeStruct with shardings: any topology.
         description: of the current run, to be compared; None: any run will do.
         first: "newest", or "best" (then the newest).
         A damaged checkpoint is skipped with a warning and the one before it used; on
         several hosts only what all of them can read is used.
-        Raises ValueError where the run was made by another config or on other data.
+        Raises ValueError where the run was made by another config or on other data, or
+        where there are checkpoints but none can be read.
         """
-        for step in self._order(first):
-            state, problem = None, ""
+        steps = self._order(first)
+        for step in steps:
+            stored, state, problem = {}, None, ""
             try:
                 stored = self._manager.restore(
                     step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
@@ -140,19 +154,27 @@ class Checkpoints:
             except DifferentRun:
                 raise
             except Exception as error:  # whatever a truncated file makes Orbax raise
-                text = str(error).splitlines()[0] if str(error) else ""
-                problem = f"{type(error).__name__}: {text}"
+                text = str(error).partition("\n")[0].partition(" [tensorstore")[0]
+                problem = f"{type(error).__name__}: {text[:300]}"
             read_by_all = np.all(
                 multihost_utils.process_allgather(np.array(not problem))
             )
-            if read_by_all:
+            if read_by_all and stored.get("checksums") in (None, checksums(state)):
                 return state, step
+            if read_by_all:
+                problem = "a checksum of its arrays differs"
             logging.warning(
                 "Checkpoint %s of step %d cannot be read (%s); trying the one before "
                 "it.",
                 self._folder,
                 step,
                 problem or "another process",
+            )
+        if steps:
+            raise ValueError(
+                f"None of the {len(steps)} checkpoints in {self._folder} can be read "
+                f"({problem or 'another process'}). Nothing was changed: bring their "
+                "files back, or remove the folder to start from step 0."
             )
         return None
 
@@ -227,6 +249,35 @@ def disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def checksums(tree) -> list[int]:
+    """One number per array: the sum modulo 2^32 of its bits, weighted by position.
+
+    Exact, so equal whatever the devices that hold the arrays; on several hosts each
+    adds what it holds (a collective). One wrong bit anywhere changes it.
+    """
+    sums = np.array([_bit_sum(leaf) for leaf in jax.tree.leaves(tree)], np.uint32)
+    if jax.process_count() > 1:
+        sums = multihost_utils.process_allgather(sums).sum(axis=0, dtype=np.uint32)
+    return sums.tolist()
+
+
+def _bit_sum(leaf) -> int:
+    parts = [((slice(None),) * np.ndim(leaf), leaf)]
+    if isinstance(leaf, jax.Array):
+        shards = leaf.addressable_shards
+        parts = [(x.index, x.data) for x in shards if x.replica_id == 0]
+    total = 0
+    for index, data in parts:
+        place = np.zeros((), np.uint32)  # of each element in the whole array
+        for axis, size in zip(index, leaf.shape):
+            own = np.arange(size, dtype=np.uint32)[axis]
+            place = place[..., None] * np.uint32(size) + own
+        weight = place * np.uint32(2654435761) | np.uint32(1)  # odd: no bit is lost
+        bits = np.asarray(data).view(f"uint{8 * leaf.dtype.itemsize}")
+        total += int(np.sum(bits.astype(np.uint32) * weight, dtype=np.uint32))
+    return total % 2**32
 
 
 class DifferentRun(ValueError):

@@ -4,6 +4,7 @@ A stop is never lost and never half: inside the training loop the step that runs
 finished and saved; outside of it everything that will be needed is on disk already.
 """
 
+import os
 import shlex
 import signal
 import sys
@@ -13,6 +14,8 @@ import jax
 from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+LEAVE_SECONDS = 10  # that a process which failed still waits for the others
+END_SECONDS = 24 * 3600  # that one which is done waits for process 0 and its pictures
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None):
@@ -46,6 +49,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
             num_processes,
             process_id,
             cluster_detection_method="deactivate" if coordinator else None,
+            shutdown_timeout_seconds=END_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -97,6 +101,15 @@ def end(step: int, last: int, workdir: str) -> None:
         f"on, run the same command again: {command()}"
     )
     raise SystemExit(0)
+
+
+def leave_soon(code: int) -> None:
+    """Call it where this process fails while others may not: at its exit it would wait
+    for them and they, in a collective, for it. They notice that it is gone."""
+    if jax.distributed.is_initialized():
+        timer = threading.Timer(LEAVE_SECONDS, os._exit, [code])
+        timer.daemon = True
+        timer.start()
 
 
 def exit_when_stopped() -> None:

@@ -9,6 +9,7 @@ The same command again continues a run where it stopped. On several hosts the sa
 command runs on each, with --multihost (docs/scaling.md).
 """
 
+import errno
 import os
 import sys
 
@@ -117,8 +118,17 @@ def _parse(arguments):
 def _main(argv) -> int:
     try:
         return main(argv)
-    except _USER_ERRORS as error:
-        if _TRACEBACK.value:
+    except Exception as error:
+        if _MULTIHOST.value:
+            from gaitjax import cluster
+
+            cluster.leave_soon(2)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            error = ValueError(
+                f"The disk is full ({error}); the checkpoints written so far are kept. "
+                "Free some space, then run the same command again."
+            )
+        if _TRACEBACK.value or not isinstance(error, _USER_ERRORS):
             raise
         _exit(error)
 

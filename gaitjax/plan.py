@@ -154,7 +154,8 @@ def commands() -> dict[str, str]:
     return {
         "One process, all its devices": program,
         "2 processes on this machine": launch,
-        "Slurm or Open MPI, in the job": f"srun {program} --multihost",
+        "Slurm, in the job": f"srun {program} --multihost",
+        "Open MPI": f"mpirun {program} --multihost",
         "Any cluster, on each host": f"{program} --multihost {given}",
         "TPU VM": "gcloud compute tpus tpu-vm ssh NAME --zone=ZONE --worker=all "
         f"--command={shlex.quote(remote)}",

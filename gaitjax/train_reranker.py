@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
@@ -240,33 +239,44 @@ def fit(config, workdir: str, table: Table) -> Reranker:
         for side in (~held_out, held_out)
     )
 
-    check_space(workdir, setup.abstract_state)
-    checkpoints = Checkpoints(workdir, keep=config.train.keep)
+    check_space(workdir, (setup.abstract_state, setup.abstract_state.params))  # best
     description = describe(config, table.fingerprint)
     del description["config"]["data"]["test_dataset"]  # no part of the training
-    state, best, step = _restore_or_new(setup, checkpoints, description)
     last = config.train.steps
-    logging.info("%s", _summary(config, setup, table, lists, step))
-
-    one_step = step_function(config, setup)
+    jitted, compiled, previous = step_function(config, setup), None, None
     validate = _validation(config, setup, table, held_out_lists, labels)
     rng = sharding.key(config.seed + 1, setup.mesh)
-    batches = triplet_batches(
-        table, lists, labels, config, setup.mesh, range(step, last)
-    )
-    with contextlib.closing(checkpoints), MetricLog(workdir, step) as log, tqdm(
-        total=last, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1,
-        desc=f"train {config.name}", disable=jax.process_index() > 0, mininterval=1.0,
-    ) as bar, Stop() as stop:  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(Stop())
+        checkpoints = stack.enter_context(
+            contextlib.closing(Checkpoints(workdir, keep=config.train.keep))
+        )
+        state, best, step = _restore_or_new(setup, checkpoints, description)
+        cluster.say(_summary(config, setup, table, lists, step))
+        log = stack.enter_context(MetricLog(workdir, step))
+        bar = stack.enter_context(tqdm(
+            total=last, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1,
+            desc=f"train {config.name}", disable=jax.process_index() > 0,
+            mininterval=1.0,
+        ))  # fmt: skip
         if step == 0:
             best = validate(best, state, 0, log)
-        for batch in batches:
-            state, terms = one_step(state, batch, rng)
+        for batch in triplet_batches(
+            table, lists, labels, config, setup.mesh, range(step, last)
+        ):
+            if compiled is None:
+                compiled = jitted.lower(state, batch, rng).compile()
+                parts = sharding.memory(state, setup.shardings, compiled)
+                cluster.say(f"training: {sharding.memory_line(parts)}")
+            state, terms = compiled(state, batch, rng)
             step += 1
+            if previous is not None:  # a step late, so the device is never idle
+                _check_finite(*previous, config, table, lists)
+            previous = (step, terms)
             bar.update()
             if step % config.train.log_every == 0 or step == last:
+                _check_finite(*previous, config, table, lists)
                 row = {name: float(value) for name, value in terms.items()}
-                _check_finite(step, row)
                 row["learning_rate"] = float(setup.schedule(step - 1))
                 log.write(step, "train", row)
                 bar.set_postfix(loss=f"{row['total']:.3f}")
@@ -274,7 +284,7 @@ def fit(config, workdir: str, table: Table) -> Reranker:
                 best = validate(best, state, step, log)
             stopping = stop.asked(step)
             if step % config.train.checkpoint_every == 0 or step == last or stopping:
-                _check_finite(step, terms)
+                _check_finite(*previous, config, table, lists)
                 stored = {"train": stored_part(state), "best": best._asdict()}
                 checkpoints.save(step, stored, description)
             if stopping:
@@ -322,7 +332,11 @@ def _validation(config, setup: Setup, table: Table, lists, labels):
             f"validation/held_out/{name}": float(np.mean([row[name] for row in rows]))
             for name in ("ranking", "ordered")
         }
-        _check_finite(step, means)
+        if not all(map(np.isfinite, means.values())):
+            raise FloatingPointError(
+                f"Step {step}: the validation losses are not finite ({means}). The "
+                "last checkpoint is kept; lower config.optimizer.learning_rate."
+            )
         log.write(step, "eval", means)
         loss = np.float32(means["validation/held_out/ranking"])
         if not loss < np.float32(best.loss):
@@ -339,13 +353,20 @@ def _whole(loss: float, step: int, mesh) -> tuple[jax.Array, jax.Array]:
     return sharding.place((np.float32(loss), np.int32(step)), (whole, whole))
 
 
-def _check_finite(step: int, terms) -> None:
+def _check_finite(step: int, terms, config, table: Table, lists) -> None:
+    """Stops at NaN or Inf, naming the step, the terms and the batch's anchors."""
     values = {name: float(value) for name, value in terms.items()}
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
+        drawn = ranking_lists.draw_triplets(
+            lists, count=config.train.anchors, seed=config.seed, step=step - 1
+        )
         raise FloatingPointError(
-            f"Step {step}: {', '.join(broken)} not finite ({values}). The last "
-            "checkpoint is kept; lower config.optimizer.learning_rate."
+            f"Step {step}: {', '.join(broken)} not finite ({values}). The sequences "
+            "of its triplets (anchor, positive, negative): "
+            f"{'; '.join(', '.join(table.key[list(row)]) for row in zip(*drawn))}. The "
+            "last checkpoint is kept; lower config.optimizer.learning_rate or look at "
+            "these sequences."
         )
 
 

@@ -203,7 +203,8 @@ def test_wrong_head_count_and_missing_attention_are_explained():
 def table_of(values, subject, fingerprint="made up"):
     """One strip, one number per sequence."""
     embeddings = np.asarray(values, np.float32)[:, None, None]
-    return base_run.Table(embeddings, np.array(subject), "euclidean", fingerprint)
+    subject = np.array(subject)
+    return base_run.Table(embeddings, subject, subject, "euclidean", fingerprint)
 
 
 def lists_of(table, size, without_negative="skip"):
@@ -307,8 +308,9 @@ def toy(identities, seed, sequences=6, fingerprint="toy"):
     noise = 0.25 * rng.normal(size=(identities, sequences, STRIPS, WIDTH))
     embeddings = (code + disturbance + noise).reshape(-1, STRIPS, WIDTH)
     subject = np.repeat(np.arange(identities), sequences).astype(str)
+    key = np.array([f"{name}/{row}" for row, name in enumerate(subject)])
     return base_run.Table(
-        embeddings.astype(np.float32), subject, "euclidean", fingerprint
+        embeddings.astype(np.float32), subject, key, "euclidean", fingerprint
     )
 
 

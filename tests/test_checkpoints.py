@@ -58,7 +58,7 @@ def test_nothing_there(tmp_path, shardings):
     assert restore(tmp_path, shardings, None) is None
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove"])
+@pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
 def test_a_damaged_checkpoint_is_skipped(tmp_path, shardings, damage):
     description = saved(tmp_path, shardings, (1, 2))
     files = [
@@ -69,11 +69,34 @@ def test_a_damaged_checkpoint_is_skipped(tmp_path, shardings, damage):
     for path in files:
         if damage == "remove":
             path.unlink()
+        elif damage == "flip":  # one byte: Orbax itself reads some of these
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 0xFF
+            path.write_bytes(data)
         else:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     restored, step = restore(tmp_path, shardings, description)
     assert step == 1
     np.testing.assert_array_equal(restored["w"], state(1, shardings)["w"])
+
+
+def test_nothing_is_started_over_where_no_checkpoint_can_be_read(tmp_path, shardings):
+    description = saved(tmp_path, shardings, (1,))
+    for path in (tmp_path / "checkpoints" / "1" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(ValueError, match="None of the 1 checkpoints .* can be read"):
+        restore(tmp_path, shardings, description)
+
+
+def test_checksums_see_every_bit_and_place():
+    tree = {"w": jnp.arange(6.0).reshape(2, 3), "n": jnp.int32(3), "b": jnp.array(True)}
+    first = checkpoints.checksums(tree)
+    assert len(first) == 3 and first == checkpoints.checksums(tree)
+    swapped = tree["w"][:, jnp.array([1, 0, 2])]
+    for name, value in (("w", swapped), ("n", jnp.int32(2)), ("b", jnp.array(False))):
+        other = checkpoints.checksums({**tree, name: value})
+        assert sum(a != b for a, b in zip(first, other)) == 1
 
 
 def test_another_config_or_data_is_refused(tmp_path, shardings):

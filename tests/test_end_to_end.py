@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 
 from gaitjax.log import read_metrics
 from tests.fake_datasets import tiny_synthetic
+from tests.forked_runs import Runs, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 # Everything about the default config, only smaller.
@@ -54,24 +54,25 @@ def data_dir(tmp_path_factory):
     return folder
 
 
-def command(data_dir, workdir, *arguments):
-    return [
-        sys.executable, "-m", "gaitjax.main", *arguments,
-        f"--config.data.data_dir={data_dir}", f"--workdir={workdir}",
-    ]  # fmt: skip
+@pytest.fixture(scope="module")
+def program(data_dir, tmp_path_factory):
+    """Runs gaitjax.main in a fork: program(workdir, *arguments, expect=0) -> output."""
+    runs = Runs(ROOT / ".cache" / "jax")
+    output = tmp_path_factory.mktemp("output") / "out.txt"
 
+    def start(workdir, config, *arguments):
+        folders = [f"--config.data.data_dir={data_dir}", f"--workdir={workdir}"]
+        return runs.start([config, *folders, *arguments], output)[0]
 
-def environment():
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
-    return {**os.environ, **cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+    def run(workdir, *arguments, expect=0):
+        start(workdir, *arguments)
+        codes = runs.wait()
+        assert codes == [expect], output.read_text()[-3000:]
+        return output.read_text()
 
-
-def run(*args, expect=0):
-    done = subprocess.run(
-        command(*args), cwd=ROOT, env=environment(), capture_output=True, text=True
-    )
-    assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-3000:]
-    return done
+    run.start, run.wait = start, runs.wait
+    yield run
+    runs.close()
 
 
 def train_rows(workdir):
@@ -95,14 +96,14 @@ def final_parameters(workdir):
     return step, {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def test_train_evaluate_and_continue_lmgait(data_dir, tmp_path):
-    done = run(data_dir, tmp_path / "a", *LMGAIT)
+def test_train_evaluate_and_continue_lmgait(program, tmp_path):
+    output = program(tmp_path / "a", *LMGAIT)
     results = json.loads((tmp_path / "a" / "results.json").read_text())
     for key in ("ccpg_gait/CL/rank1", "ccpg_gait/mean/rank1", "ccpg_reid/CL/mAP"):
         assert 0 <= results["results"][key] <= 100
     assert all(key.count("/") >= 2 for key in results["results"])
     assert results["step"] == 8 and results["identities"] == 4
-    assert "ccpg_gait" in done.stdout and "never seen in training" in done.stdout
+    assert "ccpg_gait" in output and "never seen in training" in output
     names = {path.name for path in (tmp_path / "a" / "pictures").iterdir()}
     assert {"learning.png", "cmc.png", "maps.png", "ranked_CL.png"} <= names
     train = train_rows(tmp_path / "a")
@@ -111,44 +112,35 @@ def test_train_evaluate_and_continue_lmgait(data_dir, tmp_path):
     assert list((tmp_path / "a").glob("**/events.out.tfevents*"))
 
     # The same command again: nothing is trained, the results are the same.
-    again = run(data_dir, tmp_path / "a", *LMGAIT)
-    assert "is finished (8 steps)" in again.stdout
+    assert "is finished (8 steps)" in program(tmp_path / "a", *LMGAIT)
     repeated = json.loads((tmp_path / "a" / "results.json").read_text())
     assert repeated["results"] == results["results"]
 
     # Mode evaluate, of another run, into its own folder.
-    run(
-        data_dir, tmp_path / "b", *LMGAIT, "--config.mode=evaluate",
+    program(
+        tmp_path / "b", *LMGAIT, "--config.mode=evaluate",
         f"--config.base_run={tmp_path / 'a'}", "--config.pictures=False",
     )  # fmt: skip
     other = json.loads((tmp_path / "b" / "results.json").read_text())
     assert other["results"] == results["results"]
 
     # Another config in the same folder is refused, naming the difference.
-    refused = run(
-        data_dir, tmp_path / "a", *LMGAIT, "--config.loss.triplet.margin=0.3", expect=2
+    refused = program(
+        tmp_path / "a", *LMGAIT, "--config.loss.triplet.margin=0.3", expect=2
     )
-    assert "config.loss.triplet.margin: 0.2 -> 0.3" in refused.stderr
+    assert "config.loss.triplet.margin: 0.2 -> 0.3" in refused
 
 
-@pytest.mark.parametrize("arguments", [LMGAIT, GAITBASE], ids=["lmgait", "gaitbase"])
-def test_kill_and_resume_is_bit_equal(data_dir, tmp_path, arguments):
-    quiet = [*arguments, "--config.pictures=False"]
-    run(data_dir, tmp_path / "undisturbed", *quiet)
-    process = subprocess.Popen(
-        command(data_dir, tmp_path / "killed", *quiet, "--config.train.log_every=1"),
-        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+def test_kill_and_resume_is_bit_equal(program, tmp_path):
+    """LMGait, with its warm-up; ten kills of a GaitBase run: test_preemption.py."""
+    quiet = [*LMGAIT, "--config.pictures=False"]
+    program(tmp_path / "undisturbed", *quiet)
+    child = program.start(tmp_path / "killed", *quiet)
     checkpoints = tmp_path / "killed" / "checkpoints"
-    deadline = time.time() + 120
-    while not any(path.name in "2468" for path in checkpoints.glob("*")):
-        assert process.poll() is None, "the run ended before it was killed"
-        assert time.time() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    run(data_dir, tmp_path / "killed", *quiet)
+    wait_for(lambda: any(p.name in "2468" for p in checkpoints.glob("*")), "step 2")
+    os.kill(child, signal.SIGKILL)
+    assert program.wait() == [-signal.SIGKILL], "the run ended before it was killed"
+    program(tmp_path / "killed", *quiet)
     step, expected = final_parameters(tmp_path / "undisturbed")
     resumed_step, resumed = final_parameters(tmp_path / "killed")
     assert step == resumed_step and expected.keys() == resumed.keys()
@@ -184,29 +176,29 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_one_sentence_and_exit_code_2(mistake, tmp_path):
+def test_mistakes_are_one_sentence_and_exit_code_2(program, mistake, tmp_path):
     arguments, expected = MISTAKES[mistake]
-    done = subprocess.run(
-        [sys.executable, "-m", "gaitjax.main", f"--workdir={tmp_path}", *arguments],
-        cwd=ROOT, env=environment(), capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "Traceback" not in done.stderr
-    message = [line for line in done.stderr.splitlines() if "gaitjax: " in line]
-    assert len(message) == 1 and expected in message[0], done.stderr[-2000:]
+    if mistake == "no config":  # as a user starts it; the others in a fork
+        command = [sys.executable, "-m", "gaitjax.main", f"--workdir={tmp_path}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 2 and not done.stdout
+        output = done.stderr
+    else:
+        output = program(tmp_path, *arguments, expect=2)
+    assert "Traceback" not in output
+    message = [line for line in output.splitlines() if "gaitjax: " in line]
+    assert len(message) == 1 and expected in message[0], output[-2000:]
 
 
-def test_wrong_shape_is_explained(data_dir, tmp_path):
-    done = run(
-        data_dir, tmp_path, *GAITBASE, "--config.data.num_classes=7", expect=2
-    )  # fmt: skip
-    assert "prepared with 4 training identities, the config says 7" in done.stderr
+def test_wrong_shape_is_explained(program, tmp_path):
+    output = program(tmp_path, *GAITBASE, "--config.data.num_classes=7", expect=2)
+    assert "prepared with 4 training identities, the config says 7" in output
 
 
-def test_a_protocol_of_other_data_is_refused_before_training(data_dir, tmp_path):
+def test_a_protocol_of_other_data_is_refused_before_training(program, tmp_path):
     arguments = [*GAITBASE, "--config.evaluation.protocols=sustech1k"]
-    done = run(data_dir, tmp_path, *arguments, expect=2)
-    assert "Protocol 'sustech1k' finds no task" in done.stderr
+    output = program(tmp_path, *arguments, expect=2)
+    assert "Protocol 'sustech1k' finds no task" in output
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -237,9 +229,11 @@ def test_training_imports_no_tensorflow_transformers_or_torch(data_dir, tmp_path
         "heavy = {'tensorflow', 'transformers', 'torch'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    arguments = command(data_dir, tmp_path, *GAITBASE, "--config.train.steps=3")[3:]
+    folders = [f"--config.data.data_dir={data_dir}", f"--workdir={tmp_path}"]
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
+    arguments = [*GAITBASE, "--config.train.steps=3", *folders]
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
-        cwd=ROOT, env=environment(), capture_output=True, text=True,
+        cwd=ROOT, env={**os.environ, **cache}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -1,6 +1,7 @@
 """One model, however many devices and processes: benchmarks/scaling.py, as a test.
 
-Every layout runs in processes of its own on virtual CPU devices (gloo between them).
+Three processes run all layouts on virtual CPU devices: one with 8, two with 4 each
+(gloo between them).
 """
 
 import pytest
@@ -8,22 +9,26 @@ import pytest
 from benchmarks import scaling
 
 LIMIT = 1e-5
+LAYOUTS = {
+    "lmgait": ["one", "fsdp", "processes_tensor"],
+    "cargait": ["one", "tensor", "processes_fsdp"],
+    "retrieval": ["one", "processes"],
+}
 
 
-@pytest.mark.parametrize(
-    "model,layouts",
-    [
-        ("lmgait", ["one", "fsdp", "processes_tensor"]),
-        ("cargait", ["one", "tensor", "processes_fsdp"]),
-    ],
-)
-def test_devices_and_processes_do_not_change_what_is_learned(model, layouts):
-    result = scaling.measure(model, layouts, 5, quick=True)
+@pytest.fixture(scope="module")
+def results():
+    return scaling.measure(LAYOUTS, 5, quick=True)
+
+
+@pytest.mark.parametrize("model", ["lmgait", "cargait"])
+def test_devices_and_processes_do_not_change_what_is_learned(model, results):
+    result = results[model]
     assert result["max_rel_diff"] <= LIMIT, result
     assert result["state_diff"] <= LIMIT, result
     assert result["learned"] > 1e-4  # or equality would mean nothing
     memory = {name: row["memory"] for name, row in result["layouts"].items()}
-    for name in layouts:
+    for name in LAYOUTS[model]:
         sent = result["layouts"][name]["collectives"]
         assert bool(sent) == (name != "one")
         if "fsdp" in name:  # split over 8 devices, but for what is too small
@@ -31,3 +36,10 @@ def test_devices_and_processes_do_not_change_what_is_learned(model, layouts):
             assert "all-gather" in sent
         if "tensor" in name:
             assert memory[name]["params"] < memory["one"]["params"]
+
+
+def test_embeddings_protocols_neighbours_and_rerankers_over_two_processes(results):
+    result = results["retrieval"]
+    assert result["max_rel_diff"] == 0  # of a protocol's metrics, in percent
+    assert result["state_diff"] <= LIMIT, result
+    assert result["learned"] > 0  # steps, of the re-ranker that was kept
