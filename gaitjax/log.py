@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,17 +42,13 @@ class MetricLog:
     def __enter__(self) -> "MetricLog":
         if jax.process_index() != 0:
             return self
-        from tensorboardX import SummaryWriter
-
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / FILE_NAME
         _drop_rows_after(path, self._resume_step)
         self._file = path.open("a", encoding="utf-8")
         # events of this step and later, left by the killed run, are hidden
         purge_step = self._resume_step + 1 if self._resume_step else 0
-        self._events = SummaryWriter(
-            str(self._folder / EVENTS_FOLDER), purge_step=purge_step
-        )
+        self._events = _Events(self._folder / EVENTS_FOLDER, purge_step)
         return self
 
     def __exit__(self, *exception) -> None:
@@ -88,15 +85,39 @@ class MetricLog:
         try:
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()
+            self._events.write(step, {f"{kind}/{k}": v for k, v in values.items()})
         except OSError as error:
             raise ValueError(
                 f"Step {step} could not be written to {self._folder / FILE_NAME} "
                 f"({error.strerror}). The last checkpoint is kept; free some space, "
                 "then run the same command again."
             ) from error
+
+
+class _Events:
+    """A TensorBoard file, written by the thread that calls: tensorboardX's own writer
+    waits for ever for its thread, which a full disk has ended."""
+
+    def __init__(self, folder: Path, purge_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._proto = event_pb2
+        self._file = EventsWriter(str(folder / "events"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._file.write_event(event_pb2.Event(step=purge_step, session_log=start))
+
+    def write(self, step: int, values: Mapping[str, float | None]) -> None:
+        event = self._proto.Event(wall_time=time.time(), step=int(step))
         for name, value in values.items():
             if value is not None:
-                self._events.add_scalar(f"{kind}/{name}", value, int(step))
+                event.summary.value.add(tag=name, simple_value=float(value))
+        self._file.write_event(event)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
