@@ -101,8 +101,9 @@ def evaluate_state(config, setup: Setup, state: TrainState) -> Evaluation:
     flat = {}
     for protocol in config.evaluation.protocols:
         flat |= protocols.evaluate(
-            protocol, embeddings, data.index, metric=config.evaluation.metric
-        )
+            protocol, embeddings, data.index, metric=config.evaluation.metric,
+            split=jax.process_count() > 1,
+        )  # fmt: skip
     return Evaluation(flat, embeddings, data, time.time() - started)
 
 
