@@ -17,7 +17,7 @@ from etils import epath
 
 from tfds_builders.archives import Outcome, Sequence, files_in, subfolders
 from tfds_builders.checks import Expected, totals
-from tfds_builders.features import record_features
+from tfds_builders.features import RecordBuilder, record_features
 from tfds_builders.parallel import ordered_map
 
 SHORT = 5  # frames; shorter sequences are kept and listed (`DATA` D.7)
@@ -79,7 +79,7 @@ def configs(
     ]
 
 
-class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class BenchmarkBuilder(RecordBuilder, skip_registration=True):
     """A benchmark; its folder gives SOURCES, EXPECTED and the texts.
 
     With Beam options (`--beam_pipeline_options`) sequences are read by a Beam pipeline

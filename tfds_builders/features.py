@@ -5,12 +5,36 @@ is the reader's choice, frame by frame), array_record shards, `as_data_source`.
 """
 
 from collections.abc import Sequence
+from unittest import mock
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import example_serializer
 
 SILHOUETTE_SIZE = 64
 NUM_KEYPOINTS = 17  # COCO order
+
+
+class SortedSerializer(example_serializer.ExampleSerializer):
+    """Writes a record's fields in sorted order.
+
+    They are a protobuf map, whose own order changes from process to process: the same
+    data would end as other bytes. Pickled by its name, so Beam's workers have it too.
+    """
+
+    def serialize_example(self, example) -> bytes:
+        return self.get_tf_example(example).SerializeToString(deterministic=True)
+
+
+class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """What all our builders are: they write the same bytes in every process."""
+
+    def _download_and_prepare(self, dl_manager, download_config):
+        sorted_fields = mock.patch.object(
+            example_serializer, "ExampleSerializer", SortedSerializer
+        )
+        with sorted_fields:  # TFDS has no setting for it
+            super()._download_and_prepare(dl_manager, download_config)
 
 
 def record_features(

@@ -10,7 +10,7 @@ from etils import epath
 
 from tfds_builders import walker
 from tfds_builders.cmu_walk import sequences
-from tfds_builders.features import record_features
+from tfds_builders.features import RecordBuilder, record_features
 from tfds_builders.parallel import ordered_map
 
 SITE = "http://mocap.cs.cmu.edu/subjects"
@@ -35,7 +35,7 @@ class CmuWalkConfig(tfds.core.BuilderConfig):
     seed: int = 0
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(RecordBuilder):
     """Walks of the CMU motion capture database under CCPG's conditions."""
 
     VERSION = tfds.core.Version("1.0.0")

@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow_datasets as tfds
 
 from tfds_builders import walker
-from tfds_builders.features import record_features
+from tfds_builders.features import RecordBuilder, record_features
 from tfds_builders.parallel import ordered_map
 from tfds_builders.synthetic_gait import sequences
 
@@ -28,7 +28,7 @@ class SyntheticGaitConfig(tfds.core.BuilderConfig):
         )
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(RecordBuilder):
     """Articulated 3-D walkers under CCPG's conditions and cameras."""
 
     VERSION = tfds.core.Version("1.0.0")
