@@ -17,7 +17,7 @@ from tqdm import tqdm
 from gaitjax import log, report
 from gaitjax.checkpoints import Checkpoints, abstract
 from gaitjax.data import pipeline, source
-from gaitjax.retrieval import protocols
+from gaitjax.retrieval import grew_submission, protocols
 from gaitjax.retrieval.distance import METRICS
 from gaitjax.state import (
     Setup,
@@ -250,7 +250,7 @@ def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, A
         print(f"pictures: {folder / 'pictures'}/ ({', '.join(pictures)})")
     if "grew" in config.evaluation.protocols and (index.subject == "probe").any():
         path = folder / "grew_submission.csv"
-        protocols.write_grew_submission(
+        grew_submission.write(
             path, evaluation.embeddings, index, metric=config.evaluation.metric
         )
         print(f"for GREW's server, which alone knows the probes: {path}")

@@ -9,7 +9,7 @@ import pytest
 from configs.common import base
 from gaitjax import evaluate as evaluation
 from gaitjax.data import source
-from gaitjax.retrieval import metrics, protocols
+from gaitjax.retrieval import grew_submission, metrics, protocols
 from gaitjax.retrieval.distance import pairwise_distance
 from gaitjax.retrieval.protocols import PROTOCOLS, Index, evaluate, evaluate_tasks
 
@@ -330,7 +330,7 @@ def test_grew_submission(tmp_path, monkeypatch):
     )
     x = make_embeddings(index)
     path = tmp_path / "submission.csv"
-    assert protocols.write_grew_submission(path, x, index) == 3
+    assert grew_submission.write(path, x, index) == 3
     header, *lines = path.read_text().splitlines()
     assert header == "videoId," + ",".join(f"rank{k}" for k in range(1, 21))
     distance = pairwise_distance(x[-3:], x[:-3], metric="euclidean")
@@ -339,7 +339,7 @@ def test_grew_submission(tmp_path, monkeypatch):
         ids = [str(int(i)) for i in gallery.subject[order]]
         assert line == f"v{name}," + ",".join(ids)
     with pytest.raises(ValueError, match="subject 'probe'"):
-        protocols.write_grew_submission(path, x[:-3], gallery)
+        grew_submission.write(path, x[:-3], gallery)
 
     # an evaluation writes it where the data set has such probes
     config = base("gaitbase", "grew")

@@ -6,7 +6,6 @@ The protocols themselves are data, in `gaitjax.retrieval.definitions`.
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +13,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from gaitjax.retrieval.definitions import PROTOCOLS, Protocol, find
-from gaitjax.retrieval.distance import nearest, pairwise_distance
+from gaitjax.retrieval.distance import pairwise_distance
 from gaitjax.retrieval.metrics import Outcomes, probe_outcomes, summarise
+from gaitjax.retrieval.view_pairs import ViewTable, pair_metrics, view_table
 
 __all__ = ["PROTOCOLS", "Index", "Task", "evaluate", "evaluate_tasks", "find", "tasks"]
 
@@ -80,35 +80,6 @@ class Task(NamedTuple):
         return pairwise_distance(
             embeddings[self.probe], embeddings[self.gallery], metric=metric
         )
-
-
-class ViewTable(NamedTuple):
-    """Rank-k of each probe view (rows) x gallery view (columns), in percent.
-
-    views: sorted names [V]. first_match: int [Q V], rank of a probe's nearest match in
-    the gallery of one view, 0 = no match there. probe_view: int [Q] into views.
-    gallery_size: int [V].
-    """
-
-    views: np.ndarray
-    first_match: np.ndarray
-    probe_view: np.ndarray
-    gallery_size: np.ndarray
-
-    def rates(self, k: int, *, matched: bool = False, round_cells: bool = True):
-        """Masked array [V V]; masked = an empty pair, without probes or gallery.
-
-        matched: leave out probes that have no match in that gallery view, which
-        otherwise count as misses. round_cells: to 2 decimals, as the field does before
-        it averages.
-        """
-        member = self.probe_view[None, :] == np.arange(len(self.views))[:, None]
-        hit = (self.first_match > 0) & (self.first_match <= k)
-        tried = self.first_match > 0 if matched else np.ones_like(hit)
-        trials = member.astype(float) @ (tried & (self.gallery_size > 0)[None, :])
-        cells = 100 * (member.astype(float) @ hit) / np.maximum(trials, 1)  # [V V]
-        cells = np.round(cells, 2) if round_cells else cells
-        return np.ma.masked_array(cells, trials == 0)
 
 
 class TaskResult(NamedTuple):
@@ -347,8 +318,8 @@ def _result(
     definition: Protocol, task: Task, outcomes: Outcomes, round_cells: bool
 ) -> TaskResult:
     if definition.average == "view_pairs":
-        table = _view_table(task, outcomes)
-        metrics = _pair_metrics(definition, table, round_cells)
+        table = view_table(task.probe_view, task.gallery_view, outcomes)
+        metrics = pair_metrics(definition, table, round_cells)
         return TaskResult(task, metrics, outcomes, table)
     metrics: dict[str, Any] = summarise(outcomes, definition.ranks)
     if definition.average == "probe_views":
@@ -378,46 +349,6 @@ def _result(
     return TaskResult(task, metrics, outcomes, None)
 
 
-def _view_table(task: Task, outcomes: Outcomes) -> ViewTable:
-    """The table over the union of probe and gallery views."""
-    gallery_views, sizes = np.unique(task.gallery_view, return_counts=True)
-    views = np.union1d(task.probe_view, gallery_views)
-    columns = np.searchsorted(views, gallery_views)
-    first_match = np.zeros((len(task.probe), len(views)), np.int64)
-    first_match[:, columns] = outcomes.first_match
-    gallery_size = np.zeros(len(views), np.int64)
-    gallery_size[columns] = sizes
-    probe_view = np.searchsorted(views, task.probe_view)
-    return ViewTable(views, first_match, probe_view, gallery_size)
-
-
-def _pair_metrics(definition: Protocol, table: ViewTable, round_cells: bool):
-    """Means over view pairs: first over other gallery views, then over probe views."""
-    same = np.eye(len(table.views), dtype=bool)
-
-    def mean(cells) -> float | None:
-        total = np.ma.masked_array(cells, same).mean(axis=1).mean()
-        return None if total is np.ma.masked else float(total)
-
-    metrics = {}
-    for k in definition.ranks:
-        metrics[f"rank{k}"] = mean(table.rates(k, round_cells=round_cells))
-        if definition.both:
-            cells = table.rates(k, matched=True, round_cells=round_cells)
-            metrics[f"rank{k}_matched"] = mean(cells)
-    cells = table.rates(1, round_cells=round_cells)
-    diagonal = np.ma.masked_array(cells, ~same).mean()
-    metrics["rank1_same_view"] = None if diagonal is np.ma.masked else float(diagonal)
-    metrics = {name: value for name, value in metrics.items() if value is not None}
-    other = (table.probe_view[:, None] != np.arange(len(table.views))[None, :]) & (
-        table.gallery_size > 0
-    )[None, :]
-    metrics["probes"] = len(table.probe_view)
-    metrics["trials_without_match"] = int(np.sum(other & (table.first_match == 0)))
-    metrics["empty_pairs"] = int(np.sum(np.ma.getmaskarray(cells) & ~same))
-    return metrics
-
-
 def cmc(protocol: str, result: TaskResult, max_rank: int = 50) -> np.ndarray:
     """Rank-k in percent, k = 1 .. K, averaged as `protocol` averages Rank-1: [K].
 
@@ -444,35 +375,3 @@ def chance(task: Task) -> float:
         shares.append((match & kept).sum(1) / np.maximum(kept.sum(1), 1))  # [Q]
     shares = np.concatenate(shares)
     return 100 * float(np.mean(shares)) if len(shares) else 0.0
-
-
-def write_grew_submission(
-    path, embeddings, index, *, metric: str = "euclidean", ranks: int = 20
-) -> int:
-    """The CSV that GREW's CodaLab server scores; returns the number of probes.
-
-    Gallery: conditions "01" and "02". Probes: subject "probe" (their identities are
-    secret), named by their view. One line per probe, "videoId,rank1,...,rank20": the
-    identities of its 20 nearest gallery sequences, one identity as often as it occurs.
-
-    Raises:
-      ValueError: no such probes or fewer than `ranks` gallery sequences.
-    """
-    subject, condition = np.asarray(index.subject), np.asarray(index.condition)
-    probe = np.flatnonzero(subject == "probe")
-    gallery = np.flatnonzero(np.isin(condition, ("01", "02")) & (subject != "probe"))
-    if not len(probe) or len(gallery) < ranks:
-        raise ValueError(
-            f"A GREW submission needs probes (subject 'probe') and at least {ranks} "
-            f"gallery sequences (conditions '01', '02'); got {len(probe)} and "
-            f"{len(gallery)}. Is the index that of GREW's test split?"
-        )
-    _, nearest_rows = nearest(
-        embeddings[probe], embeddings[gallery], k=ranks, metric=metric
-    )
-    lines = [",".join(["videoId", *(f"rank{k + 1}" for k in range(ranks))])]
-    for row, columns in zip(probe, nearest_rows):
-        ids = [str(int(name)) for name in subject[gallery[columns]].tolist()]
-        lines.append(",".join([str(index.view[row]), *ids]))
-    Path(path).write_text("\n".join(lines) + "\n")
-    return len(probe)
