@@ -10,8 +10,8 @@ Each run is a run like any other, of `configs/ROW.py`, under runs/zoo/ROW/SEED; 
 was cut off continues. What finished runs measured stands in docs/zoo.json, from which
 the table is made, and is not measured again (--again does). Several processes may share
 the work, each with its --rows: a finished run is merged into the file under a lock.
-`s` is the wall time of training and evaluation, summed over a run's parts where it was
-cut off; give each process a core of its own (taskset) for times that compare.
+`s` is the wall time of a run from its last start; give each process a core of its own
+(taskset) for times that compare.
 Data must be prepared:
 ./run.sh build synthetic_gait; ./run.sh build cmu_walk --manual_dir=DIR, on which the
 runs are tested only.

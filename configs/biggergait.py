@@ -11,9 +11,10 @@ checkpoint writes both, docs/zoo.md). The grouped variant (42.8 M):
 
     --config.model.layers_per_group=2 --config.model.num_recognisers=2
 
-`synthetic` is reduced (3 layers, narrow, 300 steps) so that it trains in minutes on 2
-CPU cores; its encoder and mask branch keep random values, so it shows that the model
-runs, not what it reaches.
+`synthetic` is reduced (3 layers, narrow, 600 + 300 steps) so that it trains in minutes
+on 2 CPU cores. There is no pretrained encoder of that size, so encoder and mask branch
+are trained on silhouettes in a warm-up, as those of `configs/lmgait.py` are; then the
+encoder is frozen.
 """
 
 from configs import common
@@ -62,7 +63,15 @@ def _shrink(config):
     """Minutes on 2 CPU cores."""
     common.small(config, steps=300)
     config.data.num_frames = 4
+    config.data.modalities = ("frames", "masks")  # masks: in the warm-up
     config.pretrained.visual_encoder = ""
+    config.frozen = ()
+    config.loss.silhouette = dict(weight=1.0)
+    config.warmup.update(
+        steps=600, losses=("silhouette",), trainable="^(decoder|visual_encoder)/",
+        ids_per_batch=4, num_frames=3, learning_rate=8e-3,
+    )  # fmt: skip
+    config.train.trainable = "^(?!visual_encoder/)"
     config.model.update(
         image_size=(64, 32), map_size=(32, 16), hidden_size=32, num_layers=3,
         num_heads=2, patch_size=4, table_size=8, num_recognisers=3, map_channels=8,

@@ -24,7 +24,7 @@ PARAMETERS = {
     ("gaitbase", "ccpg"): (7_411_904, 0),
     ("biggait", ""): (258_210, 0),
     ("biggait", "ccpg"): (8_724_290, 22_056_576),
-    ("biggergait", ""): (169_320, 42_242),
+    ("biggergait", ""): (211_562, 0),
     ("biggergait", "ccpg"): (120_149_952, 22_058_498),
     # one variant each at full size: `ZOO` B has the same counts
     ("deepgaitv2", ""): (158_072, 0),

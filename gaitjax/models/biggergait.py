@@ -14,7 +14,12 @@ from flax import linen as nn
 from gaitjax.models.convolution import Conv
 from gaitjax.models.dinov2 import DINOv2
 from gaitjax.models.heads import StripHead
-from gaitjax.models.layers import BatchNorm, normalise_colours, resize_bilinear
+from gaitjax.models.layers import (
+    BatchNorm,
+    fold_frames,
+    normalise_colours,
+    resize_bilinear,
+)
 from gaitjax.models.output import GaitOutput
 from gaitjax.models.representation import Decoder, layer_norm
 from gaitjax.models.resnet import Stem, residual_stages
@@ -84,11 +89,14 @@ class BiggerGait(nn.Module):
       channels, layers, strides, num_strips, embedding_size: of each recogniser.
       frames_per_chunk: see DINOv2.
 
-    The encoder and the mask branch get no gradient (config.frozen should name
-    "^visual_encoder/" and "^decoder/"). As in the published training the mask branch
-    normalises by batch statistics there; its dropout is left out.
+    Phases: published encoders and mask branches come trained, and config.frozen names
+    "^visual_encoder/" and "^decoder/". Where there are none, `warm_up` trains both on
+    silhouettes (loss "silhouette"). In the main phase neither gets a gradient. As in
+    the published training the mask branch normalises by batch statistics there; its
+    dropout is left out.
 
-    Differences from the paper: none known.
+    Differences from the paper: the warm-up on silhouettes, for encoders that start at
+    random; the published mask branch is BigGait's unsupervised one.
     """
 
     num_classes: int
@@ -110,31 +118,36 @@ class BiggerGait(nn.Module):
     frames_per_chunk: int = 0
     dtype: jnp.dtype = jnp.float32
 
+    def setup(self):
+        self.visual_encoder = DINOv2(
+            hidden_size=self.hidden_size,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            patch_size=self.patch_size,
+            table_size=self.table_size,
+            position_interpolation="huggingface_torch",
+            frames_per_chunk=0 if self.is_initializing() else self.frames_per_chunk,
+            dtype=self.dtype,
+        )
+        self.decoder = Decoder("reconstruction", 0.0, self.dtype)
+
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
         """batch: frames uint8 [B T H W 3] (or float, already normalised), valid bool
-        [B T].
+        [B T], and masks 0/1 [B T H W] for training the mask branch on silhouettes.
 
         Returns embeddings [B G*S D] and logits [B G*S N] of G groups of layers with S
-        strips each; aux: foreground float32 0/1 [B T h w].
+        strips each; aux: foreground float32 0/1 [B T h w]; per token [B T h' w']
+        foreground_probability, token_valid and, given masks, silhouette_target (the
+        mask's coverage of the token, 0 to 1).
         """
         groups = self._groups()
-        if "frames" not in batch:
-            raise ValueError(
-                f"BiggerGait reads 'frames', the batch has {', '.join(sorted(batch))}; "
-                "set config.data.modalities accordingly."
-            )
-        frames, valid = batch["frames"], batch["valid"]
+        valid = batch["valid"]
         flat = valid.reshape(-1)  # [N]
-        states = self._states(frames.reshape((-1,) + frames.shape[2:]))
-        grid = tuple(size // self.patch_size for size in self.image_size)
-
-        def as_map(tokens):
-            """[N 1+h'*w' d] -> [N h' w' d]."""
-            return tokens[:, 1:].reshape(-1, *grid, tokens.shape[-1])
-
-        mask = self._foreground(as_map(layer_norm(states[-1])), flat, train)
-        together = as_map(layer_norm(jnp.concatenate(states, axis=-1)))
+        states = jax.lax.stop_gradient(self._states(batch))
+        aux = self._decode(batch, states[-1], train)
+        mask = self._foreground(fold_frames(aux["foreground_probability"]))  # [N h w]
+        together = self._as_map(layer_norm(jnp.concatenate(states, axis=-1)))
         recognisers = [
             Recogniser(
                 self.num_classes,
@@ -162,7 +175,22 @@ class BiggerGait(nn.Module):
             outputs.append(recognise(x, valid, train=train))
         embeddings, logits = (jnp.concatenate(x, axis=1) for x in zip(*outputs))
         foreground = mask.reshape(valid.shape + mask.shape[1:])
-        return GaitOutput(embeddings, logits, {"foreground": foreground})
+        return GaitOutput(embeddings, logits, aux | {"foreground": foreground})
+
+    def warm_up(self, batch: dict[str, jax.Array], *, train: bool = True) -> GaitOutput:
+        """Encoder and mask branch alone, for training them on silhouettes.
+
+        batch: as `__call__`, and masks 0/1 [B T H W] registered with the frames.
+
+        Returns empty embeddings [B 0 0]; aux as of `__call__`, without foreground.
+        """
+        if "masks" not in batch:
+            raise ValueError(
+                "BiggerGait's warm-up reads 'masks'; add them to "
+                "config.data.modalities or set config.warmup.steps=0."
+            )
+        aux = self._decode(batch, self._states(batch)[-1], train)
+        return GaitOutput(jnp.zeros((len(batch["valid"]), 0, 0)), None, aux)
 
     def _groups(self):
         groups, rest = divmod(self.num_layers, self.layers_per_group)
@@ -174,29 +202,41 @@ class BiggerGait(nn.Module):
             )
         return groups
 
-    def _states(self, images):
+    def _states(self, batch):
         """Hidden states [N 1+h'*w' d] of every layer, without the final norm."""
-        encoder = DINOv2(
-            hidden_size=self.hidden_size,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            patch_size=self.patch_size,
-            table_size=self.table_size,
-            position_interpolation="huggingface_torch",
-            frames_per_chunk=0 if self.is_initializing() else self.frames_per_chunk,
-            dtype=self.dtype,
-            name="visual_encoder",
-        )
-        images = resize_bilinear(normalise_colours(images), self.image_size)
-        _, states = encoder(images, blocks=range(self.num_layers))
-        return jax.lax.stop_gradient(states)
+        if "frames" not in batch:
+            raise ValueError(
+                f"BiggerGait reads 'frames', the batch has {', '.join(sorted(batch))}; "
+                "set config.data.modalities accordingly."
+            )
+        images = normalise_colours(fold_frames(batch["frames"]))  # [N H W 3]
+        images = resize_bilinear(images, self.image_size)
+        return self.visual_encoder(images, blocks=range(self.num_layers))[1]
 
-    def _foreground(self, tokens, valid, train):
-        """Tokens [N h' w' d] -> float32 0/1 on the maps' grid [N h w]."""
-        valid = jnp.broadcast_to(valid.reshape(-1, 1, 1), tokens.shape[:3])
-        decoder = Decoder("reconstruction", 0.0, self.dtype, name="decoder")
-        probabilities, _ = decoder(tokens, valid, train=train)
-        chosen = (probabilities[..., FOREGROUND, None] > 0.5).astype(jnp.float32)
+    def _as_map(self, tokens):
+        """[N 1+h'*w' d] -> [N h' w' d]."""
+        grid = (size // self.patch_size for size in self.image_size)
+        return tokens[:, 1:].reshape(-1, *grid, tokens.shape[-1])
+
+    def _decode(self, batch, state, train):
+        """Last hidden state [N 1+h'*w' d] -> the mask branch's part of aux."""
+        valid = batch["valid"]  # [B T]
+        tokens = self._as_map(layer_norm(state))  # [N h' w' d]
+        inside = jnp.broadcast_to(valid.reshape(-1, 1, 1), tokens.shape[:3])
+        probabilities, _ = self.decoder(tokens, inside, train=train)
+        shape = valid.shape + tokens.shape[1:3]
+        aux = {
+            "foreground_probability": probabilities[..., FOREGROUND].reshape(shape),
+            "token_valid": inside.reshape(shape),
+        }
+        if "masks" in batch:
+            masks = batch["masks"].astype(jnp.float32)
+            aux["silhouette_target"] = jax.image.resize(masks, shape, "linear")
+        return aux
+
+    def _foreground(self, probability):
+        """Float32 [N h' w'] -> 0/1 on the maps' grid [N h w], without a gradient."""
+        chosen = (probability[..., None] > 0.5).astype(jnp.float32)
         chosen = resize_bilinear(jax.lax.stop_gradient(chosen), self.map_size)
         return (chosen[..., 0] > 0.5).astype(jnp.float32)
 
