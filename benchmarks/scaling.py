@@ -250,7 +250,7 @@ def run_retrieval(layout: str, output: Path) -> None:
         values, rows = distance.nearest(
             embeddings, embeddings, k=5, metric="euclidean", mesh=setup.mesh
         )
-        table = base_run.Table(embeddings, subject, key, "euclidean", "random")
+        table = base_run.Table(embeddings, subject, key, key, "euclidean", "random")
         reranker = train_reranker.fit(ranking, str(output / layout), table)
     if jax.process_index() == 0:
         leaves = jax.tree_util.tree_leaves_with_path(reranker.params)
@@ -341,7 +341,7 @@ def measure(
         return found
 
 
-def finish(processes, seconds: float = 600) -> None:
+def finish(processes, seconds: float = 1800) -> None:
     """Waits for all; raises RuntimeError with the output of one that failed.
 
     After so many seconds all are killed, so that processes that wait for each other end

@@ -44,6 +44,9 @@ def get_config(dataset: str = "synthetic"):
                 # a list of positives only: "skip" its anchor | "nearest": take the
                 # nearest sequence of another identity
                 without_negative="skip",
+                # False: an identity's other sequences of the anchor's view are left out
+                # as the protocols leave them out
+                same_view=True,
             ),
             model=dict(
                 name="cargait",

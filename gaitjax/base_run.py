@@ -28,12 +28,13 @@ class Base(NamedTuple):
 class Table(NamedTuple):
     """Embeddings f32 [n S D] (memory-mapped or not) of n sequences.
 
-    subject, key: [n] identity and name of each sequence. metric: the base model's
-    ("euclidean", "cosine"). fingerprint: equal for equal embeddings.
+    subject, view, key: [n] identity, view and name of each sequence. metric: the base
+    model's ("euclidean", "cosine"). fingerprint: equal for equal embeddings.
     """
 
     embeddings: np.ndarray
     subject: np.ndarray
+    view: np.ndarray
     key: np.ndarray
     metric: str
     fingerprint: str
@@ -121,6 +122,7 @@ def stored_embeddings(base: Base, data: source.Source, workdir: str) -> Table:
     return Table(
         np.load(path, mmap_mode="r"),
         data.index.subject,
+        data.index.view,
         data.index.key,
         base.config.evaluation.metric,
         fingerprint,

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,9 +67,11 @@ def build_lists(
 ) -> ranking_lists.RankingLists:
     """Top-v lists of the sequences `rows` among themselves, under the base model.
 
-    config: `lists` of the run: size (v); without_negative: "skip" leaves out anchors
-    whose whole list is of their own identity, "nearest" gives them the nearest
-    sequence of another one. A list without a positive gets the nearest positive of all.
+    config: `lists` of the run: size (v); same_view: False leaves out what protocols do
+    not count, sequences of the anchor's identity from the anchor's view;
+    without_negative: "skip" leaves out anchors whose whole list is of their own
+    identity, "nearest" gives them the nearest sequence of another one. A list without a
+    positive gets the nearest positive of all.
 
     Raises:
       ValueError: unknown without_negative; no anchor is left to draw.
@@ -79,10 +82,19 @@ def build_lists(
             f"choose from {', '.join(WITHOUT_NEGATIVE)}."
         )
     embeddings, subject = np.asarray(table.embeddings[rows]), table.subject[rows]
+    place = np.arange(len(rows))
+    # where the own view counts, each sequence is a view of its own
+    view = place if config.same_view else table.view[rows]
+
+    def no_pair(one, other):
+        return (subject[one] == subject[other]) & (view[one] == view[other])
+
+    ((_, most),) = Counter(zip(subject.tolist(), view.tolist())).most_common(1)
     _, near = distance.nearest(
-        embeddings, embeddings, k=config.size + 1, metric=table.metric, mesh=mesh
+        embeddings, embeddings, k=config.size + most, metric=table.metric, mesh=mesh
     )
-    near = ranking_lists.without_self(near)  # [n v]
+    out = no_pair(place[:, None], near)
+    near = ranking_lists.leave_out(near, out, config.size)  # [n v]
     positive = subject[near] == subject[:, None]  # [n v]
     other_positive, other_negative = np.full((2, len(rows)), -1)
 
@@ -93,9 +105,9 @@ def build_lists(
         return rows[allowed[found[0].argmin()]]
 
     for row in np.flatnonzero(~positive.any(axis=1)):
-        own = np.flatnonzero(subject == subject[row])
-        if len(own) > 1:
-            other_positive[row] = nearest_of(row, own[own != row])
+        own = np.flatnonzero((subject == subject[row]) & ~no_pair(row, place))
+        if len(own):
+            other_positive[row] = nearest_of(row, own)
     if config.without_negative == "nearest":
         for row in np.flatnonzero(positive.all(axis=1)):
             other = np.flatnonzero(subject != subject[row])
@@ -103,6 +115,13 @@ def build_lists(
     lists = ranking_lists.RankingLists(
         rows, rows[near], positive, other_positive, other_negative
     )
+    if not (positive.any() or (other_positive >= 0).any()):
+        raise ValueError(
+            f"None of {len(rows)} sequences has another one of its identity"
+            f"{'' if config.same_view else ' from another view'} to learn from. Choose "
+            "a data set with several sequences of an identity"
+            f"{'.' if config.same_view else ' or set --config.lists.same_view=True.'}"
+        )
     if not lists.usable.any():
         raise ValueError(
             f"None of {len(rows)} lists of the {config.size} nearest sequences holds a "

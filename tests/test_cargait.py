@@ -200,16 +200,18 @@ def test_wrong_head_count_and_missing_attention_are_explained():
 # ---------------------------------------------------------------- lists and triplets
 
 
-def table_of(values, subject, fingerprint="made up"):
+def table_of(values, subject, view=None):
     """One strip, one number per sequence."""
     embeddings = np.asarray(values, np.float32)[:, None, None]
     subject = np.array(subject)
-    return base_run.Table(embeddings, subject, subject, "euclidean", fingerprint)
+    view = np.array(view or subject)
+    return base_run.Table(embeddings, subject, view, subject, "euclidean", "made up")
 
 
-def lists_of(table, size, without_negative="skip"):
+def lists_of(table, size, without_negative="skip", same_view=True):
     config = cargait_config.get_config().lists
     config.size, config.without_negative = size, without_negative
+    config.same_view = same_view
     rows = np.arange(len(table.subject))
     return train_reranker.build_lists(table, rows, config, mesh=None)
 
@@ -251,7 +253,21 @@ def test_an_identity_with_one_sequence_is_never_an_anchor():
 def test_self_is_removed_also_among_duplicates():
     near = np.array([[0, 1, 2], [0, 1, 2], [0, 1, 3], [3, 0, 1]])
     expected = [[1, 2], [0, 2], [0, 1], [0, 1]]  # row 2 is not in its own list
-    np.testing.assert_array_equal(ranking_lists.without_self(near), expected)
+    out = near == np.arange(4)[:, None]
+    np.testing.assert_array_equal(ranking_lists.leave_out(near, out, 2), expected)
+
+
+def test_the_own_view_can_be_left_out():
+    values, view = [0.0, 1.0, 2.0, 3.0, 10.0, 11.0], list("xxyxxx")
+    table = table_of(values, list("aaabbb"), view)
+    lists = lists_of(table, 2, same_view=False)
+    # 0 and 1 are one person in one view, no pair; 3, 4 and 5 are never a pair
+    near = [[2, 3], [2, 3], [1, 3], [2, 1], [2, 1], [2, 1]]
+    np.testing.assert_array_equal(lists.neighbours, near)
+    np.testing.assert_array_equal(lists.positive[:3], [[1, 0], [1, 0], [1, 0]])
+    np.testing.assert_array_equal(lists.usable, [1, 1, 1, 0, 0, 0])
+    with pytest.raises(ValueError, match="from another view to learn from.*same_view"):
+        lists_of(table_of(values, list("aaabbb"), ["x"] * 6), 2, same_view=False)
 
 
 def test_triplets_are_a_function_of_seed_and_step_and_are_triplets():
@@ -310,7 +326,7 @@ def toy(identities, seed, sequences=6, fingerprint="toy"):
     subject = np.repeat(np.arange(identities), sequences).astype(str)
     key = np.array([f"{name}/{row}" for row, name in enumerate(subject)])
     return base_run.Table(
-        embeddings.astype(np.float32), subject, key, "euclidean", fingerprint
+        embeddings.astype(np.float32), subject, key, key, "euclidean", fingerprint
     )
 
 

@@ -60,15 +60,14 @@ def held_out_identities(subject: np.ndarray, *, share: float, seed: int) -> np.n
     return np.isin(member, chosen)
 
 
-def without_self(neighbours: np.ndarray) -> np.ndarray:
-    """Row i of int [n k] without i itself: int [n k-1], the order kept.
+def leave_out(neighbours: np.ndarray, out: np.ndarray, size: int) -> np.ndarray:
+    """The first `size` of each row of int [n k] that are not in bool `out` [n k].
 
-    Where i is not in its row (more than k sequences are identical to it) the last,
-    farthest entry is dropped instead.
+    Fewer columns where a row has fewer left; the order is kept.
     """
-    keep = neighbours != np.arange(len(neighbours))[:, None]
-    keep[keep.all(axis=1), -1] = False
-    return neighbours[keep].reshape(len(neighbours), -1)  # [n k-1]
+    size = min(size, out.shape[1] - out.sum(axis=1).max())
+    order = np.argsort(out, axis=1, kind="stable")[:, :size]
+    return np.take_along_axis(neighbours, order, axis=1)
 
 
 def draw_triplets(lists: RankingLists, *, count: int, seed: int, step: int) -> Triplets:
