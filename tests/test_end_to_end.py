@@ -97,7 +97,7 @@ def final_parameters(workdir):
 
 
 def test_train_evaluate_and_continue_lmgait(program, tmp_path):
-    output = program(tmp_path / "a", *LMGAIT)
+    output = program(tmp_path / "a", *LMGAIT, "--config.evaluation.every_steps=5")
     results = json.loads((tmp_path / "a" / "results.json").read_text())
     for key in ("ccpg_gait/CL/rank1", "ccpg_gait/mean/rank1", "ccpg_reid/CL/mAP"):
         assert 0 <= results["results"][key] <= 100
@@ -109,6 +109,10 @@ def test_train_evaluate_and_continue_lmgait(program, tmp_path):
     train = train_rows(tmp_path / "a")
     assert [row["step"] for row in train] == list(range(1, 9))
     assert "triplet" not in train[1] and "triplet" in train[2]  # decoder warm-up first
+    rows = read_metrics(tmp_path / "a" / "metrics.jsonl")
+    (between,) = (row for row in rows if row["kind"] == "eval")  # the last is no row
+    assert between.keys() == {"kind", "step"} | results["results"].keys()
+    assert between["step"] == 5
     assert list((tmp_path / "a").glob("**/events.out.tfevents*"))
 
     # The same command again: nothing is trained, the results are the same.
@@ -157,6 +161,10 @@ MISTAKES = {
     "config file": (["--config=configs/moon.py"], "configs/moon.py"),
     "variant": (["--config=configs/lmgait.py:moon"], "Unknown variant 'moon'"),
     "field": (["--config=configs/gaitbase.py", "--config.train.step=3"], "step"),
+    "group": (
+        ["--config=configs/gaitbase.py", "--config.lossy.foo=3"],
+        "No such config field (--print_config lists them): 'lossy'",
+    ),
     "type": (["--config=configs/gaitbase.py", "--config.train.steps=many"], "many"),
     "mode": (["--config=configs/gaitbase.py", "--config.mode=fly"], "train, evaluate"),
     "model": (
