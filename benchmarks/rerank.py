@@ -92,7 +92,7 @@ def literal_k_reciprocal(distance, num_probes, k1=20, k2=6, weight=0.3):
 
 def make_cargait():
     """CarGait with the paper's sizes and random weights."""
-    config = cargait_config.get_config()
+    config = cargait_config.get_config("gait3d")
     config.evaluation.shortlist = 10
     config.evaluation.chunk = 64
     model = cargait.create(config, num_classes=1)
