@@ -98,9 +98,14 @@ def run_row(row, seed, datasets, folder: Path, store: Path, smoke, again) -> Non
             "seconds": round(time.time() - started, 1),
             "parameters": results["parameters"],
         }
-        with locked(store.parent):
-            everything = dict(sorted((stored(store) | {key: entry}).items()))
-            replace_text(store, json.dumps(everything, indent=1) + "\n")
+        merge(store, key, entry)
+
+
+def merge(store: Path, key: str, entry: dict) -> None:
+    """Adds one run to the store, whatever other processes have added meanwhile."""
+    with locked(store.parent):
+        everything = dict(sorted((stored(store) | {key: entry}).items()))
+        replace_text(store, json.dumps(everything, indent=1) + "\n")
 
 
 @contextlib.contextmanager
