@@ -99,21 +99,27 @@ run_config() {
 # signal to stop reaches all of them; where one fails the others, which would wait for it,
 # are ended too (the last checkpoint stays).
 launch() {
-  local pids=() code=0 alive pid port i
+  local pids=() code=0 ended alive pid port i
   port="$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
+  trap 'kill -TERM ${pids[@]+"${pids[@]}"} 2>/dev/null || true' TERM INT
   for ((i = 0; i < processes; i++)); do
     JAX_LOCAL_DEVICE_IDS="${JAX_LOCAL_DEVICE_IDS:-$i}" "$@" --multihost \
       "--coordinator=127.0.0.1:$port" "--num_processes=$processes" "--process_id=$i" &
     pids+=($!)
   done
-  trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
   while :; do
     alive=()
     for pid in "${pids[@]}"; do
-      if kill -0 "$pid" 2>/dev/null; then alive+=("$pid"); else wait "$pid" || code=$?; fi
+      if kill -0 "$pid" 2>/dev/null; then alive+=("$pid"); continue; fi
+      ended=0
+      wait "$pid" || ended=$?
+      [ "$code" != 0 ] || code=$ended # of the first that failed
     done
     [ ${#alive[@]} -gt 0 ] || exit "$code"
-    [ "$code" = 0 ] || kill -KILL "${alive[@]}" 2>/dev/null || true
+    if [ "$code" != 0 ]; then
+      echo "run.sh: a process ended with code $code, so the others are ended too. Checkpoints stay: the same command goes on." >&2
+      kill -KILL "${alive[@]}" 2>/dev/null || true
+    fi
     pids=("${alive[@]}")
     sleep 1 || true # a signal to the whole group (Ctrl-C) ends it too
   done
