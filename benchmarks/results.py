@@ -79,6 +79,7 @@ def row_config(row: str, seed: int, dataset: str, folder: Path):
     config.seed = seed
     config.name = row
     config.pictures = False
+    config.evaluation.every_steps = 0
     config.data.data_dir = str(ROOT / "data")
     if row not in SHARED:
         config.pretrained.visual_encoder = str(encoder_file(seed, folder))

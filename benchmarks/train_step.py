@@ -5,11 +5,12 @@
 
 --random feeds random arrays (machines without the data set or TFDS); the wait is then
 null. The last line is one JSON object: step_ms, wait_share, host_to_device_ms,
-compute_ms, compile_s, peak_mib, flops_per_step, flops_share_of_peak, device.
+compute_ms, compile_s, peak_mib, flops_per_step, flops_share_of_peak, device; of the
+decoder's warm-up, where the config has one, warmup_step_ms and warmup_wait_share; and
+run_wait_share, the waiting of the whole run (both phases at their numbers of steps).
 """
 
 import argparse
-import functools
 import importlib.util
 import json
 import resource
@@ -26,7 +27,10 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from gaitjax import state as states  # noqa: E402
-from gaitjax.train import train_step  # noqa: E402
+from gaitjax.data import pipeline  # noqa: E402
+from gaitjax.train import step_functions  # noqa: E402
+
+TIMES = ("wait", "transfer", "compute")
 
 
 def load_config(name: str):
@@ -38,28 +42,34 @@ def load_config(name: str):
     return module.get_config(variant) if variant else module.get_config()
 
 
-def random_batches(config):
-    """Random arrays of the training batch's shapes, labels grouped by identity."""
+def random_batches(config, step):
+    """Random arrays of the shapes at this step, labels grouped by identity."""
     rng = np.random.default_rng(0)
+    people, frames = pipeline.batch_size(config, step)
+    rows = people * config.data.seqs_per_id
     batch = {}
     for name, shape in states.example_batch(config).items():
-        batch[name] = rng.integers(0, 2, shape.shape).astype(shape.dtype)
+        shape, dtype = (rows, frames, *shape.shape[2:])[: shape.ndim], shape.dtype
+        batch[name] = rng.integers(0, 2, shape).astype(dtype)
     batch["valid"][:] = True
     batch["ratios"][:] = 0.4
-    batch["labels"] = np.repeat(
-        np.arange(config.data.ids_per_batch), config.data.seqs_per_id
-    ).astype(np.int32)
+    batch["labels"] = np.repeat(np.arange(people), config.data.seqs_per_id).astype(
+        np.int32
+    )
     while True:
         yield batch
 
 
-def data_batches(config, steps):
-    from gaitjax.data import pipeline, source
+def data_batches(config, first, steps):
+    """The batches that training takes from step `first` on."""
+    from gaitjax.data import source
 
     data = source.open_split(
-        config.data.data_dir, config.data.train_dataset, config.data.train_split
+        config.data.data_dir,
+        config.data.train_dataset,
+        config.data.train_split,
+        config.data.modalities,
     )
-    first = config.warmup.steps  # of the main phase
     return pipeline.host_batches(
         data, config, start_step=first, stop_step=first + steps
     )
@@ -79,55 +89,57 @@ def matmul_peak(dtype) -> float:
     return best
 
 
-def measure(config, steps: int, random: bool) -> dict:
-    from gaitjax.data.pipeline import to_global
+def measure_phase(config, setup, step_function, first, steps, random) -> dict:
+    """Seconds of `steps` steps from step `first` on, after three that do not count.
 
-    setup = states.build(config, states.example_batch(config))
-    state = setup.new_state()
+    Lists "wait", "transfer", "compute"; besides "compile_s" and "flops" of a step.
+    """
+    state, warm = setup.new_state(), 3
     rng = jax.random.key(1)
-    step = jax.jit(
-        functools.partial(
-            train_step,
-            model=setup.model,
-            tx=setup.tx,
-            losses=config.loss.to_dict(),
-            trainable=config.train.trainable,
-        ),  # fmt: skip
-        donate_argnums=0,
-    )
-    warm = 3
-    batches = random_batches(config) if random else data_batches(config, steps + warm)
-    first = to_global(next(batches), setup.mesh)
+    if random:
+        batches = random_batches(config, first)
+    else:
+        batches = data_batches(config, first, steps + warm)
+    example = pipeline.to_global(next(batches), setup.mesh)
     started = time.perf_counter()
-    compiled = step.lower(state, first, rng).compile()
+    compiled = step_function.lower(state, example, rng).compile()
     compile_s = time.perf_counter() - started
-    costs = compiled.cost_analysis() or {}
-    times = {"wait": [], "transfer": [], "compute": []}
+    times = {name: [] for name in TIMES}
     for number in range(steps + warm - 1):
         t0 = time.perf_counter()
         host = next(batches)
         t1 = time.perf_counter()
-        batch = jax.block_until_ready(to_global(host, setup.mesh))
+        batch = jax.block_until_ready(pipeline.to_global(host, setup.mesh))
         t2 = time.perf_counter()
         state, metrics = compiled(state, batch, rng)
         jax.block_until_ready((state, metrics))
         t3 = time.perf_counter()
         if number >= warm - 1:
-            for name, seconds in zip(times, (t1 - t0, t2 - t1, t3 - t2)):
+            for name, seconds in zip(TIMES, (t1 - t0, t2 - t1, t3 - t2)):
                 times[name].append(seconds)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    total = sum(sum(values) for values in times.values())
+    flops = (compiled.cost_analysis() or {}).get("flops")
+    return times | {"compile_s": compile_s, "flops": flops}
+
+
+def measure(config, steps: int, random: bool) -> dict:
+    """Both phases of training; see the module's docstring for the names."""
+    setup = states.build(config, states.example_batch(config))
+    warm_step, main_step = step_functions(config, setup)
+    warm_up = config.warmup.steps
+    main = measure_phase(config, setup, main_step, warm_up, steps, random)
+    median = {name: statistics.median(main[name]) for name in TIMES}
+    step_s = sum(sum(main[name]) for name in TIMES) / steps
     memory = jax.devices()[0].memory_stats() or {}
     peak = memory.get("peak_bytes_in_use")  # CPU devices report none: the process's
     peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    flops, best = costs.get("flops"), matmul_peak(jnp.dtype(config.model.dtype))
-    return {
-        "step_ms": round(1e3 * total / steps, 1),
+    flops, best = main["flops"], matmul_peak(jnp.dtype(config.model.dtype))
+    result = {
+        "step_ms": round(1e3 * step_s, 1),
         "wait_ms": None if random else round(1e3 * median["wait"], 2),
-        "wait_share": None if random else round(sum(times["wait"]) / total, 4),
+        "wait_share": None if random else round(sum(main["wait"]) / steps / step_s, 4),
         "host_to_device_ms": round(1e3 * median["transfer"], 2),
         "compute_ms": round(1e3 * median["compute"], 1),
-        "compile_s": round(compile_s, 1),
+        "compile_s": round(main["compile_s"], 1),
         "peak_mib": round(peak / 2**20),
         "flops_per_step": flops,
         "flops_share_of_peak": (
@@ -137,6 +149,18 @@ def measure(config, steps: int, random: bool) -> dict:
         "steps": steps,
         "device": f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s)",
     }
+    if warm_up:
+        warm = measure_phase(config, setup, warm_step, 0, 3 * steps, random)
+        warm_s = sum(sum(warm[name]) for name in TIMES) / (3 * steps)
+        result["warmup_step_ms"] = round(1e3 * warm_s, 1)
+        if not random:
+            waits = [sum(warm["wait"]) / (3 * steps), sum(main["wait"]) / steps]
+            result["warmup_wait_share"] = round(waits[0] / warm_s, 4)
+            counts = (warm_up, config.train.steps)
+            waited = sum(n * wait for n, wait in zip(counts, waits))
+            total = sum(n * each for n, each in zip(counts, (warm_s, step_s)))
+            result["run_wait_share"] = round(waited / total, 4)
+    return result
 
 
 def main() -> None:

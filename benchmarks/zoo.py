@@ -74,7 +74,7 @@ def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]
 
     config = model_config(name)
     setup = states.build(config, states.example_batch(config))
-    batch = jax.device_put(next(random_batches(config)))
+    batch = jax.device_put(next(random_batches(config, config.warmup.steps)))
     state = jax.device_put(random_state(setup))
     rng = jax.random.key(0)
 

@@ -159,7 +159,7 @@ def base(name: str, dataset: str) -> ConfigDict:
                 batch_size=8,  # sequences per forward pass
                 frame_multiple=30,  # sequences are padded up to a multiple of this
                 max_frames=row["max_frames"],  # frames beyond are not read
-                every_steps=0,  # evaluate during training; 0: only at the end
+                every_steps=0,  # evaluate during the main phase; 0: only at the end
                 checkpoint="newest",  # of a finished run | "best" (train.keep_best)
             ),
             loss=dict(

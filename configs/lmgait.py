@@ -38,7 +38,9 @@ def get_config(dataset: str = "synthetic"):
         dtype="bfloat16",
         black_augmentation=0.2,  # share of sequences that lose one of their two maps
         visual_encoder=dict(
-            kind="dinov2",  # | "clip_image" (paper, Table 7)
+            # | "dinov2_huggingface": its positional interpolation | "dinov2_registers"
+            # | "dinov2_giant": SwiGLU | "clip_image" (paper, Table 7)
+            kind="dinov2",
             hidden_size=384,
             num_layers=12,
             num_heads=6,
@@ -85,7 +87,7 @@ def get_config(dataset: str = "synthetic"):
         ),
         gait=dict(
             stem=64,
-            squeeze=16,  # attention fusion of the two maps: 2 * stem / squeeze channels
+            squeeze=16,  # attention fusion of the two maps: stem / squeeze channels
             channels=(128, 256, 512),
             strides=(2, 2, 1),
             num_strips=16,
@@ -140,6 +142,7 @@ def _shrink(config):
     config.data.colour = 0.6
     config.evaluation.frame_multiple = 24
     config.evaluation.batch_size = 16
+    config.evaluation.every_steps = 400
     # the encoder learns from silhouettes during the warm-up, then it is frozen
     config.warmup.update(
         steps=1000, trainable="^(decoder|visual_encoder)/", ids_per_batch=4,

@@ -52,6 +52,7 @@ def make_source():
 def config():
     config = lmgait.get_config()
     config.data.update(ids_per_batch=3, seqs_per_id=2, num_frames=4, colour=0.0)
+    config.data.image_size = (16, 8)
     config.evaluation.update(batch_size=2, frame_multiple=4, max_frames=9)
     config.warmup.update(steps=2, ids_per_batch=0, num_frames=0)
     return config
@@ -179,16 +180,24 @@ def test_a_sequence_without_a_modality_is_replaced(config):
     assert "sequence a/0 has no 'masks'" in damaged[0]
 
 
-def test_silhouettes_of_another_size_are_refused(config):
-    config.data.modalities = ("silhouettes",)
-    config.data.silhouette_size = (128, 88)
+@pytest.mark.parametrize(
+    ("modality", "field", "found"),
+    [
+        ("silhouettes", "silhouette_size", "64x44 after the cut"),
+        ("frames", "image_size", "16x8"),
+        ("masks", "image_size", "16x8"),
+    ],
+)
+def test_images_of_another_size_are_refused(config, modality, field, found):
+    config.data.modalities = config.evaluation.modalities = (modality,)
+    config.data[field] = (128, 88)
     mesh = sharding.make_mesh(config.mesh)
     batches = (
         pipeline.host_batches(make_source(), config, start_step=0, stop_step=1),
         pipeline.eval_batches(make_source(), np.arange(2), config, mesh),
     )
     for made in batches:
-        with pytest.raises(ValueError, match=r"64x44 after the cut.*silhouette_size="):
+        with pytest.raises(ValueError, match=f"{modality} are {found}, .*{field}="):
             next(iter(made))
 
 

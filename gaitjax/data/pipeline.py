@@ -17,6 +17,12 @@ from gaitjax.data import heatmaps, sampling, transforms
 from gaitjax.data.source import Source, check_shards
 
 Batch = dict[str, jax.Array]
+IMAGES = {  # modality -> the field of config.data that tells its (height, width)
+    "frames": "image_size",
+    "masks": "image_size",
+    "silhouettes": "silhouette_size",
+    "heatmaps": "silhouette_size",
+}
 
 
 class DamagedRecord(ValueError):
@@ -123,7 +129,7 @@ def host_batches(
             rng=rng,
         )
         clip = load_clip(source, row, frames, data.modalities)
-        _check_silhouettes(source.name, clip, data.silhouette_size)
+        _check_sizes(source.name, clip, data)
         clip = transforms.augment(
             clip,
             flip_probability=data.flip,
@@ -217,7 +223,7 @@ def eval_batches(
             source_row = row if row >= 0 else chunks[number][0][2]
             frames = np.arange(used if row >= 0 else 1)
             clip = load_clip(source, source_row, frames, modalities)
-            _check_silhouettes(source.name, clip, config.data.silhouette_size)
+            _check_sizes(source.name, clip, config.data)
             clip["valid"] = np.ones(len(frames), bool) & (row >= 0)
             clips.append({k: _pad_frames(v, padded) for k, v in clip.items()})
         batch = {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
@@ -282,15 +288,17 @@ def load_clip(
     return clip
 
 
-def _check_silhouettes(name: str, clip: dict[str, np.ndarray], expected) -> None:
-    """Raises ValueError where silhouettes are of another size than the config says."""
-    for modality in clip.keys() & {"silhouettes", "heatmaps"}:
+def _check_sizes(name: str, clip: dict[str, np.ndarray], data) -> None:
+    """Raises ValueError where images are of another size than the config says."""
+    for modality in clip.keys() & IMAGES.keys():
+        field = IMAGES[modality]
         height, width = clip[modality].shape[1:3]
-        if (height, width) != tuple(expected):
+        if (height, width) != tuple(data[field]):
+            cut = " after the cut" if field == "silhouette_size" else ""
             raise ValueError(
-                f"{name}: {modality} are {height}x{width} after the cut, the config "
-                f"says {tuple(expected)}. Use the data set's config of that size, or "
-                f"set --config.data.silhouette_size={height},{width}."
+                f"{name}: {modality} are {height}x{width}{cut}, the config says "
+                f"{tuple(data[field])}. Use the data set's config of that size, or set "
+                f"--config.data.{field}={height},{width}."
             )
 
 
