@@ -203,12 +203,13 @@ def write(output: Path, model: str, layout: str, report: dict, arrays: dict) -> 
 
 def run_retrieval(layout: str, output: Path) -> None:
     """What comes after training: the embeddings of 24 random sequences, a protocol's
-    results, nearest neighbours, and a re-ranker trained on them (its best parameters).
+    results, nearest neighbours, and a re-ranker trained on them: its best parameters
+    and all it has logged (six digits).
 
-    learned: the step of the re-ranker's best validation.
+    learned: the smallest gradient norm of the re-ranker's steps.
     """
     from configs import gaitbase
-    from gaitjax import base_run, evaluate, train_reranker
+    from gaitjax import base_run, evaluate, log, train_reranker
     from gaitjax.data import source
     from gaitjax.retrieval import distance, protocols
 
@@ -255,8 +256,13 @@ def run_retrieval(layout: str, output: Path) -> None:
     if jax.process_index() == 0:
         leaves = jax.tree_util.tree_leaves_with_path(reranker.params)
         arrays = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
-        arrays |= {"embeddings": embeddings, "values": values, "rows": rows}
-        report = {"losses": [metrics], "learned": reranker.step}
+        arrays |= {"embeddings": embeddings, "rows": rows}
+        arrays["values"] = values[:, 1:]  # a distance to itself is rounding alone
+        logged = log.read_metrics(output / layout)
+        numbers = [x for row in logged for x in row.values() if not isinstance(x, str)]
+        arrays["history"] = np.array(numbers)
+        norms = [row["gradient_norm"] for row in logged if row["kind"] == "train"]
+        report = {"losses": [metrics], "learned": min(norms)}
         report |= {"step_ms": 0.0, "collectives": {}, "memory": {}}
         write(output, RETRIEVAL, layout, report, arrays)
 

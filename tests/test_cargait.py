@@ -188,6 +188,19 @@ def test_dropout_acts_in_training_only():
     assert np.abs(outputs(True, 0) - outputs(True, 1)).max() > 0.1
 
 
+def test_nan_names_the_step_the_term_and_the_triplets():
+    table, config = toy(4, seed=0), toy_config()
+    config.train.anchors = 2
+    lists = lists_of(table, size=5)
+    drawn = ranking_lists.draw_triplets(lists, count=2, seed=config.seed, step=2)
+    terms = {"total": np.nan, "ranking": 1.0}
+    with pytest.raises(FloatingPointError, match="Step 3: total not finite") as caught:
+        train_reranker._check_finite(3, terms, config, table, lists)
+    triplets = [", ".join(table.key[[*rows]]) for rows in zip(*drawn)]
+    assert all(triplet in str(caught.value) for triplet in triplets)
+    train_reranker._check_finite(3, {"total": 1.0}, config, table, lists)
+
+
 def test_wrong_head_count_and_missing_attention_are_explained():
     with pytest.raises(ValueError, match="hidden_size=8 is no multiple.*num_heads=3"):
         initial(make(num_heads=3))

@@ -42,4 +42,4 @@ def test_embeddings_protocols_neighbours_and_rerankers_over_two_processes(result
     result = results["retrieval"]
     assert result["max_rel_diff"] == 0  # of a protocol's metrics, in percent
     assert result["state_diff"] <= LIMIT, result
-    assert result["learned"] > 0  # steps, of the re-ranker that was kept
+    assert result["learned"] > 1e-4  # the re-ranker's smallest gradient norm
