@@ -233,8 +233,8 @@ def check_space(workdir: str, state: Any) -> None:
     free = shutil.disk_usage(workdir).free
     if free < needed:
         raise ValueError(
-            f"The disk of --workdir={workdir} has {free / 2**20:,.0f} MiB left; two "
-            f"checkpoints need {needed / 2**20:,.0f} MiB. Free some space or name "
+            f"The disk of --workdir={workdir} has {free / 2**20:,.2f} MiB left; two "
+            f"checkpoints need {needed / 2**20:,.2f} MiB. Free some space or name "
             "another folder with --workdir."
         )
 
