@@ -34,6 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gaitjax.models.dinov2 import DINOV2_SIZES, DINOv2
+from gaitjax.models.transformer import result_type
 
 HEIGHT, WIDTH, PATCH = 448, 224, 14
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}
@@ -59,7 +60,8 @@ def matmul_peak(dtype: str) -> float:
     """Best FLOP/s of a square matrix product on this device."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     x = jnp.ones((size, size), dtype)
-    product = jax.jit(lambda a: a @ a)
+    kind = result_type(dtype)
+    product = jax.jit(lambda a: jnp.matmul(a, a, preferred_element_type=kind))
     jax.block_until_ready(product(x))
     best = 0.0
     for _ in range(5):

@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ from gaitjax.models.dinov2 import (
     interpolate_positions,
     interpolation_weights,
 )
+from gaitjax.models.lmgait import VISUAL_ENCODERS
 
 TINY = dict(hidden_size=16, num_layers=2, num_heads=2, patch_size=4, table_size=3)
 TINY_TEXT = dict(width=16, num_layers=2, num_heads=2, vocabulary_size=20)
@@ -318,6 +320,23 @@ def test_every_rule_keeps_constants_and_its_own_grid(rule):
     assert (interpolate_positions(table, 3, 3, rule) == table).all()
 
 
+def test_the_config_chooses_the_rule():
+    kinds = {
+        kind: make(**TINY)
+        for kind, (make, _, _) in VISUAL_ENCODERS.items()
+        if kind.startswith("dinov2")
+    }
+    assert {
+        kind: (model.position_interpolation, model.num_registers, model.swiglu)
+        for kind, model in kinds.items()
+    } == {
+        "dinov2": ("original", 0, False),
+        "dinov2_huggingface": ("huggingface_torch", 0, False),
+        "dinov2_registers": ("registers", 4, False),
+        "dinov2_giant": ("original", 0, True),
+    }
+
+
 def test_rules_differ_by_what_is_documented():
     table = np.random.default_rng(0).normal(0, 0.44, (37, 37, 64)).astype(np.float32)
     grids = {r: interpolate_positions(table, 32, 16, r) for r in INTERPOLATIONS}
@@ -334,23 +353,45 @@ def test_rules_differ_by_what_is_documented():
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention_formulations_agree_in_value_and_gradient(causal):
+def test_attention_formulations_agree_in_value_and_gradient(causal, monkeypatch):
     generator = np.random.default_rng(0)
     qkv = [generator.normal(size=(2, 7, 2, 8)).astype(np.float32) for _ in range(3)]
     valid = np.arange(7)[None, :] < np.array([7, 4])[:, None]
 
-    def loss(formulation, *qkv):
+    @partial(jax.grad, argnums=(3, 4, 5), has_aux=True)
+    def loss(formulation, cache, valid, *qkv):
+        monkeypatch.setattr(transformer, "CACHE", cache)  # 0: a head at a time
         out = transformer.attend(
             *qkv, causal=causal, valid=valid, formulation=formulation
         )
         return jnp.sum(jnp.sin(out)), out
 
-    results = [
-        jax.value_and_grad(loss, argnums=(1, 2, 3), has_aux=True)(name, *qkv)
-        for name in ("explicit", "xla")
-    ]
-    for ours, theirs in zip(*map(jax.tree.leaves, results), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-6)
+    for seen in (valid, None):
+        expected, *others = (
+            jax.tree.leaves(jax.jit(loss, static_argnums=(0, 1))(*how, seen, *qkv))
+            for how in (("xla", 0), ("explicit", 2**20), ("explicit", 0))
+        )
+        for result in others:
+            for ours, theirs in zip(result, expected, strict=True):
+                np.testing.assert_allclose(ours, theirs, atol=2e-6)
+
+
+def test_half_precision_products_are_rounded_once(monkeypatch):
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.normal(size=(8, 32)), jnp.bfloat16)
+    kernel = jnp.asarray(generator.normal(size=(32, 16)), jnp.bfloat16)
+    bias = generator.normal(size=16).astype(np.float32)
+    exact = np.float64(x) @ np.float64(kernel) + bias
+    ours = transformer.dense(x, kernel.astype(jnp.float32), bias)
+    assert ours.dtype == jnp.bfloat16
+    assert (ours == exact.astype(jnp.bfloat16)).mean() > 0.99
+    gelu = np.float64(transformer.gelu(ours))
+    np.testing.assert_allclose(
+        gelu, naive_gelu(np.float64(ours)), rtol=2**-8, atol=2e-6
+    )
+    assert transformer.result_type(jnp.float32) is None
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert transformer.result_type(jnp.bfloat16) is None
 
 
 def test_attention_formulation_by_backend(monkeypatch):
@@ -389,14 +430,14 @@ def test_chunks_change_nothing(frames_per_chunk):
 
 def test_chunks_bound_the_memory():
     images = jax.ShapeDtypeStruct((64, 32, 32, 3), jnp.float32)
-    options = {**TINY, "num_layers": 1, "patch_size": 2, "mlp_ratio": 64}
+    options = {**TINY, "num_layers": 1, "mlp_ratio": 64, "swiglu": True}
     peaks = {}
     for frames_per_chunk in (0, 4):
         model = DINOv2(**options, frames_per_chunk=frames_per_chunk)
         parameters = jax.eval_shape(model.init, jax.random.key(0), images)
         compiled = jax.jit(model.apply).lower(parameters, images).compile()
         peaks[frames_per_chunk] = compiled.memory_analysis().temp_size_in_bytes
-    assert peaks[4] < peaks[0] / 8, peaks  # the MLP of all frames: 67 MB
+    assert peaks[4] < peaks[0] / 8, peaks  # the MLP of all frames: 23 MB
 
 
 SHARDED = """

@@ -9,7 +9,8 @@ to their patch grid (bicubic to the target size, as transformers does); the fina
 LayerNorm, which CLIP gives its class token only, is applied to every token.
 
 bfloat16 (`dtype`, float32 parameters): with full-rank random weights of ViT-B/16 at
-448x224, tokens differ from float32 by 1.1 % relative root mean square, 1 - cosine 6e-5.
+448x224, tokens differ from float32 by 0.9 % relative root mean square, 1 - cosine 4e-5
+(on CPU).
 """
 
 import jax.numpy as jnp

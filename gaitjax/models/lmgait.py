@@ -22,6 +22,7 @@ Differences from the paper:
   `decoder.support="soft"` (for the small grid of the embedded default).
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -51,10 +52,22 @@ from gaitjax.models.representation import (
 
 # rows on which squashed frames get their aspect back, before the resize (BigGait)
 CANVAS_HEIGHT = 256
+IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 # kind of visual encoder -> its module, and the colour mean and standard deviation it
-# was trained with, on the 0..255 scale (ImageNet's for DINOv2)
+# was trained with, on the 0..255 scale. The kinds of DINOv2 differ in how they resize
+# the positional table (models/dinov2.py): as the original repository and BigGait, as
+# transformers, or as the variants with registers
 VISUAL_ENCODERS = {
-    "dinov2": (DINOv2, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "dinov2": (DINOv2, *IMAGENET),
+    "dinov2_huggingface": (
+        partial(DINOv2, position_interpolation="huggingface_torch"),
+        *IMAGENET,
+    ),
+    "dinov2_registers": (
+        partial(DINOv2, num_registers=4, position_interpolation="registers"),
+        *IMAGENET,
+    ),
+    "dinov2_giant": (partial(DINOv2, swiglu=True), *IMAGENET),
     "clip_image": (CLIPImage, CLIP_IMAGE_MEAN, CLIP_IMAGE_STD),
 }
 
@@ -500,7 +513,7 @@ def create(config, num_classes: int) -> LMGait:
     """LMGait from config.model, in which every field is present:
 
     name; image_size; feature_grid; black_augmentation; dtype ("float32", "bfloat16");
-    visual_encoder: kind ("dinov2", "clip_image"), hidden_size, num_layers, num_heads,
+    visual_encoder: kind (of VISUAL_ENCODERS), hidden_size, num_layers, num_heads,
       patch_size, table_size, blocks, frozen, frames_per_chunk (0: all at once), remat;
     text: enabled, mam, prompts, shipped (pairs of a prompt and its ids), vocabulary
       (file or folder, for any other prompt), fusion ("mask", "gate", "softmax"),
