@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gaitjax import compare_rerankers
 from gaitjax.retrieval import rerank as stage
 from gaitjax.retrieval.distance import nearest, pairwise_distance
 from gaitjax.retrieval.metrics import rank_metrics
@@ -151,7 +152,7 @@ def test_without_a_shortlist_all_is_scored_anew(data, name):
     assert not np.array_equal(ranking(free), ranking(distance))
 
 
-def test_rerankers_plug_into_protocols(data):
+def test_rerankers_plug_into_protocols(data, monkeypatch):
     _, probe, gallery, *ids = data
     subject = np.concatenate(ids).astype(str)
     camera = np.random.default_rng(1).choice(["01", "02"], len(subject))
@@ -159,18 +160,22 @@ def test_rerankers_plug_into_protocols(data):
     index = Index(subject, condition, camera, subject)
     x = np.concatenate([probe, gallery])
     base = {p: evaluate(p, x, index) for p in ("ccpg_reid", "ccpg_gait")}
-    seen = []
+    seen, gcr = [], RERANKERS["gcr"]
 
-    def gcr(distance, probe, gallery, views):
+    def watched(distance, probe, gallery, *, views=None):
         seen.append(views)
-        return RERANKERS["gcr"](distance, probe, gallery, views=views)
+        return gcr(distance, probe, gallery, views=views) if views else distance
 
     for protocol, name in (("ccpg_reid", "kr"), ("ccpg_gait", "lbr")):
         flat = evaluate(protocol, x, index, rerank=RERANKERS[name])
         assert flat.keys() == base[protocol].keys()
         assert np.isfinite(list(flat.values())).all()
-    evaluate("ccpg_reid", x, index, rerank=gcr)
-    (views,) = seen
+    monkeypatch.setitem(RERANKERS, "gcr", watched)
+    for name in ("gcr", "gcr_views"):
+        method = compare_rerankers.training_free_method(name, "euclidean")
+        evaluate("ccpg_reid", x, index, rerank=method)
+    nothing, views = seen
+    assert nothing is None
     np.testing.assert_array_equal(views[0], camera[:QUERIES])
     np.testing.assert_array_equal(views[1], camera[QUERIES:])
 
