@@ -48,12 +48,16 @@ install() {
 absolute() {
   local name="${1%%=*}" value="${1#*=}"
   case "$1" in
-    --manual_dir=* | --data_dir=* | --workdir=* | --config.data.data_dir=* | --config.base_run=*)
+    --manual_dir=* | --data_dir=* | --workdir=* | --config.data.data_dir=* | --config.base_run=* | \
+      --config.checkpoint=*)
       case "$value" in
-        /* | *://*) ;;
+        "" | /* | *://*) ;;
         "~/"*) value="$HOME/${value#"~/"}" ;; # shells leave it as it is behind a "="
         *) value="$from/$value" ;;
       esac
+      printf '%s' "$name=$value" ;;
+    --config.pretrained.*=*) # a file, a folder or a hub id
+      if [ -n "$value" ] && [ -e "$from/$value" ]; then value="$from/$value"; fi
       printf '%s' "$name=$value" ;;
     *.py | *.py:*)
       if [ -f "$from/${1%%:*}" ]; then printf '%s' "$from/$1"; else printf '%s' "$1"; fi ;;
@@ -69,7 +73,13 @@ cd "$root"
 command="${1:-default}"
 [ $# -eq 0 ] || shift
 args=()
-for argument in "$@"; do args+=("$(absolute "$argument")"); done
+while [ $# -gt 0 ]; do
+  case "$1" in # "--workdir DIR" is "--workdir=DIR"
+    --manual_dir | --data_dir | --workdir) [ $# -lt 2 ] || { set -- "$1=$2" "${@:3}"; } ;;
+  esac
+  args+=("$(absolute "$1")")
+  shift
+done
 
 # train|evaluate CONFIG ARGS: data first, then the program.
 run_config() {

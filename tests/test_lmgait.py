@@ -470,7 +470,7 @@ def test_mtcm_by_hand():
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
-def test_mtcm_sees_order_and_only_ordered_frames_move():
+def test_mtcm_sees_the_order_of_frames():
     features = jnp.ones((1, 3, 2, 2, 2)) * jnp.arange(3.0).reshape(1, 3, 1, 1, 1)
     valid = jnp.ones((1, 3), bool)
     module = mtcm.MTCM()
@@ -607,9 +607,39 @@ def test_gradients_are_finite_and_stop_at_what_is_frozen():
     assert all(value > 0 for value in size.values()), size
 
 
+SOFT = TINY.clone(decoder_options=TINY.decoder_options._replace(support="soft"))
+
+
 def test_recognition_does_not_move_the_decoder():
-    support = representation.foreground_support(jnp.ones((1, 4, 4, 2)), edge_rule=True)
-    assert support.dtype == bool  # nothing else of the decoder reaches the maps
+    variables, batch = variables_of(TINY), make_batch()
+
+    @jax.jit
+    def gradients(params):
+        def recognition(params):
+            out = SOFT.apply(variables | {"params": params}, batch, train=False)
+            return jnp.sum(out.embeddings**2) + jnp.sum(out.logits**2)
+
+        return jax.grad(recognition)(params)
+
+    found = gradients(variables["params"])
+    assert not any(leaf.any() for leaf in jax.tree.leaves(found["decoder"]))
+    assert all(leaf.any() for leaf in jax.tree.leaves(found["gait"]["head"]))
+
+
+def test_soft_support_weighs_the_maps_by_the_probability():
+    """A decoder sure of every token: soft and binary support are the same."""
+    variables, batch = variables_of(TINY), make_batch()
+    batch["ratios"] = jnp.full_like(batch["ratios"], 0.5)  # every column is a person's
+    plain, weighed = (apply(m, variables, batch)[0].embeddings for m in (TINY, SOFT))
+    assert float(jnp.abs(plain - weighed).max()) > 1e-3
+    flat = flax.traverse_util.flatten_dict(variables["params"]["decoder"], sep="/")
+    last = [name for name in flat if name.endswith("bias") and flat[name].shape == (2,)]
+    assert len(last) == 1
+    flat[last[0]] = jnp.array([60.0, -60.0])
+    sure = flax.traverse_util.unflatten_dict(flat, sep="/")
+    variables = variables | {"params": variables["params"] | {"decoder": sure}}
+    plain, weighed = (apply(m, variables, batch)[0].embeddings for m in (TINY, SOFT))
+    np.testing.assert_allclose(plain, weighed, atol=1e-5)
 
 
 def test_warm_up_computes_the_decoder_only():
