@@ -245,10 +245,10 @@ def test_damaged_pth(torch, tmp_path):
         message = rf"no whole PyTorch file of weights \({size} bytes.*Expected: the 43"
         with pytest.raises(ValueError, match=message):
             pretrained.load_dinov2(file, model)
-    tensor = state["blocks.1.attn.qkv.weight"].numpy().tobytes()
+    tensor = state["blocks.1.attn.qkv.bias"].numpy().tobytes()
     place = content.index(tensor) + 100
     file.write_bytes(content[:place] + b"\0\1\2\3" + content[place + 4 :])
-    message = r"damaged at blocks\.1\.attn\.qkv\.weight \(96, 32\): its checksum"
+    message = r"damaged at blocks\.1\.attn\.qkv\.bias \(96,\): its checksum"
     with pytest.raises(ValueError, match=message):
         pretrained.load_dinov2(file, model)
     for content, message in (
