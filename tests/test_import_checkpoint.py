@@ -138,6 +138,7 @@ def test_a_partial_import_keeps_the_seeds_values_for_the_rest(tmp_path):
 
 def test_frozen_parts_become_files_for_config_pretrained(tmp_path, capsys):
     config = config_of("biggergait", tmp_path / "weights.npz")
+    config.frozen = ("^visual_encoder/", "^decoder/")  # as in the paper's variants
     setup, variables, tensors = published(config)
     save(tmp_path / "weights.npz", tensors)
     import_checkpoint.run(config, str(tmp_path / "run"))
