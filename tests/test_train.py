@@ -136,7 +136,7 @@ def test_a_run_made_otherwise_is_named_and_another_seed_refused(config, tmp_path
         ({"data.modalities": ("rgb",)}, "modalities rgb; choose from frames, masks"),
         ({"data.num_frames": 0}, "config.data.num_frames must be 1 or more; got 0"),
         (
-            {"train.keep_best": "ccpg_gait/CL/rank1"},
+            {"train.keep_best": "ccpg_gait/CL/rank1", "evaluation.every_steps": 0},
             "set config.evaluation.every_steps",
         ),
         (
