@@ -9,7 +9,8 @@ ordered frames, supervised contrastive loss at temperature 0.01, a one-cycle to 
 Its batches are drawn without regard to identities; ours are P identities of K sequences
 each (a contrastive loss needs positives). Its steps per data set are not known to us;
 ours are 30,000, with a rise over 30 % of them. The published sizes reach from 0.35 M
-(these) to 0.76 M, which is ResGCN-N51's depth with bottlenecks of a quarter:
+(these) to 0.76 M. The sizes below have 763,178; that they are the published ones (depth
+of ResGCN-N51, bottlenecks of a quarter) is our reading, no source at hand says so:
 
     --config.model.branch_channels=64,64,32 --config.model.reduction=4 \\
     --config.model.channels=128,128,128,256,256,256

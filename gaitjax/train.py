@@ -241,8 +241,8 @@ def _fit(
                 log.write(step, "train", row)
                 bar.set_postfix(loss=f"{row['total']:.3f}")
             every, results = config.evaluation.every_steps, None
-            due = main and every and step % every == 0  # a warm-up recognises nobody
-            if due and (step < last or config.train.keep_best):
+            evaluated = main and every and step % every == 0  # a warm-up knows nobody
+            if evaluated and (step < last or config.train.keep_best):
                 results = evaluate.evaluate_state(config, setup, state).metrics
                 log.write(step, "eval", results)
             stopping = stop.asked(step)
