@@ -82,6 +82,18 @@ def test_k_reciprocal(seed, k1, k2, weight, squared):
     np.testing.assert_allclose(ours, expected, atol=2e-6)
 
 
+def test_k_reciprocal_in_blocks(monkeypatch):
+    """Rows and columns handled a few at a time, the last block smaller."""
+    x = np.concatenate(embeddings(0))
+    distance = pairwise_distance(x, x, metric="euclidean")
+    np.fill_diagonal(distance, 0)
+    whole = graph_rerank.k_reciprocal(distance, QUERIES)
+    monkeypatch.setattr(graph_rerank, "ROWS", 5)
+    monkeypatch.setattr(graph_rerank, "COLUMNS", 7)
+    parts = graph_rerank.k_reciprocal(distance, QUERIES)
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_local_blurring(seed):
     probe, gallery = embeddings(seed)
@@ -214,3 +226,7 @@ def test_k_reciprocal_refuses_what_has_no_meaning():
         graph_rerank.k_reciprocal(square, 4)
     with pytest.raises(ValueError, match="finite"):
         graph_rerank.k_reciprocal(np.where(np.eye(4), np.inf, 1), 2)
+    with pytest.raises(ValueError, match=">= 0"):
+        graph_rerank.k_reciprocal(np.where(np.eye(4), -1, 1), 2)
+    with pytest.raises(ValueError, match="symmetric.*0.5"):
+        graph_rerank.k_reciprocal(square - 0.5 * np.eye(4, k=2), 2)

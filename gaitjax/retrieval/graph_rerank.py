@@ -18,6 +18,7 @@ import numpy as np
 from gaitjax.retrieval.distance import unit_strips
 
 ROWS = 256  # rows handled at a time: memory beyond the stated is this times n or n*k
+COLUMNS = 1024  # KR: gallery sequences handled at a time
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -40,14 +41,16 @@ def k_reciprocal(
     """KR: Jaccard distance of k-reciprocal neighbour sets, mixed with the distance.
 
     Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR
-    2017. Memory: five float32 arrays [n n].
+    2017. An encoding is zero but for the few members of its set, so only those are
+    kept (`columns`, `values`). Memory beyond the distances and the result: n times a
+    few hundred numbers, and n x COLUMNS.
 
     Differences from the paper: none known. As in its code, round(k1 / 2) rounds halves
     to even, a neighbour's own set joins where more than 2/3 of it is shared, and
-    columns are divided by their maximum. k1 and k2 above n mean n.
+    distances are divided by the maximum of their row. k1 and k2 above n mean n.
 
     Args:
-      distance: [n n] of all against all, probes first, zero diagonal.
+      distance: [n n] of all against all, probes first: symmetric, zero diagonal.
       num_probes: Q.
       k1, k2: sizes of the neighbourhoods for the sets and for the query expansion of
         their encodings (1: none), self included in k2 and not in k1.
@@ -59,69 +62,85 @@ def k_reciprocal(
       float32 [Q G].
 
     Raises:
-      ValueError: a distance that is not square, not finite or negative.
+      ValueError: distances not square, not symmetric, not finite, or negative.
     """
-    distance = jnp.asarray(distance).astype(jnp.float32)
+    if not isinstance(distance, jax.Array):
+        distance = np.asarray(distance, np.float32)
     n = distance.shape[0]
     if distance.shape != (n, n) or not 0 < num_probes < n:
         raise ValueError(
             "k_reciprocal needs distances [n n] of probes and gallery together and "
             f"0 < num_probes < n; got {distance.shape}, num_probes={num_probes}."
         )
-    if not bool(jnp.all(jnp.isfinite(distance) & (distance >= 0))):
-        raise ValueError("k_reciprocal needs finite distances >= 0.")
     near = min(k1 + 1, n)
     half = min(round(k1 / 2) + 1, near)
     expand = min(max(k2, 1), n)
-    scaled, neighbours = _scaled(distance, max(near, expand), squared)
-    encoding = _encode(scaled, neighbours[:, :near], half)
+    found = [
+        _nearest_of_rows(distance[row : row + ROWS], max(near, expand))
+        for row in range(0, n, ROWS)
+    ]
+    smallest, largest = (np.concatenate([block[i] for block in found]) for i in (1, 2))
+    if not (np.isfinite(largest).all() and np.isfinite(smallest).all()):
+        raise ValueError("k_reciprocal needs finite distances; got NaN or infinity.")
+    if (smallest < 0).any():
+        raise ValueError("k_reciprocal needs distances >= 0.")
+    some = np.unique(np.linspace(0, n - 1, 32).astype(int))
+    difference = np.abs(distance[some] - distance[:, some].T).max()
+    if difference > 1e-3 * largest.max():
+        raise ValueError(
+            "k_reciprocal needs symmetric distances; got a pair that differs by "
+            f"{difference:g} from its mirror image."
+        )
+    neighbours = jnp.concatenate([block[0] for block in found])  # [n k]
+    columns = _compact(_sets(neighbours[:, :near], half), n)  # [n m]
+    original = distance[np.arange(n)[:, None], np.minimum(columns, n - 1)]
+    values = _encoded(columns, original, largest, squared)  # [n m]
     if k2 > 1:
-        encoding = _mean_rows(encoding, neighbours[:, :expand])
-    # A probe's encoding has few non-zero entries; only those meet the gallery's.
-    entries = int(jnp.max(jnp.sum(encoding[:num_probes] > 0, axis=1)))
-    entries = min(n, 1 << (entries - 1).bit_length())
-    gallery = _transposed_from(encoding, num_probes)  # [n G]
-    blocks = []
-    for row in range(0, num_probes, ROWS):
-        probes = slice(row, min(row + ROWS, num_probes))
-        shared = _shared_mass(encoding[probes], gallery, entries)  # [q G]
-        jaccard = 1 - shared / (2 - shared)
-        blocks.append((1 - weight) * jaccard + weight * scaled[probes, num_probes:])
-    return np.concatenate([np.asarray(block) for block in blocks])  # [Q G]
+        columns, values = _of_neighbours(columns, values, neighbours[:, :expand])
+    members = _compact(columns[:num_probes], n)
+    amounts = _amounts(members, columns[:num_probes], values[:num_probes])
+    out = np.empty((num_probes, n - num_probes), np.float32)
+    for first in range(num_probes, n, COLUMNS):
+        some = slice(first, min(first + COLUMNS, n))
+        gallery = _dense(columns[some], values[some], n)  # [n g]
+        for row in range(0, num_probes, ROWS):
+            rows = slice(row, min(row + ROWS, num_probes))
+            shared = _shared_mass(members[rows], amounts[rows], gallery)  # [q g]
+            scaled = _scaled(distance[rows, some], largest[rows], squared)
+            mixed = (1 - weight) * (1 - shared / (2 - shared)) + weight * scaled
+            out[rows, first - num_probes : some.stop - num_probes] = mixed
+    return out
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _scaled(distance, k: int, squared: bool):
-    """(distance / column maximum, transposed [n n]; k nearest of each row [n k])."""
-    distance = distance * distance if squared else distance
-    scaled = (distance / jnp.max(distance, axis=0)[None, :]).T
-    # A row is divided by one number: the order is that of the undivided distances.
-    return scaled, jax.lax.top_k(-distance.T, k)[1]
+@functools.partial(jax.jit, static_argnums=1)
+def _nearest_of_rows(distance, k: int):
+    """(k nearest [q k], smallest [q], largest [q]) of distances [q n]."""
+    nearest = jax.lax.top_k(0 - distance, k)[1]  # no negative zeros; ties by position
+    return nearest, jnp.min(distance, axis=1), jnp.max(distance, axis=1)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _encode(scaled, neighbours, half: int):
-    """Rows exp(-scaled) on the expanded k-reciprocal sets, sums 1: [n n]."""
-    n, near = neighbours.shape
+@functools.partial(jax.jit, static_argnums=1)
+def _sets(neighbours, half: int):
+    """The expanded k-reciprocal sets, with repetitions: columns [n *], n where none.
+
+    neighbours: [n near], each row's nearest, itself included.
+    """
+    n = neighbours.shape[0]
     halves = neighbours[:, :half]
     mutual = _mutual(neighbours)  # [n near], which neighbours are reciprocal
     mutual_half = _mutual(halves)  # [n half]
     size_half = jnp.sum(mutual_half, axis=1)  # [n]
 
-    def encode(row):
+    def members(row):
         mine, is_mine = neighbours[row], mutual[row]  # [near]
         theirs, is_theirs = halves[mine], mutual_half[mine]  # [near half]
         known = (theirs[:, :, None] == mine[None, None, :]) & is_mine[None, None, :]
         shared = jnp.sum(jnp.any(known, axis=2) & is_theirs, axis=1)  # [near]
         joins = is_mine & (3 * shared > 2 * size_half[mine])
-        columns = jnp.concatenate([mine, theirs.reshape(-1)])
-        member = jnp.concatenate([is_mine, (is_theirs & joins[:, None]).reshape(-1)])
-        columns = jnp.where(member, columns, n)  # n: out of the row, dropped
-        inside = jnp.zeros(n, bool).at[columns].set(True, mode="drop")
-        values = jnp.where(inside, jnp.exp(-scaled[row]), 0)
-        return values / jnp.sum(values)
+        joined = jnp.where(is_theirs & joins[:, None], theirs, n).reshape(-1)
+        return jnp.concatenate([jnp.where(is_mine, mine, n), joined])
 
-    return jax.lax.map(encode, jnp.arange(n), batch_size=ROWS)
+    return jax.lax.map(members, jnp.arange(n), batch_size=ROWS)
 
 
 def _mutual(neighbours):
@@ -131,36 +150,82 @@ def _mutual(neighbours):
     return jnp.any(back == self_index, axis=2)
 
 
-@jax.jit
-def _mean_rows(matrix, rows):
-    """The mean of matrix[rows[i]] for each i: matrix [n n], rows [n k] -> [n n]."""
+def _compact(columns, n: int):
+    """Each row's distinct columns below n, ascending, then n: [n *] -> [n m].
 
-    def add(number, total):
-        return total + matrix[rows[:, number]]
-
-    total = jax.lax.fori_loop(0, rows.shape[1], add, jnp.zeros_like(matrix))
-    return total / rows.shape[1]
+    m: what the fullest row needs, as a power of two, so that few shapes are compiled.
+    """
+    distinct, most = _distinct(columns, n)
+    return distinct[:, : 1 << max(int(most) - 1, 0).bit_length()]
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _transposed_from(matrix, row: int):
-    return matrix[row:].T
+def _distinct(columns, n: int):
+    def unfinished(state):
+        _, last, _ = state
+        return jnp.any(last < n)
+
+    def add(state):
+        number, last, found = state
+        later = jnp.where(columns > last[:, None], columns, n)
+        last = jnp.min(later, axis=1)
+        return number + 1, last, found.at[:, number].set(last)
+
+    found = jnp.full_like(columns, n)
+    start = jnp.full(columns.shape[0], -1, columns.dtype)
+    most, _, found = jax.lax.while_loop(unfinished, add, (0, start, found))
+    return found, most - 1
+
+
+def _scaled(distance, largest, squared: bool):
+    scaled = distance / largest[:, None]
+    return scaled * scaled if squared else scaled
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _encoded(columns, distance, largest, squared: bool):
+    """Rows exp(-scaled) on the sets, sums 1: values [n m] of columns [n m]."""
+    values = jnp.exp(-_scaled(distance, largest, squared))
+    values = jnp.where(columns < columns.shape[0], values, 0)
+    return values / jnp.sum(values, axis=1, keepdims=True)
+
+
+@jax.jit
+def _of_neighbours(columns, values, neighbours):
+    """The mean of the encodings of each row's k neighbours: [n k*m], columns repeat."""
+    n, k = neighbours.shape
+    return columns[neighbours].reshape(n, -1), values[neighbours].reshape(n, -1) / k
+
+
+@jax.jit
+def _amounts(members, columns, values):
+    """What stands at `members` [q m] in rows of repeating columns [q *]: [q m]."""
+
+    def amount(row):
+        same = members[row][:, None] == columns[row][None, :]
+        return jnp.sum(jnp.where(same, values[row], 0), axis=1)
+
+    return jax.lax.map(amount, jnp.arange(len(members)), batch_size=ROWS)
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _shared_mass(probe, gallery, entries: int):
-    """sum_k min(probe[q, k], gallery[k, g]): probe [q n], gallery [n g] -> [q g].
+def _dense(columns, values, n: int):
+    """Encodings (columns, values) [g *] as [n g]."""
+    sequence = jnp.arange(len(columns))[:, None]
+    zeros = jnp.zeros((n, len(columns)), jnp.float32)
+    return zeros.at[columns, sequence].add(values, mode="drop")
 
-    entries: at least as many as any probe row has non-zero ones.
-    """
-    values, columns = jax.lax.top_k(probe, entries)  # [q entries]
+
+@jax.jit
+def _shared_mass(members, amounts, gallery):
+    """sum_k min(probe[q, k], gallery[k, g]): [q g] of members, amounts [q m]."""
 
     def add(number, total):
-        theirs = gallery[columns[:, number]]  # [q g]
-        return total + jnp.minimum(theirs, values[:, number][:, None])
+        theirs = gallery[members[:, number]]  # [q g]; beyond n: any row, amount 0
+        return total + jnp.minimum(theirs, amounts[:, number][:, None])
 
-    start = jnp.zeros((probe.shape[0], gallery.shape[1]), jnp.float32)
-    return jax.lax.fori_loop(0, entries, add, start)
+    start = jnp.zeros((members.shape[0], gallery.shape[1]), jnp.float32)
+    return jax.lax.fori_loop(0, members.shape[1], add, start)
 
 
 def local_blurring(probe, candidates, *, temperature: float = 0.3) -> jax.Array:
