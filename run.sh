@@ -93,7 +93,7 @@ run_config() {
     case "$argument" in
       --manual_dir=*) prepare+=("$argument") ;;
       --data_dir=*) prepare+=("$argument"); program+=("--config.data.data_dir=${argument#*=}") ;;
-      --config.data.data_dir=*) prepare+=("--data_dir=${argument#*=}"); program+=("$argument") ;;
+      --config.*=*) prepare+=("$argument"); program+=("$argument") ;;
       *) program+=("$argument") ;;
     esac
   done

@@ -292,7 +292,32 @@ def test_a_config_file_names_its_data_sets(tmp_path):
         "    data = dict(train_dataset='synthetic_gait', test_dataset=test)\n"
         "    return ConfigDict(dict(data=data))\n"
     )
-    assert prepare.names_in_config(str(file)) == ["synthetic_gait"]
-    assert prepare.names_in_config(f"{file}:b") == ["synthetic_gait", "cmu_walk"]
+
+    def names(argument, *overrides):
+        return prepare.names_in_config(prepare.read_config(argument, overrides))
+
+    assert names(str(file)) == ["synthetic_gait"]
+    assert names(f"{file}:b") == ["synthetic_gait", "cmu_walk"]
+    override = "--config.data.test_dataset=casia_b"
+    assert names(f"{file}:b", override) == ["synthetic_gait", "casia_b"]
     with pytest.raises(prepare.PrepareError, match="Unknown variant"):
-        prepare.names_in_config(f"{file}:c")
+        names(f"{file}:c")
+    with pytest.raises(prepare.PrepareError, match="tset_dataset.*Did you mean"):
+        names(str(file), "--config.data.tset_dataset=ccpg")
+    with pytest.raises(prepare.PrepareError, match="No config file"):
+        names(str(tmp_path / "other.py"))
+
+
+def test_a_configs_data_are_built_where_it_looks_for_them(tmp_path, capsys):
+    """--config.data.data_dir and --config.data.test_dataset, as the training reads."""
+    arguments = [
+        "--config=configs/lmgait.py",
+        "--config.data.train_dataset=synthetic_gait/tiny",
+        "--config.data.test_dataset=synthetic_gait/tiny",
+        f"--config.data.data_dir={tmp_path}",
+    ]
+    assert prepare.main(arguments) == 0
+    assert (tmp_path / "synthetic_gait" / "tiny").is_dir()
+    with pytest.raises(SystemExit):
+        prepare.main(["synthetic_gait/tiny", "--config.data.data_dir=elsewhere"])
+    assert "unrecognized arguments: --config.data" in capsys.readouterr().err

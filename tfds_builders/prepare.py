@@ -13,14 +13,15 @@ import argparse
 import contextlib
 import fcntl
 import importlib
-import importlib.machinery
-import importlib.util
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from absl import flags
 from etils import epath
+from ml_collections import ConfigDict, config_flags
 
 from tfds_builders.parallel import WorkerKilled
 
@@ -158,22 +159,27 @@ def _locked(path: Path):
         yield
 
 
-def names_in_config(argument: str) -> list[str]:
-    """The data sets that a config FILE.py[:variant] trains and tests on."""
-    path, _, variant = argument.partition(":")
-    if not Path(path).is_file():
-        raise PrepareError(f"No config file {path!r}.")
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    loader = importlib.machinery.SourceFileLoader("prepared_config", path)
-    spec = importlib.util.spec_from_loader("prepared_config", loader)
-    assert spec is not None  # a loader was given
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
+def read_config(argument: str, overrides: Sequence[str] = ()) -> ConfigDict:
+    """The config FILE.py[:variant] with `--config.field=value` overrides.
+
+    As `gaitjax.main` reads it. Raises PrepareError for a file, a variant, a field or a
+    value that does not exist.
+    """
+    if not Path(argument.partition(":")[0]).is_file():
+        raise PrepareError(f"No config file {argument.partition(':')[0]!r}.")
+    values, line = flags.FlagValues(), ["prepare", f"--config={argument}", *overrides]
     try:
-        config = module.get_config(variant) if variant else module.get_config()
-        names = [config.data.train_dataset, config.data.test_dataset]
-    except ValueError as error:  # an unknown variant
-        raise PrepareError(f"{argument}: {error}") from error
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
+        values(line)
+    except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
+        line = str(error).strip().splitlines()[-1]  # above it stands a traceback
+        raise PrepareError(f"{argument}: {line}") from error
+    return values.config
+
+
+def names_in_config(config: ConfigDict) -> list[str]:
+    """The data sets that a config trains and tests on."""
+    names = [config.data.train_dataset, config.data.test_dataset]
     return list(dict.fromkeys(name for name in names if name))
 
 
@@ -188,8 +194,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME[/CONFIG]",
         help="ccpg, or ccpg/opengait; tfds_builders/NAME/README.md lists configs",
     )
-    parser.add_argument("--config", help="prepare what FILE.py[:variant] needs")
-    parser.add_argument("--data_dir", default="data", help="default: data")
+    parser.add_argument(
+        "--config",
+        help="prepare what FILE.py[:variant] needs; --config.field=value changes it",
+    )
+    parser.add_argument(
+        "--data_dir", help="default: the config's data.data_dir, or else data"
+    )
     parser.add_argument("--manual_dir", help="folder with data you downloaded")
     parser.add_argument(
         "--beam_pipeline_options",
@@ -202,17 +213,24 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = _parser()
-    args = parser.parse_args(arguments)
+    args, others = parser.parse_known_args(arguments)
+    strange = [x for x in others if not (args.config and x.startswith("--config."))]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    names, data_dir = args.names, args.data_dir or "data"
     try:
-        names = args.names + (names_in_config(args.config) if args.config else [])
-        if not names and not args.config:  # a re-ranker's data is its base run's
+        if args.config:
+            config = read_config(args.config, others)
+            names = names + names_in_config(config)
+            data_dir = args.data_dir or config.data.data_dir
+        elif not names:
             parser.error("name a data set, or give --config=FILE.py")
         for name in names:  # all names are checked before the first build
-            make_builder(name, args.data_dir)
-        for name in names:
+            make_builder(name, data_dir)
+        for name in names:  # a re-ranker's data is its base run's
             prepare(
                 name,
-                args.data_dir,
+                data_dir,
                 manual_dir=args.manual_dir,
                 overwrite=args.overwrite,
                 beam_options=args.beam_pipeline_options,
