@@ -30,8 +30,9 @@ def get_config(dataset: str = "synthetic"):
         return config
     for field in ("train_dataset", "test_dataset", "num_classes", "image_size"):
         config.data[field] = row.data[field]
-    for field in ("protocols", "max_frames"):
-        config.evaluation[field] = row.evaluation[field]
+    config.evaluation.protocols = row.evaluation.protocols
+    if dataset != "ccpg":  # there the first 250, as in `configs/lmgait.py`
+        config.evaluation.max_frames = row.evaluation.max_frames
     config.data.modalities = ("frames",)
     config.data.ids_per_batch, config.data.seqs_per_id = 8, 8
     config.data.num_frames = 30

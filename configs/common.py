@@ -7,7 +7,8 @@ file has `get_config(variant)`; `configs/lmgait.py:ccpg` passes "ccpg".
 from ml_collections import ConfigDict
 
 # One row per data set: what every config of the zoo takes from it. `num_classes` is
-# the number of training identities (`DATA` D.8).
+# the number of training identities (`DATA` D.8). 720 frames are the field's limit in
+# evaluation (`ZOO` B.4); BigGait and LMGait have their own on CCPG.
 DATASETS = {
     "synthetic": dict(
         train_dataset="synthetic_gait", test_dataset="synthetic_gait", num_classes=60,
@@ -19,7 +20,7 @@ DATASETS = {
     ),
     "ccpg": dict(
         train_dataset="ccpg", test_dataset="ccpg", num_classes=100,
-        protocols=("ccpg_gait", "ccpg_reid"), image_size=(256, 128), max_frames=250,
+        protocols=("ccpg_gait", "ccpg_reid"), image_size=(256, 128), max_frames=720,
     ),
     "sustech1k": dict(
         train_dataset="sustech1k", test_dataset="sustech1k", num_classes=250,

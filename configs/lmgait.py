@@ -112,6 +112,8 @@ def get_config(dataset: str = "synthetic"):
         return config
     config.data.ids_per_batch, config.data.seqs_per_id = 6, 8
     config.data.num_frames = FRAMES[dataset]
+    if dataset == "ccpg":
+        config.evaluation.max_frames = 250  # as BigGait (`ZOO` A.8, `METHODS` 1.6)
     config.optimizer.milestones = (15_000, 25_000, 30_000, 35_000)
     config.warmup.steps = 5_000
     config.train.steps = 40_000

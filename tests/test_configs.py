@@ -102,6 +102,9 @@ def test_every_variant_is_complete_and_consistent(name):
         assert set(config.loss) <= set(losses.LOSSES)
         assert set(config.evaluation.protocols) <= set(PROTOCOLS)
         assert config.name == (name if variant == "synthetic" else f"{name}_{variant}")
+        if variant not in ("synthetic", "cmu_walk"):  # `ZOO` A.8, B.4
+            short = variant == "ccpg" and name in ("biggait", "lmgait")
+            assert config.evaluation.max_frames == (250 if short else 720)
         if config.model.name == "gei":
             continue  # nothing is trained
         assert data.ids_per_batch <= data.num_classes and steps > 0
