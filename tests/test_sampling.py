@@ -194,6 +194,19 @@ def test_erasing_blackens_one_rectangle_of_the_right_area_in_all_frames():
         assert (arrays["frames"] == 9).all()  # the input is not written to
 
 
+@pytest.mark.parametrize("size", [(320, 220), (384, 192)])  # as 64 x 44 and frames
+def test_erased_rectangles_have_the_fields_aspects_in_pixels(size):
+    arrays = {"silhouettes": np.ones((1, *size), np.uint8)}  # large: sides are rounded
+    aspects, areas = [], []
+    for seed in range(300):
+        image = transforms.erase(arrays, np.random.default_rng(seed))["silhouettes"][0]
+        height, width = (image == 0).any(1).sum(), (image == 0).any(0).sum()
+        aspects.append(height / width)
+        areas.append(height * width / image.size)
+    assert 0.29 < min(aspects) < 0.4 and 3.1 < max(aspects) < 3.34
+    assert 0.049 < min(areas) < 0.052 and 0.19 < max(areas) < 0.202
+
+
 def test_augmentation_is_off_by_default_and_follows_its_probabilities():
     arrays = {"silhouettes": square_at(16, 11)}
     same = transforms.augment(arrays, rng=np.random.default_rng(0))
@@ -220,6 +233,14 @@ def test_flipped_keypoints_exchange_left_and_right():
     np.testing.assert_array_equal(
         transforms.flip({"keypoints": flipped}, 64)["keypoints"], points
     )
+    found = (flipped != 0).any(-1)
+    assert found.sum() == 1  # what was missing, (0, 0, 0), is still
+    change = transforms.Warp(degrees=7.0, shift=(0.1, 0.0))
+    warped = transforms.warp({"keypoints": points}, change, (128, 64))["keypoints"]
+    np.testing.assert_array_equal((warped != 0).any(-1), (points != 0).any(-1))
+    points[0, 0] = (70, 7, 0)  # a place outside the frame is no missing one
+    flipped = transforms.flip({"keypoints": points}, 64)["keypoints"]
+    np.testing.assert_array_equal(flipped[0, 0], (-7, 7, 0))
 
 
 def test_damaged_frames_are_named():

@@ -57,6 +57,7 @@ def flip(
     """Mirrors every modality left to right, all frames of the sequence.
 
     frame_width: of the frames in whose pixels keypoints are; needed for keypoints only.
+    Missing key points stay missing.
     """
     mirrored = {
         name: np.ascontiguousarray(value[:, :, ::-1]) if name in IMAGE_LIKE else value
@@ -65,10 +66,19 @@ def flip(
     if "keypoints" in arrays:
         if frame_width is None:
             raise ValueError("Key points are mirrored within frames: give frame_width.")
-        points = arrays["keypoints"][:, list(MIRRORED)].copy()  # [T 17 3]
-        points[..., 0] = frame_width - 1 - points[..., 0]
-        mirrored["keypoints"] = points
+        points = arrays["keypoints"][:, list(MIRRORED)]  # [T 17 3]
+        place = points.copy()
+        place[..., 0] = frame_width - 1 - place[..., 0]
+        mirrored["keypoints"] = np.where(_missing(points), points, place)
     return mirrored
+
+
+def _missing(points: np.ndarray) -> np.ndarray:
+    """bool [T 17 1]: key points (0, 0, 0), the field's mark of one not found.
+
+    A confidence of 0 alone is none: renderers give places outside the frame.
+    """
+    return (points == 0).all(-1, keepdims=True)
 
 
 class Warp(NamedTuple):
@@ -127,7 +137,8 @@ def warp(
 ) -> dict[str, np.ndarray]:
     """Every modality under the same change; what comes from outside is 0.
 
-    frame_size: (H, W) of the frames in whose pixels keypoints are. Masks stay 0/1.
+    frame_size: (H, W) of the frames in whose pixels keypoints are. Masks stay 0/1,
+    missing key points missing.
     """
     import cv2
 
@@ -150,9 +161,8 @@ def warp(
         ones = np.ones((*points.shape[:2], 1), points.dtype)
         moved = np.concatenate([points[..., :2], ones], -1) @ matrix.T  # [T 17 3]
         place = moved[..., :2] / moved[..., 2:]
-        done["keypoints"] = np.concatenate([place, points[..., 2:]], -1).astype(
-            points.dtype
-        )
+        moved = np.concatenate([place, points[..., 2:]], -1).astype(points.dtype)
+        done["keypoints"] = np.where(_missing(points), points, moved)
     return done
 
 
@@ -161,21 +171,28 @@ def erase(
 ) -> dict[str, np.ndarray]:
     """Blackens one rectangle, the same share of every image in all frames.
 
-    Its area is 5 to 20 % of the image, its height / width 0.3 to 3.3 (Zhong et al.,
-    Random Erasing Data Augmentation, AAAI 2020; ranges of `ZOO` C.7). Both are taken of
-    an image twice as high as wide and hold in shares for the others.
+    Its area is 5 to 20 % of the image, its height / width 0.3 to 3.3, both uniform
+    (Zhong et al., Random Erasing Data Augmentation, AAAI 2020; ranges of `ZOO` C.7), in
+    pixels of the first of IMAGE_LIKE that is there: images of another shape have the
+    same shares of their height and width. Sides are rounded to whole pixels.
     """
+    names = [name for name in IMAGE_LIKE if name in arrays]
+    if not names:
+        return arrays
+    height, width = arrays[names[0]].shape[1:3]
     while True:
         area, aspect = rng.uniform(*ERASED_AREA), rng.uniform(*ERASED_ASPECT)
-        high, wide = np.sqrt(area * aspect / 2), np.sqrt(area * 2 / aspect)
+        high = np.sqrt(area * aspect * width / height)  # share of the height
+        wide = area / high
         if high < 1 and wide < 1:
             break
     top, left = rng.uniform(0, 1 - high), rng.uniform(0, 1 - wide)
     done = dict(arrays)
-    for name in arrays.keys() & set(IMAGE_LIKE):
+    for name in names:
         height, width = arrays[name].shape[1:3]
-        rows = slice(round(top * height), round((top + high) * height))
-        columns = slice(round(left * width), round((left + wide) * width))
+        row, column = int(top * height), int(left * width)
+        rows = slice(row, row + round(high * height))
+        columns = slice(column, column + round(wide * width))
         done[name] = arrays[name].copy()
         done[name][:, rows, columns] = 0
     return done
