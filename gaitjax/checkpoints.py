@@ -31,6 +31,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
+from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
@@ -69,9 +70,19 @@ class Checkpoints:
     keep: the newest `keep` stay (None: all). best: name of a metric of the evaluations
     during training, for instance "ccpg_gait/mean/rank1": the checkpoint where it was
     highest stays too ("": none).
+    read_only: another process may be writing this run: nothing in the folder changes.
+
+    Raises ValueError for a `keep` below 1.
     """
 
-    def __init__(self, workdir: str, keep: int | None, best: str = ""):
+    def __init__(
+        self,
+        workdir: str,
+        keep: int | None,
+        best: str = "",
+        read_only: bool = False,
+    ):
+        check_keep(keep)
         self._folder = Path(workdir).absolute() / "checkpoints"
         self._best = best
         policies = [LatestN(n=keep)]
@@ -86,8 +97,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies),
             best_fn=self._metric if best else None,
-            cleanup_tmp_directories=True,
-            create=True,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            single_host_load_and_broadcast=True,  # folders may be seen late on NFS
         )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -132,33 +144,37 @@ class Checkpoints:
         description: of the current run, to be compared; None: any run will do.
         first: "newest", or "best" (then the newest).
         A damaged checkpoint is skipped with a warning and the one before it used; on
-        several hosts only what all of them can read is used.
+        several hosts only what all of them can read is used: each reads its own shards
+        alone, then all agree.
         Raises ValueError where the run was made by another config or on other data, or
         where there are checkpoints but none can be read.
         """
         steps = self._order(first)
         for step in steps:
-            stored, state, problem = {}, None, ""
+            stored, state, different, problem = {}, None, None, ""
             try:
-                stored = self._manager.restore(
-                    step, args=ocp.args.Composite(description=ocp.args.JsonRestore())
-                ).description
+                # Orbax's handlers, because its checkpointers end in a barrier, where
+                # the others would wait for one that cannot read its part
+                folder = epath.Path(self._folder / str(step))
+                stored = ocp.JsonCheckpointHandler().restore(folder / "description")
                 if description is not None:
                     _check_same_run(stored, description, self._folder)
-                state = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(abstract_state)
-                    ),
-                ).state
-            except DifferentRun:
-                raise
+                state = ocp.StandardCheckpointHandler().restore(
+                    folder / "state", args=ocp.args.StandardRestore(abstract_state)
+                )
+            except DifferentRun as error:
+                different = error
             except Exception as error:  # whatever a truncated file makes Orbax raise
                 text = str(error).partition("\n")[0].partition(" [tensorstore")[0]
                 problem = f"{type(error).__name__}: {text[:300]}"
-            read_by_all = np.all(
-                multihost_utils.process_allgather(np.array(not problem))
+            own = np.array([not problem, different is None])
+            read_by_all, same_for_all = (
+                multihost_utils.process_allgather(own).reshape(-1, 2).all(axis=0)
             )
+            if read_by_all and not same_for_all:
+                raise different or DifferentRun(
+                    f"Another process found that {self._folder} is of another run."
+                )
             if read_by_all and stored.get("checksums") in (None, checksums(state)):
                 return state, step
             if read_by_all:
@@ -211,6 +227,15 @@ class Checkpoints:
                 "the one before could not be written, older ones are kept. Free some "
                 "space, then run the same command again."
             ) from error
+
+
+def check_keep(keep: int | None) -> None:
+    """Raises ValueError where no checkpoint would be kept."""
+    if keep is not None and keep < 1:
+        raise ValueError(
+            f"config.train.keep={keep} would keep no checkpoint; the newest is what a "
+            "run goes on from. Choose 1 or more."
+        )
 
 
 def check_folder(workdir: str) -> None:

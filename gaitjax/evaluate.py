@@ -87,6 +87,7 @@ def open_test_split(config) -> source.Source:
         config.data.data_dir, config.data.test_dataset, config.data.test_split,
         (*config.data.modalities, *config.evaluation.modalities),
     )  # fmt: skip
+    source.check_modalities(data, pipeline.eval_modalities(config))
     for protocol in config.evaluation.protocols:
         protocols.tasks(protocol, data.index)
     return data
@@ -190,7 +191,7 @@ def load_run(
             f"There is no trained run in {workdir}. Train it first: the same command "
             "with --config.mode=train, or name its folder with --workdir."
         )
-    checkpoints = Checkpoints(workdir, None, best)
+    checkpoints = Checkpoints(workdir, None, best, read_only=True)  # it may yet run
     target = stored_part(abstract(setup.abstract_state, setup.shardings))
     restored = checkpoints.restore(target, None, first)
     checkpoints.close()

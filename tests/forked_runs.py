@@ -1,8 +1,9 @@
 """Runs of gaitjax.main that start fast: one process imports, each run is its fork.
 
 As a program (`python -m tests.forked_runs`): each line of stdin is a JSON list of
-processes, [devices, output file, arguments of gaitjax.main ...]; two lines answer it:
-their process ids at their start, their exit codes (negative: killed by that signal).
+processes, [devices, output file, arguments of gaitjax.main ...] (where the first is
+"tests.checkpoint_task" the others are its); two lines answer it: their process ids at
+their start, their exit codes (negative: killed by that signal).
 """
 
 import atexit
@@ -76,6 +77,7 @@ def _child(devices: int, output: str, *arguments: str) -> None:
     from absl import app
 
     from gaitjax import main
+    from tests import checkpoint_task
 
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
@@ -83,6 +85,9 @@ def _child(devices: int, output: str, *arguments: str) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
     sys.argv = sys.orig_argv = ["gaitjax.main", *arguments]
     try:
+        if arguments[0] == "tests.checkpoint_task":
+            checkpoint_task.run(*arguments[1:])
+            raise SystemExit(0)
         app.run(main._main, flags_parser=main._parse)
     except SystemExit as end:
         sys.stdout.flush()

@@ -157,6 +157,17 @@ def test_preempted_on_two_processes_of_four_devices_resumes_on_two_of_one(
     assert results[0] == results[1]
 
 
+def test_what_one_of_two_processes_cannot_read_is_used_by_none(runs, tmp_path):
+    task = ["tests.checkpoint_task", str(tmp_path / "run")]
+    runs.start(task, tmp_path / "out", processes=2)
+    codes = runs.wait()
+    texts = [(tmp_path / f"out{i}").read_text() for i in range(2)]
+    assert codes == [0, 0], texts
+    assert all("restored step 1" in text for text in texts)
+    skipped = "of step 2 cannot be read (another process); trying the one before"
+    assert [skipped in text for text in texts] == [True, False]  # only 1 could not
+
+
 # ---------------------------------------------------------------- data that goes wrong
 
 
