@@ -70,7 +70,7 @@ def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]
 
     from benchmarks.train_step import random_batches
     from gaitjax import state as states
-    from gaitjax.train import train_step
+    from gaitjax.train import losses_of, train_step
 
     config = model_config(name)
     setup = states.build(config, states.example_batch(config))
@@ -84,7 +84,7 @@ def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]
 
     step = jax.jit(
         functools.partial(
-            train_step, model=setup.model, tx=setup.tx, losses=config.loss.to_dict()
+            train_step, model=setup.model, tx=setup.tx, losses=losses_of(config)
         )
     )
     variables = states.model_variables(state)

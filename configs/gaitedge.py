@@ -31,7 +31,7 @@ def get_config(dataset: str = "synthetic"):
         unet_channels=(16, 32, 64, 128),
         kernel=3,  # of the dilation and the erosion that make the edge
         silhouette_size=(64, 44),
-        freeze_encoder=True,  # the U-Net's, after the warm-up
+        freeze_encoder=True,  # no gradient to the U-Net's, after the warm-up ...
         dtype="float32",
     )
     config.loss = dict(
@@ -40,6 +40,7 @@ def get_config(dataset: str = "synthetic"):
         binary_cross_entropy=dict(weight=10.0),
     )
     config.optimizer.rates = (("^unet/", 0.1),)  # in the warm-up too
+    config.train.trainable = "^(?!unet/down)"  # ... and no weight decay
     config.warmup.update(
         losses=("binary_cross_entropy",), trainable="^unet/", learning_rate=1e-2
     )

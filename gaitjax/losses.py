@@ -88,7 +88,11 @@ def _mean_hinge(positive, positive_mask, negative, negative_mask, margin):
 
 
 def batch_all_triplet(
-    embeddings: jax.Array, *, seqs_per_id: int, margin: float
+    embeddings: jax.Array,
+    *,
+    seqs_per_id: int,
+    margin: float,
+    valid: jax.Array | None = None,
 ) -> jax.Array:
     """Batch-all triplet loss of an identity-grouped batch, per strip.
 
@@ -99,6 +103,7 @@ def batch_all_triplet(
       embeddings: [B S D], rows grouped by identity: B = P * seqs_per_id.
       seqs_per_id: K; [P K] gives B*K*B terms per strip, never B*B*B.
       margin: m.
+      valid: bool [B], rows that count; None: all.
 
     Returns float32 [S].
 
@@ -115,6 +120,7 @@ def batch_all_triplet(
             f"batch_all_triplet: a batch of {batch} sequences is not a multiple of "
             f"seqs_per_id={seqs_per_id}; group it, or use batch_all_triplet_by_label."
         )
+    rows = jnp.ones(batch, bool) if valid is None else valid
     ids = batch // seqs_per_id
     distance = pairwise_distances(embeddings)  # [S B B]
     blocks = distance.reshape(strips, ids, seqs_per_id, ids, seqs_per_id)
@@ -124,9 +130,9 @@ def batch_all_triplet(
     group = jnp.arange(batch) // seqs_per_id
     loss, _ = _mean_hinge(
         positive,
-        jnp.ones((batch, seqs_per_id), bool),
+        rows[:, None] & rows.reshape(ids, seqs_per_id)[group],
         jnp.swapaxes(distance, 0, 1),  # [B S B]
-        group[:, None] != group[None, :],
+        rows[None, :] & (group[:, None] != group[None, :]),
         margin,
     )
     return loss
@@ -349,9 +355,16 @@ def _aux(output, name, loss):
 
 
 def _triplet(output, batch, config):
-    per_strip, _ = batch_all_triplet_by_label(
-        output.embeddings, batch["labels"], margin=config["margin"], valid=_rows(batch)
-    )
+    """config["seqs_per_id"], where the batch is known to be grouped, saves memory."""
+    x, margin, rows = output.embeddings, config["margin"], _rows(batch)
+    if seqs_per_id := config.get("seqs_per_id"):
+        per_strip = batch_all_triplet(
+            x, seqs_per_id=seqs_per_id, margin=margin, valid=rows
+        )
+    else:
+        per_strip, _ = batch_all_triplet_by_label(
+            x, batch["labels"], margin=margin, valid=rows
+        )
     return jnp.mean(per_strip)
 
 
@@ -417,7 +430,7 @@ def _binary_cross_entropy(output, batch, config):
 
 # name -> loss(output, batch, its fields in config.loss) -> scalar
 LOSSES: dict[str, Callable[[GaitOutput, Mapping, Mapping], jax.Array]] = {
-    "triplet": _triplet,  # margin
+    "triplet": _triplet,  # margin, seqs_per_id
     "cross_entropy": _cross_entropy,  # scale, smoothing
     "supcon": _supcon,  # temperature
     "silhouette": _silhouette,

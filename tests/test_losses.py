@@ -111,6 +111,26 @@ def test_triplet_gradient_is_finite_when_all_embeddings_are_equal():
     np.testing.assert_array_equal(gradient, 0)
 
 
+def test_a_grouped_batch_with_padded_rows_equals_the_loss_by_label():
+    x, labels = normal(8, 3, 4), jnp.arange(8) // 2
+    valid = jnp.array([1, 1, 1, 0, 0, 0, 1, 1], bool)
+    output = GaitOutput(x, None, {})
+    batch = {"valid": valid[:, None], "labels": labels}
+    fields = {"weight": 1.0, "margin": 5.0}
+
+    def value(x, **more):
+        losses_of = {"triplet": fields | more}
+        return losses.total_loss(output._replace(embeddings=x), batch, losses_of)[0]
+
+    found = jax.value_and_grad(value)(x)
+    grouped = jax.value_and_grad(lambda x: value(x, seqs_per_id=2))(x)
+    np.testing.assert_allclose(grouped[0], found[0], rtol=1e-6)
+    np.testing.assert_allclose(grouped[1], found[1], atol=1e-6)
+    # 8 x 2 x 8 terms per strip, not 8 x 8 x 8
+    shapes = str(jax.make_jaxpr(lambda x: value(x, seqs_per_id=2))(x))
+    assert "[8,3,2,8]" in shapes and "[8,3,8,8]" not in shapes
+
+
 def test_an_ungrouped_batch_is_refused():
     with pytest.raises(ValueError, match="batch of 5 .* seqs_per_id=2"):
         losses.batch_all_triplet(jnp.ones((5, 1, 2)), seqs_per_id=2, margin=0.2)

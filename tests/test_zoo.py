@@ -1,12 +1,15 @@
 """Every single-stage model: shapes, padding, gradients, types, parameter counts."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
+from configs import gaitedge
 from gaitjax import losses
 from gaitjax.models import convolution, torch_names
 from gaitjax.models.biggergait import BiggerGait
@@ -294,6 +297,32 @@ def test_the_warm_up_of_biggergait_learns_from_silhouettes():
         jax.eval_shape(
             lambda: model.apply(variables, batch, train=False, method="warm_up")
         )
+
+
+# ---------------------------------------------------------------- GaitEdge's details
+
+
+def test_weight_decay_leaves_gaitedges_frozen_encoder_alone():
+    """What `freeze_encoder` gives no gradient is what the main phase holds still."""
+    config = gaitedge.get_config("casia_b_star")
+    assert config.model.freeze_encoder and config.optimizer.weight_decay > 0
+    flat = traverse_util.flatten_dict(variables_of("gaitedge")["params"], sep="/")
+    held = {name for name in flat if not re.search(config.train.trainable, name)}
+    levels = {"/".join(name.split("/")[:2]) for name in held}
+    assert levels == {f"unet/down{level}" for level in (1, 2)}
+    model, batch = MODELS["gaitedge"][0].clone(freeze_encoder=True), make_batch()
+
+    def loss(params):
+        variables = variables_of("gaitedge") | {"params": params}
+        output, _ = model.apply(variables, batch, train=True, mutable=["batch_stats"])
+        return output.aux["mask_probability"].sum()
+
+    gradients = jax.jit(jax.grad(loss), compiler_options=QUICK)(
+        variables_of("gaitedge")["params"]
+    )
+    gradients = traverse_util.flatten_dict(gradients, sep="/")
+    assert not any(np.any(gradients[name]) for name in held)
+    assert any(np.any(gradients[name]) for name in flat if name.startswith("unet/up"))
 
 
 # ---------------------------------------------------------------- published sizes
