@@ -166,7 +166,7 @@ def step_functions(config, setup: Setup):
 
     The state's buffers are donated.
     """
-    losses = config.loss.to_dict()
+    losses = losses_of(config)
     plain = functools.partial(
         train_step, model=setup.model,
         parts=config.train.accumulate, devices=setup.mesh.shape["data"],
@@ -185,6 +185,14 @@ def step_functions(config, setup: Setup):
         plain, tx=setup.tx, losses=losses, trainable=config.train.trainable
     )
     return jit(warm_up), jit(main)
+
+
+def losses_of(config) -> dict[str, dict[str, Any]]:
+    """config.loss, and that batches and their parts hold whole identities."""
+    losses = config.loss.to_dict()
+    if "triplet" in losses:
+        losses["triplet"]["seqs_per_id"] = config.data.seqs_per_id
+    return losses
 
 
 def check_batch(config, mesh) -> None:
