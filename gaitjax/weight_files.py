@@ -11,6 +11,8 @@ other two have none: a changed value that is still finite goes unnoticed there.
 """
 
 import json
+import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -250,7 +252,15 @@ def _read_torch(file: Path, scripts: bool = True) -> dict[str, np.ndarray]:
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds
-        reason = (str(error).splitlines() or [""])[0]
+        reason = _reason(error)
+        if not bad and (refused := _refused(reason)):
+            raise ValueError(
+                f"{file} holds {refused} besides tensors, which is refused: only "
+                "tensors, numbers, strings and containers of them are read, because "
+                "more could run code. Fetching it again changes nothing; if you trust "
+                "its source, load it in the program that wrote it and save the weights "
+                "alone: torch.save(model.state_dict(), FILE), or .safetensors."
+            ) from error
         raise Damaged(
             f"{file} is no whole PyTorch file of weights ({file.stat().st_size} bytes; "
             f"{type(error).__name__}: {reason}). Fetch it again."
@@ -272,6 +282,22 @@ def _read_torch(file: Path, scripts: bool = True) -> dict[str, np.ndarray]:
         raise ValueError(
             f"{file} must hold plain tensors, neither sparse nor quantised ({error})."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """One line of what torch says; behind its advice to unpickle without limits."""
+    text = str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        text = text.rpartition("WeightsUnpickler error:")[2]
+    return (text.strip().splitlines() or [""])[0]
+
+
+def _refused(reason: str) -> str:
+    """What a reader of weights alone refused, such as a class; "" for other faults."""
+    found = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", reason)
+    if found:
+        return found[1]
+    return "a TorchScript program" if "TorchScript" in reason else ""
 
 
 def _stored_as(record: str, names: list[str], state: Mapping) -> str:

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -188,9 +189,47 @@ def test_a_pickle_that_would_run_code_is_refused(suffix, tmp_path):
             archive.writestr("archive/version", "3")
     else:  # as old torch did
         file.write_bytes(pickle.dumps(Malicious(trap), 2))
-    with pytest.raises(ValueError, match="no whole|needs torch"):
+    message = "no whole" if suffix == ".npz" else r"holds io\.open besides|needs torch"
+    with pytest.raises(ValueError, match=message):
         weight_files.read_published(file)
     assert not trap.exists()
+
+
+TORCH_2_13 = """Weights only load failed. This file can still be loaded, to do so you \
+have two options, do those steps only if you trust the source of the checkpoint.
+\t(1) Re-running `torch.load` with `weights_only` set to `False` will likely succeed.
+\tWeightsUnpickler error: """
+
+
+@pytest.mark.parametrize("torch_says, message", [
+    ("Unsupported global: GLOBAL numpy.scalar was not an allowed global by default.",
+     r"holds numpy\.scalar besides tensors.*save the weights"),
+    ("\n\nUnsupported operand 60", r"no whole PyTorch file.*Unsupported operand 60\)"),
+])  # fmt: skip
+def test_what_torch_refuses_is_named(torch_says, message, tmp_path, monkeypatch):
+    def refuse(file, map_location, weights_only):
+        raise pickle.UnpicklingError(TORCH_2_13 + torch_says)
+
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(load=refuse))
+    (tmp_path / "weights.pth").write_bytes(b"x")
+    with pytest.raises(ValueError, match=message):
+        weight_files.read_published(tmp_path / "weights.pth")
+
+
+def test_whole_torch_files_with_more_than_weights(tmp_path):
+    torch = pytest.importorskip("torch")
+    file, model = tmp_path / "weights.pt", torch.nn.Linear(2, 2)
+    script = torch.jit.trace(model, torch.ones(1, 2))
+    for save, content, message in (
+        (torch.save, {"w": torch.ones(2), "step": np.float64(3)}, r"numpy.*\.scalar"),
+        (torch.save, model, r"torch\.nn\.modules\.linear\.Linear"),
+        (torch.jit.save, script, "a TorchScript program"),
+    ):
+        save(content, file)
+        with pytest.raises(ValueError, match=f"holds {message} besides tensors"):
+            weight_files.read_published(file)
+    torch.save(model.state_dict(), file)  # what the message advises
+    assert set(weight_files.read_published(file)) == {"weight", "bias"}
 
 
 def test_mistakes_are_one_sentence(tmp_path):
