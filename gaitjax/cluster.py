@@ -1,7 +1,9 @@
 """What a cluster does to a run: processes that must find each other, signals to stop.
 
 A stop is never lost and never half: inside the training loop the step that runs is
-finished and saved; outside of it everything that will be needed is on disk already.
+finished and saved; outside of it everything that will be needed is on disk already. One
+process notes the signal itself; on several, JAX's preemption service makes all of them
+stop at the same poll (`asked`), whichever was asked.
 """
 
 import os
@@ -58,17 +60,48 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
             "--coordinator=HOST:PORT --num_processes=N --process_id=I, the same "
             "HOST:PORT of process 0 for all, reachable from every host."
         ) from error
+    if jax.process_count() > 1:
+        signal.signal(signal.SIGINT, _interrupted)
+
+
+def _interrupted(number, frame) -> None:
+    """Ctrl-C on one of several processes is SIGTERM, which the preemption service takes
+    from Python and tells to all."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the second means now
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Stopped(SystemExit):
+    """The run was asked to end where it can do so at once; exit code 0."""
+
+
+_noted: int | None = None  # the signal that asked this process to end
+_polls = 0  # of all processes the same, so that they agree on one
+
+
+def asked() -> bool:
+    """Has the run been asked to end (SIGTERM, Ctrl-C)?
+
+    On several processes all of them call it equally often, and get the same answer.
+    """
+    global _noted, _polls
+    if jax.process_count() > 1 and _noted is None:
+        _polls += 1
+        if multihost_utils.reached_preemption_sync_point(_polls):
+            _noted = signal.SIGTERM
+    return _noted is not None
+
+
+def leave_if_asked() -> None:
+    """Raises Stopped where `asked`: between the batches of what can be done again."""
+    if asked():
+        raise Stopped(0)
 
 
 class Stop:
-    """Around the training loop: has the run been asked to end (SIGTERM, Ctrl-C)?
-
-    One process notes the signal itself; on several, JAX's preemption service makes all
-    of them end at the same step, whichever was asked.
-    """
+    """Around the training loop: signals to end are noted, for `asked`."""
 
     def __init__(self):
-        self._asked = None
         self._before = {}
 
     def __enter__(self) -> "Stop":
@@ -83,15 +116,10 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number, frame) -> None:
-        if self._asked == signal.SIGINT:
+        global _noted
+        if _noted == signal.SIGINT:
             raise KeyboardInterrupt  # the second Ctrl-C means now
-        self._asked = number
-
-    def asked(self, step: int) -> bool:
-        """Call it after every step, on every process; `step` counts finished ones."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self._asked is not None
+        _noted = number
 
 
 def end(step: int, last: int, workdir: str) -> None:
@@ -116,14 +144,17 @@ def exit_when_stopped() -> None:
     """Outside the training loop, SIGTERM ends the program at once, with code 0."""
 
     def leave(number, frame):
-        print(
-            "Stopped outside the training loop; what was trained is saved. To go on, "
-            f"run the same command again: {command()}",
-            flush=True,
-        )
-        raise SystemExit(0)
+        raise Stopped(0)
 
     signal.signal(signal.SIGTERM, leave)
+
+
+def say_stopped() -> None:
+    """How to go on, for a program that ends by Stopped."""
+    say(
+        "Stopped outside the training loop; what was trained is saved. To go on, run "
+        f"the same command again: {command()}"
+    )
 
 
 def say(text: str) -> None:

@@ -14,7 +14,7 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from gaitjax import log, report
+from gaitjax import cluster, log, report
 from gaitjax.checkpoints import Checkpoints, abstract
 from gaitjax.data import pipeline, source
 from gaitjax.retrieval import grew_submission, protocols
@@ -43,6 +43,7 @@ def embed_split(model, variables, data: source.Source, config, mesh) -> np.ndarr
 
     All frames in order, whole sequences padded to length buckets. Whatever the model
     can compute once instead of per batch (LMGait's text vectors) is computed once.
+    Raises cluster.Stopped between batches where the run was asked to end.
     """
     constants = {}
     if getattr(model, "uses_text", False):
@@ -54,6 +55,7 @@ def embed_split(model, variables, data: source.Source, config, mesh) -> np.ndarr
         disable=jax.process_index() > 0, mininterval=1.0,
     ) as bar:  # fmt: skip
         for batch, batch_rows in pipeline.eval_batches(data, rows, config, mesh):
+            cluster.leave_if_asked()
             block = _embed(model, variables, constants, batch)
             block = np.asarray(multihost_utils.process_allgather(block, tiled=True))
             real = batch_rows >= 0

@@ -101,7 +101,10 @@ def main(argv) -> int:
         cluster.say(plan.dry_run(config, workdir))
         return 0
     checkpoints.check_folder(workdir)
-    modes[config.mode](config, workdir)
+    try:
+        modes[config.mode](config, workdir)
+    except cluster.Stopped:
+        cluster.say_stopped()
     return 0
 
 
@@ -118,11 +121,11 @@ def _parse(arguments):
 def _main(argv) -> int:
     try:
         return main(argv)
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if _MULTIHOST.value:
             from gaitjax import cluster
 
-            cluster.leave_soon(2)
+            cluster.leave_soon(130 if isinstance(error, KeyboardInterrupt) else 2)
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             error = ValueError(
                 f"The disk is full ({error}); the checkpoints written so far are kept. "

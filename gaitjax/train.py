@@ -144,7 +144,7 @@ def run(config, workdir: str) -> dict[str, Any]:
     rng = sharding.key(config.seed + 1, setup.mesh)
     with contextlib.closing(
         Checkpoints(workdir, config.train.keep, config.train.keep_best)
-    ) as checkpoints, Stop() as stop:  # fmt: skip
+    ) as checkpoints, Stop():  # fmt: skip
         state, step = restore_or_new(setup, checkpoints, description)
         evaluate.write_config(config, workdir)
         if step:
@@ -155,7 +155,7 @@ def run(config, workdir: str) -> dict[str, Any]:
             )
         state = _fit(
             config, setup, state, step, last, rng, data,
-            workdir, checkpoints, description, stop,
+            workdir, checkpoints, description,
         )  # fmt: skip
         checkpoints.wait()
     return evaluate.finish(config, setup, state, workdir)
@@ -211,15 +211,26 @@ def check_batch(config, mesh) -> None:
 
 
 def _fit(
-    config, setup, state, step, last, rng, data, workdir, checkpoints, description, stop
+    config, setup, state, step, last, rng, data, workdir, checkpoints, description
 ) -> TrainState:
-    """The steps from `step` to `last`; ends the program where `stop` was asked."""
+    """The steps from `step` to `last`; ends the program where it was asked to.
+
+    What is due is saved before the evaluation of a step, which a signal to end cuts
+    off. With keep_best the results are part of the checkpoint, so the evaluation comes
+    first; one that is cut off is not made up for: its step cannot be the best.
+    """
     jitted, compiled, damaged = step_functions(config, setup), {}, {}
     batches = pipeline.train_batches(
         data, config, setup.mesh, start_step=step, stop_step=last, damaged=damaged
     )
     fresh = jax.jit(setup.tx.init, out_shardings=setup.shardings.opt_state)
     started, waited, previous = time.time(), 0.0, None
+    every, best = config.evaluation.every_steps, config.train.keep_best
+
+    def save(results=None) -> None:
+        _check_finite(*previous, config, data)
+        checkpoints.save(step, stored_part(state), description, results)
+
     with MetricLog(workdir, step) as log, tqdm(
         total=last, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1,
         desc=f"train {config.name}", disable=jax.process_index() > 0, mininterval=1.0,
@@ -248,20 +259,32 @@ def _fit(
                     row["damaged_sequences"] = len(damaged)
                 log.write(step, "train", row)
                 bar.set_postfix(loss=f"{row['total']:.3f}")
-            every, results = config.evaluation.every_steps, None
             evaluated = main and every and step % every == 0  # a warm-up knows nobody
-            if evaluated and (step < last or config.train.keep_best):
-                results = evaluate.evaluate_state(config, setup, state).metrics
-                log.write(step, "eval", results)
-            stopping = stop.asked(step)
+            evaluated = evaluated and (step < last or best)
             due = step % config.train.checkpoint_every == 0 or step == last
-            if due or stopping or (results and config.train.keep_best):
-                _check_finite(*previous, config, data)
-                checkpoints.save(step, stored_part(state), description, results)
+            stopping = cluster.asked()
+            saved = stopping or (due and not (evaluated and best))
+            if saved:
+                save()
+            if evaluated and not stopping:
+                results = _results(config, setup, state)
+                stopping = results is None
+                if results is not None:
+                    log.write(step, "eval", results)
+                if not saved and (best or stopping):
+                    save(results)
             if stopping:
                 checkpoints.wait()
                 cluster.end(step, last, workdir)
     return state
+
+
+def _results(config, setup: Setup, state: TrainState) -> dict[str, float] | None:
+    """Metrics of an evaluation, None where a signal to end cuts it off."""
+    try:
+        return evaluate.evaluate_state(config, setup, state).metrics
+    except cluster.Stopped:
+        return None
 
 
 def summary(setup: Setup, config, data) -> str:

@@ -266,7 +266,7 @@ def fit(config, workdir: str, table: Table) -> Reranker:
     validate = _validation(config, setup, table, held_out_lists, labels)
     rng = sharding.key(config.seed + 1, setup.mesh)
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(Stop())
+        stack.enter_context(Stop())
         checkpoints = stack.enter_context(
             contextlib.closing(Checkpoints(workdir, keep=config.train.keep))
         )
@@ -301,7 +301,7 @@ def fit(config, workdir: str, table: Table) -> Reranker:
                 bar.set_postfix(loss=f"{row['total']:.3f}")
             if step % config.validation.every_steps == 0 or step == last:
                 best = validate(best, state, step, log)
-            stopping = stop.asked(step)
+            stopping = cluster.asked()
             if step % config.train.checkpoint_every == 0 or step == last or stopping:
                 _check_finite(*previous, config, table, lists)
                 stored = {"train": stored_part(state), "best": best._asdict()}
@@ -424,6 +424,7 @@ def rerank(config, workdir: str) -> dict[str, Any]:
     reranker = _train(config, workdir, base)
     data = base_run.open_base_split(base, "test", config.data.test_dataset)
     table = base_run.stored_embeddings(base, data, workdir)
+    cluster.leave_if_asked()
     embeddings, index = np.asarray(table.embeddings), data.index
     names = config.evaluation.protocols or base.config.evaluation.protocols
     methods = compare_rerankers.methods(

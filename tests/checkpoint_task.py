@@ -1,5 +1,9 @@
-"""Two processes save, one of them damages what only the other reads, both restore."""
+"""Two processes save, one of them damages what only the other reads, both restore; then
+one is interrupted and both leave."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import jax
@@ -39,3 +43,13 @@ def run(folder: str, multihost: str, *address: str) -> None:
     np.testing.assert_array_equal(whole["w"], values)
     np.testing.assert_array_equal(whole["b"], np.arange(3))
     print(f"restored step {step}", flush=True)
+    for poll in range(1000):
+        try:
+            cluster.leave_if_asked()
+        except cluster.Stopped:
+            print(f"left at poll {poll}", flush=True)
+            raise
+        if (jax.process_index(), poll) == (0, 3):
+            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C
+        time.sleep(0.02)
+    raise AssertionError("nobody told this process to leave")

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "base_run": {"evaluate", "data", "state"},
     "compare_rerankers": {"models.cargait", "retrieval", "report", "log"},
     "rerank_pictures": {"data", "report"},
-    "evaluate": EVALUATE,
+    "evaluate": EVALUATE | {"cluster"},
     "import_checkpoint": EVALUATE
     | {"evaluate", "pretrained", "weight_files", "weight_names", "cluster"}
     | {"sharding"},

@@ -6,12 +6,15 @@ import random
 import re
 import signal
 import time
+import types
 
+import jax
 import numpy as np
+import optax
 import pytest
 
 from configs import gaitbase
-from gaitjax import checkpoints, cluster, log, sharding, train
+from gaitjax import checkpoints, cluster, evaluate, log, sharding, state, train
 from gaitjax.data import pipeline
 from gaitjax.log import read_metrics
 from tests.fake_datasets import tiny_synthetic
@@ -157,7 +160,7 @@ def test_preempted_on_two_processes_of_four_devices_resumes_on_two_of_one(
     assert results[0] == results[1]
 
 
-def test_what_one_of_two_processes_cannot_read_is_used_by_none(runs, tmp_path):
+def test_two_processes_use_what_both_can_read_and_stop_together(runs, tmp_path):
     task = ["tests.checkpoint_task", str(tmp_path / "run")]
     runs.start(task, tmp_path / "out", processes=2)
     codes = runs.wait()
@@ -166,6 +169,8 @@ def test_what_one_of_two_processes_cannot_read_is_used_by_none(runs, tmp_path):
     assert all("restored step 1" in text for text in texts)
     skipped = "of step 2 cannot be read (another process); trying the one before"
     assert [skipped in text for text in texts] == [True, False]  # only 1 could not
+    polls = [re.search(r"left at poll (\d+)", text)[1] for text in texts]
+    assert polls[0] == polls[1] and int(polls[0]) > 3  # Ctrl-C on 0 stops both
 
 
 # ---------------------------------------------------------------- data that goes wrong
@@ -293,13 +298,63 @@ def test_a_batch_that_does_not_divide_names_fields_and_a_mesh():
         train.check_batch(config, Mesh8())
 
 
-def test_stop_is_noticed_and_handlers_come_back():
+def test_stop_is_noticed_and_handlers_come_back(monkeypatch):
+    monkeypatch.setattr(cluster, "_noted", None)  # and again after the test
     before = signal.getsignal(signal.SIGTERM)
-    with cluster.Stop() as stop:
-        assert not stop.asked(1)
+    with cluster.Stop():
+        assert not cluster.asked()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.asked(2)
+        assert cluster.asked()
     assert signal.getsignal(signal.SIGTERM) == before
+    with pytest.raises(cluster.Stopped) as stopped:  # not forgotten after the loop
+        cluster.leave_if_asked()
+    assert stopped.value.code == 0
+
+
+@pytest.mark.parametrize("best", ["", "metric"])
+def test_preempted_while_it_evaluates_it_saves_and_ends(tmp_path, monkeypatch, best):
+    """Three steps of `_fit`, a checkpoint and an evaluation at each second."""
+    events = []
+
+    class Store:
+        def save(self, step, state, description, results):
+            events.append((f"save {int(state['step'])} of {step}", results))
+
+        def wait(self):
+            events.append("wait")
+
+    def evaluated(config, setup, state):
+        events.append(f"evaluate {int(state.step)}")
+        if state.step == 4:
+            raise cluster.Stopped(0)
+        return evaluate.Evaluation({"metric": 1.0}, None, None, 0.0)
+
+    def step(state, batch, rng):
+        return state._replace(step=state.step + 1), {"total": batch}
+
+    config = silhouette_config()
+    config.train.update(steps=6, checkpoint_every=2, log_every=9, keep_best=best)
+    config.evaluation.every_steps = 2
+    first = state.TrainState(np.int32(0), {"w": np.ones(2, np.float32)}, {}, {}, {})
+    setup = types.SimpleNamespace(
+        mesh=None, tx=optax.sgd(0.1), schedule=lambda step: 0.1,
+        shardings=types.SimpleNamespace(opt_state=None),
+    )  # fmt: skip
+    monkeypatch.setattr(train, "step_functions", lambda *_: (jax.jit(step),) * 2)
+    monkeypatch.setattr(sharding, "memory", lambda *_: {})
+    monkeypatch.setattr(evaluate, "evaluate_state", evaluated)
+    batches = [np.float32(1)] * 6
+    monkeypatch.setattr(pipeline, "train_batches", lambda *_, **__: batches)
+    with pytest.raises(SystemExit) as end:
+        train._fit(
+            config, setup, first, 0, 6, np.int32(0), None, tmp_path, Store(), {}
+        )  # fmt: skip
+    assert end.value.code == 0
+    saved = [("save 2 of 2", {"metric": 1.0} if best else None), "evaluate 2"]
+    cut = [("save 4 of 4", None), "evaluate 4"]
+    assert events == [
+        *(saved[::-1] if best else saved), *(cut[::-1] if best else cut), "wait"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
