@@ -239,3 +239,46 @@ def test_a_malicious_pickle_is_refused(tmp_path):
         "refused: 02-ratios.pkl: it asks for posix.system"
     )
     assert not marker.exists()
+
+
+def test_a_sequence_without_a_file_that_others_have_is_listed(tmp_path):
+    """Left out where the file is required, else kept and named before a training."""
+    raw = tmp_path / "raw"
+    fake_benchmarks.sustech1k(raw)
+    for number in ("03", "05"):  # pose, RGB
+        view = "000" if number == "03" else "180-far"
+        (bad,) = raw.glob(f"0000/*/{view}/{number}-*.pkl")
+        bad.unlink()
+    folder = prepare.prepare("sustech1k", tmp_path / "data", manual_dir=raw)
+    report = json.loads((folder / "build_report.json").read_text())
+    missing = "missing: no file of frames, which others have"
+    assert report["skipped"] == {"0000/01-bg-cr/180-far": missing}
+    assert report["notes"] == {"0000/00-nm/000": "without keypoints: no such file"}
+    assert report["modalities"] == dict.fromkeys(RGB, 3) | {"keypoints": 2}
+    for _ in range(2):  # scanned, and from the cached index
+        data = source.open_split(str(tmp_path / "data"), "sustech1k", "test")
+        assert {m: bool(h.all()) for m, h in data.present.items()} == {
+            "frames": True, "masks": True, "silhouettes": True, "keypoints": False,
+        }  # fmt: skip
+    source.check_modalities(data, RGB)
+    source.check_modalities(data, ("keypoints",), limit=1)
+    with pytest.raises(ValueError, match="1 of 1 sequences have no 'heatmaps'"):
+        source.check_modalities(data, ("heatmaps",))
+    old = dict(np.load(folder / "index_test.npz"))
+    old.pop("present")  # of a build of before: scanned again
+    np.savez(folder / "index_test.npz", **old)
+    again = source.open_split(str(tmp_path / "data"), "sustech1k", "test")
+    assert again.fingerprint == data.fingerprint and not again.present["keypoints"][0]
+
+
+def test_what_no_sequence_has_is_not_asked_for(tmp_path):
+    raw = tmp_path / "raw"
+    fake_benchmarks.ccpg_pickles(raw)
+    for bad in [*raw.glob("*/*/*/*-rgbs.pkl"), raw / "101/U0_D0/02/02-sils.pkl"]:
+        bad.unlink()
+    folder = prepare.prepare("ccpg/opengait", tmp_path / "data", manual_dir=raw)
+    report = json.loads((folder / "build_report.json").read_text())
+    assert report["skipped"] == {
+        "101/U0_D0/02": "missing: no file of masks, which others have"
+    }
+    assert report["modalities"]["frames"] == 0 and report["notes"] == {}

@@ -13,7 +13,6 @@ from etils import epath
 
 from tfds_builders import (
     archives,
-    benchmark,
     checks,
     opengait_pickles,
     parallel,
@@ -178,7 +177,7 @@ def test_ragged_frames_of_grew_are_skipped(tmp_path):
 
 
 def _problems(found) -> dict[str, str]:
-    _, left_out = benchmark.readable(found)
+    _, left_out = archives.readable(found)
     return {outcome.sequence.key: outcome.problem for outcome in left_out}
 
 

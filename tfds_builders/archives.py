@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ class Sequence(NamedTuple):
 
     split: "train", "test", or None where the subject is in neither list. problem: what
     the listing alone tells ("": nothing); such a sequence is reported, never read.
+    note: an optional file that is not there while other sequences have it.
     """
 
     split: str | None
@@ -24,6 +25,7 @@ class Sequence(NamedTuple):
     view: str
     files: dict[str, str]
     problem: str = ""
+    note: str = ""
 
     @property
     def key(self) -> str:
@@ -59,7 +61,7 @@ def unreadable(sequence: Sequence, error: Exception) -> Outcome:
 def natural(name: str) -> list:
     """Sort key: digits as numbers, so that frame 10 comes after frame 9."""
     parts = re.split(r"(\d+)", name)
-    return [(int(p), p) if p.isdigit() else (-1, p) for p in parts]
+    return [(int(p), p) if p.isdecimal() else (-1, p) for p in parts]
 
 
 def subfolders(folder: epath.Path) -> list[epath.Path]:
@@ -110,6 +112,54 @@ def absent(listed: frozenset[str], seen: set[str], role: str) -> Iterator[Sequen
         subject, _, rest = name.partition("-")
         problem = f"missing: listed as {role}, not in the archive"
         yield Sequence("test", subject, role, rest, {}, problem)
+
+
+def complete(
+    found: Iterable[Sequence], required: tuple[str, ...], optional: tuple[str, ...]
+) -> list[Sequence]:
+    """The sequences; one without a file that others have gets a problem or a note.
+
+    required, optional: names of files, "a|b" where either will do.
+    """
+    sequences = list(found)
+    known = set()
+    for sequence in sequences:
+        if not sequence.problem and sequence.split:
+            known.update(sequence.files)
+    asked = [name for name in (*required, *optional) if known & set(name.split("|"))]
+    for i, sequence in enumerate(sequences):
+        names = [n for n in asked if not sequence.files.keys() & set(n.split("|"))]
+        needed = [name for name in names if name in required]
+        if sequence.problem or not sequence.files or not names:
+            continue  # complete, or reported as another problem
+        if needed:
+            problem = f"missing: no file of {', '.join(needed)}, which others have"
+            sequences[i] = sequence._replace(problem=problem)
+        else:
+            note = f"without {', '.join(names)}: no such file"
+            sequences[i] = sequence._replace(note=note)
+    return sequences
+
+
+def readable(
+    found: Iterable[Sequence],
+) -> tuple[dict[str, list[Sequence]], list[Outcome]]:
+    """Sequences to be read by split, and the others, with why they are not."""
+    by_split: dict[str, list[Sequence]] = {"train": [], "test": []}
+    left_out, first = [], {}
+    for sequence in found:
+        path = next(iter(sequence.files.values()), "")
+        problem = sequence.problem
+        if not problem and sequence.split is None:
+            problem = "the subject is in neither partition list"
+        if not problem and sequence.key in first:
+            problem = f"twice: {first[sequence.key]} is read, {path} is left out"
+        if problem or sequence.split is None:
+            left_out.append(Outcome(sequence, None, problem))
+        else:
+            first[sequence.key] = path
+            by_split[sequence.split].append(sequence)
+    return {split: some for split, some in by_split.items() if some}, left_out
 
 
 def files_in(folder: epath.Path, suffixes=IMAGE_SUFFIXES) -> list[epath.Path]:

@@ -15,9 +15,16 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from etils import epath
 
-from tfds_builders.archives import Outcome, Sequence, files_in, subfolders
+from tfds_builders.archives import (
+    Outcome,
+    Sequence,
+    complete,
+    files_in,
+    readable,
+    subfolders,
+)
 from tfds_builders.checks import Expected, totals
-from tfds_builders.features import RecordBuilder, record_features
+from tfds_builders.features import MODALITIES, RecordBuilder, record_features
 from tfds_builders.parallel import ordered_map
 
 SHORT = 5  # frames; shorter sequences are kept and listed (`DATA` D.7)
@@ -43,7 +50,10 @@ class Source(NamedTuple):
     folders: names of the folder with the data, tried below --manual_dir and its
     sub-folder of the builder's name ("": itself); markers: glob patterns that the right
     one matches, all of them. layout: the same for people. find: (folder, manual_dir) ->
-    sequences. read: (sequence, height=..., silhouette_size=...) -> Outcome.
+    sequences. read: (sequence, height=..., silhouette_size=...) -> Outcome. required:
+    files without which a sequence is left out ("a|b": either will do), optional: those
+    without which it is kept, with a note; both only where another sequence has them:
+    what nobody has, the user has not got (CCGR-mini's RGB).
     """
 
     folders: tuple[str, ...]
@@ -51,6 +61,8 @@ class Source(NamedTuple):
     layout: str
     find: Callable[[epath.Path, epath.Path], Iterable[Sequence]]
     read: Callable[..., Outcome]
+    required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
 def configs(
@@ -116,13 +128,15 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         source = self.SOURCES[self.settings.source]
         folder, given = self._find_folder(dl_manager, source)
         print(f"{self.name}: listing {folder}", flush=True)
-        by_split, left_out = readable(source.find(folder, given))
+        found = complete(source.find(folder, given), source.required, source.optional)
+        by_split, left_out = readable(found)
         notes = [_note(outcome) for outcome in left_out]
         (_scratch(self.data_dir) / "listing.json").write_text(json.dumps(notes))
         if not by_split:
+            first = next((f", {n['key']}: {n['problem']}" for n in notes), "")
             raise FileNotFoundError(
-                f"No sequence of a listed subject in {folder}; expected "
-                f"{source.layout}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+                f"No complete sequence of a listed subject in {folder}{first}; "
+                f"expected {source.layout}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             )
         make = self._pipeline if self._beam else self._generate_examples
         return {split: make(split, by_split[split]) for split in by_split}
@@ -235,31 +249,10 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         file.write_text(json.dumps(report, indent=1))
         metadata = self.info.metadata
         assert metadata is not None  # `_info` made one
-        for name in ("sequences", "sequences_expected", "totals"):
+        for name in ("sequences", "sequences_expected", "modalities", "totals"):
             metadata[name] = report[name]
         metadata["skipped"] = len(report["skipped"])
         print(_summary(self.name, report), file=sys.stderr, flush=True)
-
-
-def readable(
-    found: Iterable[Sequence],
-) -> tuple[dict[str, list[Sequence]], list[Outcome]]:
-    """Sequences to be read by split, and the others, with why they are not."""
-    by_split: dict[str, list[Sequence]] = {"train": [], "test": []}
-    left_out, first = [], {}
-    for sequence in found:
-        path = next(iter(sequence.files.values()), "")
-        problem = sequence.problem
-        if not problem and sequence.split is None:
-            problem = "the subject is in neither partition list"
-        if not problem and sequence.key in first:
-            problem = f"twice: {first[sequence.key]} is read, {path} is left out"
-        if problem or sequence.split is None:
-            left_out.append(Outcome(sequence, None, problem))
-        else:
-            first[sequence.key] = path
-            by_split[sequence.split].append(sequence)
-    return {split: some for split, some in by_split.items() if some}, left_out
 
 
 def _any_match(folder: epath.Path, marker: str) -> bool:
@@ -283,7 +276,7 @@ def _scratch(data_dir) -> epath.Path:
 
 def _note(outcome: Outcome) -> dict[str, Any]:
     """What the report needs to know of an outcome."""
-    sequence = outcome.sequence
+    sequence, record = outcome.sequence, outcome.record
     walk = [sequence.split, sequence.subject, sequence.condition, sequence.view]
     return {
         "key": sequence.key,
@@ -291,7 +284,8 @@ def _note(outcome: Outcome) -> dict[str, Any]:
         "problem": outcome.problem,
         "frames": outcome.num_frames,
         "dropped": outcome.num_dropped,
-        "note": outcome.note,
+        "note": "; ".join(filter(None, (sequence.note, outcome.note))),
+        "has": [name for name in MODALITIES if record and len(record[name])],
     }
 
 
@@ -309,6 +303,7 @@ def _report(expected: Expected, notes: list[dict]) -> dict[str, Any]:
         "sequences": len(written),
         "sequences_expected": expected.total,
         "totals": totals(expected, (note["walk"] for note in written)),
+        "modalities": {m: sum(m in n["has"] for n in written) for m in MODALITIES},
         "frames": sum(note["frames"] for note in written),
         "skipped": {n["key"]: n["problem"] for n in notes if n["problem"]},
         "frames_dropped": {n["key"]: n["dropped"] for n in written if n["dropped"]},
@@ -338,6 +333,11 @@ def _summary(name: str, report: dict) -> str:
         f"{len(report['short'])} sequences under {SHORT} frames (build_report.json)"
     )
     lines += _shortened(report["skipped"])
+    lines += [
+        f"{name}: {count} of {report['sequences']} sequences have {modality}"
+        for modality, count in report["modalities"].items()
+        if 0 < count < report["sequences"]
+    ]
     return "\n".join(lines)
 
 

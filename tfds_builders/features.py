@@ -13,6 +13,7 @@ from tensorflow_datasets.core import example_serializer
 
 SILHOUETTE_SIZE = 64
 NUM_KEYPOINTS = 17  # COCO order
+MODALITIES = ("frames", "masks", "silhouettes", "keypoints")  # that may be absent
 
 
 class SortedSerializer(example_serializer.ExampleSerializer):

@@ -37,6 +37,8 @@ ROLES = {
     "masks": r"-sils$",
     "ratios": r"-ratios$",
 }
+# the four files that a sequence preprocessed with RGB has (`DATA` D.8)
+REQUIRED = ("ratios", "frames|padded_frames", "masks", "silhouettes")
 
 
 # --- the unpickler

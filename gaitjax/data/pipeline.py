@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from gaitjax import sharding
 from gaitjax.data import heatmaps, sampling, transforms
-from gaitjax.data.source import Source, check_shards
+from gaitjax.data.source import Source, check_modalities, check_shards
 
 Batch = dict[str, jax.Array]
 IMAGES = {  # modality -> the field of config.data that tells its (height, width)
@@ -92,11 +92,13 @@ def host_batches(
 
     mesh: None means all rows. `labels` number the split's identities in sorted order.
     A sequence that cannot be read is replaced by the next one of the same person, a
-    function of the data alone; more than config.data.max_damaged are an error.
+    function of the data alone; more than config.data.max_damaged are an error, before
+    the first batch where they lack a modality.
     """
     data = config.data
     identity = np.unique(source.index.subject, return_inverse=True)[1].astype(np.int32)
     damaged, lock = {} if damaged is None else damaged, threading.Lock()
+    check_modalities(source, data.modalities, limit=data.max_damaged)
     parts = config.train.accumulate
     devices = 1 if mesh is None else mesh.shape["data"]
 
@@ -192,10 +194,8 @@ def eval_batches(
     every batch has one shape per bucket; batches are as large as config.evaluation
     says, up to a multiple of the devices. Only `limit` first frames are read.
     """
-    settings = config.evaluation
-    modalities = settings.modalities or [
-        name for name in config.data.modalities if name != "masks"
-    ]
+    settings, modalities = config.evaluation, eval_modalities(config)
+    check_modalities(source, modalities, rows=rows)
     devices = mesh.shape["data"]
     size = -(-settings.batch_size // devices) * devices
     own = sharding.own_rows(size, mesh)
@@ -234,6 +234,13 @@ def eval_batches(
         chunk_rows = [item[2] for item in chunks[number]]
         chunk_rows += [-1] * (size - len(chunk_rows))
         yield to_global(batch, mesh, size), np.array(chunk_rows)
+
+
+def eval_modalities(config) -> tuple[str, ...]:
+    """What evaluation reads: config.evaluation.modalities, or those of training; masks,
+    which only losses read, where they are named."""
+    trained = tuple(name for name in config.data.modalities if name != "masks")
+    return tuple(config.evaluation.modalities) or trained
 
 
 def load_clip(

@@ -7,7 +7,8 @@ TensorFlow: TFDS's `as_data_source` over array_record shards.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ class Source(NamedTuple):
 
     fingerprint: hash over the table and the shard sizes; equal for equal builds.
     shards: the files behind `records`, to tell a vanished file from a damaged record.
+    present: modality -> bool [n], which sequences have it; one not named is not known.
     """
 
     name: str
@@ -43,9 +45,11 @@ class Source(NamedTuple):
     index: Index
     fingerprint: str
     shards: tuple[Path, ...] = ()
+    present: Mapping[str, np.ndarray] = {}
 
 
 ARRAYS = ("masks", "silhouettes", "keypoints")  # compressed in a record
+STORED = ("frames", *ARRAYS)  # modalities that a sequence may lack
 
 
 def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Source:
@@ -74,9 +78,38 @@ def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Sourc
     if builder.info.splits[split].num_examples == 0:
         raise ValueError(f"{name}: split {split!r} has no sequences.")
     bare = builder.as_data_source(split, decoders=_left_compressed(()))
-    index, fingerprint = _index(folder, split, bare, shards)
+    index, fingerprint, present = _index(folder, split, bare, shards)
     records = builder.as_data_source(split, decoders=_left_compressed(modalities))
-    return Source(name, records, index, fingerprint, tuple(shards))
+    return Source(name, records, index, fingerprint, tuple(shards), present)
+
+
+def check_modalities(
+    source: Source, modalities, *, rows: np.ndarray | None = None, limit: int = 0
+) -> None:
+    """Raises ValueError where more than `limit` of `rows` (None: of all) lack one.
+
+    Known from the index: no record is read. Heat maps are drawn from key points. A
+    protocol needs all of its sequences, so none is left out silently.
+    """
+    for name in modalities:
+        has = source.present.get("keypoints" if name == "heatmaps" else name)
+        absent = np.flatnonzero(~has) if has is not None else np.array([], int)
+        if rows is not None:
+            absent = np.intersect1d(absent, rows)
+        if len(absent) <= limit:
+            continue
+        start = f"{source.name}: {len(absent)} of {len(source.index.key)} sequences"
+        if len(absent) == len(source.index.key):
+            raise ValueError(
+                f"{start} have no {name!r}. The data set may not distribute this "
+                "modality; choose another model or data set."
+            )
+        raise ValueError(
+            f"{start} have no {name!r}, the first is {source.index.key[absent[0]]}; "
+            "build_report.json tells why. Complete their files, or take them out of "
+            "the archive (the report then counts them), and build again; or choose a "
+            "model that does not read it."
+        )
 
 
 def _left_compressed(modalities) -> dict[str, Any]:
@@ -116,11 +149,12 @@ def _version_folder(data_dir: str, name: str) -> Path:
     )
 
 
-def _index(folder, split, records, shards) -> tuple[Index, str]:
-    """Scans the text columns once and caches them beside the shards.
+def _index(folder, split, records, shards):
+    """(Index, fingerprint, Source.present), scanned once and cached beside the shards.
 
     The cache carries the shards' names, sizes and times, so a rebuilt data set is
-    scanned again; a folder that cannot be written is scanned at every start.
+    scanned again, as is one whose cache was written before it had `present`; a folder
+    that cannot be written is scanned at every start.
     """
     state = [(s.name, s.stat().st_size, s.stat().st_mtime_ns) for s in shards]
     state = json.dumps(state)
@@ -130,13 +164,16 @@ def _index(folder, split, records, shards) -> tuple[Index, str]:
             with np.load(cache, allow_pickle=False) as stored:
                 if str(stored["state"]) == state:
                     index = Index(*(stored[column] for column in Index._fields))
-                    return index, str(stored["fingerprint"])
+                    present = dict(zip(STORED, stored["present"].T, strict=True))
+                    return index, str(stored["fingerprint"]), present
         except (OSError, ValueError, KeyError):
             pass  # a damaged cache is only slow
-    rows = []
+    rows, has = [], []
     for number in range(len(records)):
         try:
-            rows.append(_describe(records[number]))
+            record = records[number]
+            rows.append(_describe(record))
+            has.append([_has(record[name]) for name in STORED])
         except Exception as error:  # array_record's own, for damaged bytes
             raise ValueError(
                 f"{folder}: record {number} of split {split!r} cannot be read "
@@ -152,11 +189,19 @@ def _index(folder, split, records, shards) -> tuple[Index, str]:
     fingerprint = digest.hexdigest()[:16]
     try:
         partial = cache.with_suffix(f".{os.getpid()}.tmp.npz")
-        np.savez(partial, state=state, fingerprint=fingerprint, **index._asdict())
+        columns = index._asdict() | {"present": np.array(has)}  # bool [n 4]
+        np.savez(partial, state=state, fingerprint=fingerprint, **columns)
         os.replace(partial, cache)
     except OSError:
         pass  # read-only folder
-    return index, fingerprint
+    return index, fingerprint, dict(zip(STORED, np.array(has).T, strict=True))
+
+
+def _has(value) -> bool:
+    """Whether a modality is there: frames as a list, an array still compressed."""
+    if isinstance(value, bytes):
+        return bool(zlib.decompressobj().decompress(value, 1))
+    return len(value) > 0
 
 
 def _describe(record) -> tuple[str, str, str, str, int]:

@@ -37,6 +37,7 @@ class Builder(benchmark.BenchmarkBuilder):
             "ID/TYPE/VIEW/*-aligned-sils.pkl, *-ratios.pkl, *-rgbs.pkl, *-sils.pkl",
             lambda root, given: opengait_pickles.find(root, PARTITION.split),
             opengait_pickles.read,
+            opengait_pickles.REQUIRED,
         ),
     }
     EXPECTED = Expected(

@@ -22,6 +22,7 @@ ROLES = {
     "masks_or_silhouettes": r"-sil$",
     "keypoints": r"-pose$",
 }
+OPTIONAL = ("keypoints",)
 INSTRUCTIONS = (
     "CCGR-mini's derived data is free for research without redistribution, its RGB "
     "under a signed agreement (https://github.com/ShinanZou/CCGR). Unpack it so that "
@@ -69,7 +70,9 @@ class Builder(benchmark.BenchmarkBuilder):
             ("[0-9]*/*/*/*.pkl",),
             "ID/TYPE/VIEW/*-ratios_HW.pkl, *-rgb_f.pkl (if you have it), *-sil.pkl",
             find,
-            functools.partial(opengait_pickles.read, optional=("keypoints",)),
+            functools.partial(opengait_pickles.read, optional=OPTIONAL),
+            ("ratios", "frames", "masks_or_silhouettes"),
+            OPTIONAL,
         ),
     )
     EXPECTED = Expected(

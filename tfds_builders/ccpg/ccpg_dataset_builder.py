@@ -38,6 +38,7 @@ class Builder(benchmark.BenchmarkBuilder):
             "ID/TYPE/VIEW/*-aligned-sils.pkl, *-ratios.pkl, *-rgbs.pkl, *-sils.pkl",
             lambda root, given: opengait_pickles.find(root, PARTITION.split),
             functools.partial(opengait_pickles.read, interpolation=cv2.INTER_AREA),
+            opengait_pickles.REQUIRED,
         ),
     }
     EXPECTED = Expected(

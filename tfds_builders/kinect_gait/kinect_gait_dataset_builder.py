@@ -32,7 +32,7 @@ def find(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
             yield Sequence(PARTITION.split(subject), subject, "", "", {}, problem)
         for file in files:
             number = file.name.removesuffix(".txt")
-            if number.isdigit():
+            if number.isdecimal():
                 for view in recordings.VIEWS:
                     yield Sequence(
                         PARTITION.split(subject),

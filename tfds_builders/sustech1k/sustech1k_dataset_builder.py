@@ -17,6 +17,7 @@ ROLES = {
     "masks": r"^07(?!\d)",
     "keypoints": r"^03(?!\d)",
 }
+OPTIONAL = ("masks", "keypoints")  # their files' layout is not documented
 INSTRUCTIONS = (
     "SUSTech1K is given under a signed agreement (https://lidargait.github.io). Unpack "
     "its pickles so that DIR holds ID/TYPE/VIEW/NN-*.pkl, put the partition list "
@@ -47,7 +48,9 @@ class Builder(benchmark.BenchmarkBuilder):
             ("[0-9]*/[0-9][0-9]-*/*/[0-9][0-9]-*.pkl",),
             "ID/TYPE/VIEW/NN-*.pkl (04 sizes, 05 RGB, 06 and 07 silhouettes)",
             find,
-            functools.partial(opengait_pickles.read, optional=("masks", "keypoints")),
+            functools.partial(opengait_pickles.read, optional=OPTIONAL),
+            ("ratios", "frames", "silhouettes"),
+            OPTIONAL,
         ),
     )
     EXPECTED = Expected(
