@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,11 +101,12 @@ def stored_embeddings(base: Base, data: source.Source, workdir: str) -> Table:
     """The split's embeddings under the base model, from WORKDIR/embeddings.
 
     Computed where no file of this model and data is there; a file appears only whole.
+    Process 0 says whether there is one: others may see the folder as it was (NFS).
     """
     digest = hashlib.sha256((base.fingerprint + data.fingerprint).encode())
     fingerprint = digest.hexdigest()[:16]
     path = Path(workdir) / "embeddings" / f"{fingerprint}.npy"
-    if not path.exists():
+    if not multihost_utils.broadcast_one_to_all(np.array(path.exists())):
         embeddings = evaluate.embed_split(
             base.setup.model,
             model_variables(base.state),
@@ -120,13 +122,21 @@ def stored_embeddings(base: Base, data: source.Source, workdir: str) -> Table:
             os.replace(partial, path)
         multihost_utils.sync_global_devices(f"embeddings {fingerprint}")
     return Table(
-        np.load(path, mmap_mode="r"),
+        _load(path),
         data.index.subject,
         data.index.view,
         data.index.key,
         base.config.evaluation.metric,
         fingerprint,
     )
+
+
+def _load(path: Path, seconds: float = 60) -> np.ndarray:
+    """The array of a file, memory-mapped; waits for one that another host wrote."""
+    deadline = time.monotonic() + seconds
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return np.load(path, mmap_mode="r")
 
 
 def _with_tuples(value):

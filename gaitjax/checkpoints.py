@@ -71,8 +71,6 @@ class Checkpoints:
     during training, for instance "ccpg_gait/mean/rank1": the checkpoint where it was
     highest stays too ("": none).
     read_only: another process may be writing this run: nothing in the folder changes.
-
-    Raises ValueError for a `keep` below 1.
     """
 
     def __init__(
@@ -82,7 +80,6 @@ class Checkpoints:
         best: str = "",
         read_only: bool = False,
     ):
-        check_keep(keep)
         self._folder = Path(workdir).absolute() / "checkpoints"
         self._best = best
         policies = [LatestN(n=keep)]
@@ -227,15 +224,6 @@ class Checkpoints:
                 "the one before could not be written, older ones are kept. Free some "
                 "space, then run the same command again."
             ) from error
-
-
-def check_keep(keep: int | None) -> None:
-    """Raises ValueError where no checkpoint would be kept."""
-    if keep is not None and keep < 1:
-        raise ValueError(
-            f"config.train.keep={keep} would keep no checkpoint; the newest is what a "
-            "run goes on from. Choose 1 or more."
-        )
 
 
 def check_folder(workdir: str) -> None:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+AXES = ("data", "model")
 BATCH = PartitionSpec("data")  # every batch array is split along its first axis
 
 
@@ -30,8 +31,8 @@ def make_mesh(config, devices=None) -> Mesh:
             f"config.mesh asks for data={config.data} x model={config.model} devices, "
             f"there are {len(devices)}. Set one of them to -1 to take the rest."
         )
-    axes = (AxisType.Auto, AxisType.Auto)
-    return Mesh(devices.reshape(shape), ("data", "model"), axis_types=axes)
+    types = (AxisType.Auto, AxisType.Auto)
+    return Mesh(devices.reshape(shape), AXES, axis_types=types)
 
 
 def rules_of(config) -> tuple:
@@ -49,6 +50,26 @@ def rules_of(config) -> tuple:
     return config.sharding_rules[config.sharding]
 
 
+def check_rules(rules) -> None:
+    """Raises ValueError for a rule that cannot be meant, whatever the model."""
+    for pattern, spec in rules:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"config.sharding_rules: {pattern!r} is no regular expression "
+                f"({error})."
+            ) from error
+        if spec == "fsdp":
+            continue
+        axes = [axis for axis in spec if axis is not None]
+        if not set(axes) <= set(AXES) or len(axes) > len(set(axes)):
+            raise ValueError(
+                f"config.sharding_rules: {spec!r} for {pattern!r} must be 'fsdp' or "
+                f"entries of None, {', '.join(map(repr, AXES))}, each axis once."
+            )
+
+
 def infer_shardings(tree, rules, mesh: Mesh):
     """Tree of NamedSharding for `tree` (arrays or shapes).
 
@@ -56,8 +77,10 @@ def infer_shardings(tree, rules, mesh: Mesh):
     spec: a tuple for PartitionSpec (entries: None or axis name), or "fsdp": the largest
     dimension that the data axis divides is split over it, else replicated. A dimension
     that its axis does not divide is not split.
-    Raises ValueError naming a leaf no rule covers, or whose rule has too many entries.
+    Raises ValueError naming a leaf no rule covers, or whose rule has too many entries,
+    and for what `check_rules` finds.
     """
+    check_rules(rules)
 
     def sharding(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")

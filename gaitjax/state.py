@@ -134,6 +134,7 @@ def check_config(config) -> None:
             f"Unknown config.model.dtype {config.model.dtype!r}; choose from float32, "
             "bfloat16."
         ) from None
+    check_positive(config, "train.log_every", "train.checkpoint_every", "train.keep")
     for name in config.warmup.losses:
         if name not in config.loss:
             raise ValueError(
@@ -167,15 +168,23 @@ def check_config(config) -> None:
                 ) from error
 
 
+def check_positive(config, *fields: str) -> None:
+    """Raises ValueError where one of the config's fields "a.b" is below 1."""
+    for field in fields:
+        section, _, name = field.partition(".")
+        if config[section][name] < 1:
+            raise ValueError(
+                f"config.{field} must be 1 or more; got {config[section][name]}."
+            )
+
+
 def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of one global training batch under `config`.
 
     Raises ValueError for an unknown modality and for a batch without rows or frames.
     """
     data = config.data
-    for name in ("ids_per_batch", "seqs_per_id", "num_frames"):
-        if data[name] < 1:
-            raise ValueError(f"config.data.{name} must be 1 or more; got {data[name]}.")
+    check_positive(config, "data.ids_per_batch", "data.seqs_per_id", "data.num_frames")
     sequences, frames = data.ids_per_batch * data.seqs_per_id, data.num_frames
     lead = (sequences, frames)
     height, width = data.image_size

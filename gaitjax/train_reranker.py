@@ -37,7 +37,7 @@ from gaitjax.log import MetricLog
 from gaitjax.losses import ranking_loss
 from gaitjax.models import cargait
 from gaitjax.retrieval import distance
-from gaitjax.state import Setup, TrainState, stored_part
+from gaitjax.state import Setup, TrainState, check_positive, stored_part
 
 WITHOUT_NEGATIVE = ("skip", "nearest")
 
@@ -403,8 +403,18 @@ def _summary(config, setup: Setup, table: Table, lists, step: int) -> str:
 # ---------------------------------------------------------------- entries
 
 
+def check_config(config) -> None:
+    """Raises ValueError, naming the field, for what would fail late."""
+    check_positive(
+        config, "train.anchors", "train.log_every", "train.checkpoint_every",
+        "train.keep", "validation.batches", "validation.every_steps",
+    )  # fmt: skip
+    sharding.check_rules(sharding.rules_of(config))
+
+
 def run(config, workdir: str) -> Reranker:
     """Mode "train": trains or continues the re-ranker of config.base_run."""
+    check_config(config)
     return _train(config, workdir, base_run.load_base(config))
 
 
@@ -419,6 +429,7 @@ def rerank(config, workdir: str) -> dict[str, Any]:
     Writes WORKDIR/rerank.json, rankings.npz and pictures/ (with the data set's name
     where config.data.test_dataset names one), prints the table, returns rerank.json.
     """
+    check_config(config)
     compare_rerankers.check_names(config.evaluation.rerankers)
     base = base_run.load_base(config)
     reranker = _train(config, workdir, base)

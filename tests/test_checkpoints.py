@@ -54,12 +54,6 @@ def test_only_the_newest_are_kept(tmp_path, shardings):
     assert kept == {4, 5}
 
 
-@pytest.mark.parametrize("keep", [0, -1])
-def test_to_keep_none_is_refused(tmp_path, keep):
-    with pytest.raises(ValueError, match=f"config.train.keep={keep} would keep no"):
-        checkpoints.Checkpoints(str(tmp_path), keep)
-
-
 def test_a_reader_changes_nothing_of_a_run_that_is_being_written(tmp_path, shardings):
     saved(tmp_path, shardings, (1,))
     writing = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"

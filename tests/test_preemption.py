@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import threading
 import time
 import types
 
@@ -13,8 +14,18 @@ import numpy as np
 import optax
 import pytest
 
-from configs import gaitbase
-from gaitjax import checkpoints, cluster, evaluate, log, sharding, state, train
+from configs import cargait, gaitbase
+from gaitjax import (
+    base_run,
+    checkpoints,
+    cluster,
+    evaluate,
+    log,
+    sharding,
+    state,
+    train,
+    train_reranker,
+)
 from gaitjax.data import pipeline
 from gaitjax.log import read_metrics
 from tests.fake_datasets import tiny_synthetic
@@ -296,6 +307,43 @@ def test_a_batch_that_does_not_divide_names_fields_and_a_mesh():
     config.train.accumulate = 4
     with pytest.raises(ValueError, match="accumulate=4 does not divide .*=6"):
         train.check_batch(config, Mesh8())
+
+
+@pytest.mark.parametrize("model", [gaitbase, cargait])
+@pytest.mark.parametrize("field", ["keep", "log_every", "checkpoint_every"])
+def test_fields_that_would_lose_a_run_are_refused(model, field):
+    config = model.get_config()
+    config.train[field] = 0
+    check = train_reranker.check_config if model is cargait else state.check_config
+    with pytest.raises(ValueError, match=f"config.train.{field} must be 1 or more"):
+        check(config)
+
+
+def test_process_0_knows_whether_embeddings_are_stored(tmp_path, monkeypatch):
+    """This process embeds although it sees a file, and reads one that comes late."""
+    config = gaitbase.get_config()
+    base = base_run.Base(config, types.SimpleNamespace(model=0, mesh=0), None, "base")
+    data = make_source()
+    path = tmp_path / "embeddings"
+    rows = np.ones((len(data.index.key), 2, 3), np.float32)
+    made = []
+    monkeypatch.setattr(base_run, "model_variables", lambda state: {})
+    monkeypatch.setattr(
+        evaluate, "embed_split", lambda *_: made.append(len(made)) or rows + len(made)
+    )
+    for says in (False, False, True):
+        monkeypatch.setattr(
+            base_run.multihost_utils, "broadcast_one_to_all", lambda _, says=says: says
+        )
+        table = base_run.stored_embeddings(base, data, str(tmp_path))
+    np.testing.assert_array_equal(table.embeddings, rows + 2)
+    [file] = path.iterdir()
+    file.rename(tmp_path / "late")
+    timer = threading.Timer(0.2, (tmp_path / "late").rename, [file])
+    timer.start()
+    table = base_run.stored_embeddings(base, data, str(tmp_path))
+    np.testing.assert_array_equal(table.embeddings, rows + 2)
+    assert made == [0, 1]
 
 
 def test_stop_is_noticed_and_handlers_come_back(monkeypatch):

@@ -62,6 +62,20 @@ def test_a_rule_with_too_many_entries_is_named_and_odd_sizes_stay_whole():
     assert whole["a"]["kernel"].spec == whole["b"]["kernel"].spec == P(None)
 
 
+@pytest.mark.parametrize(
+    "rule,message",
+    [
+        ((".*", ("modle",)), r"\('modle',\) for '\.\*' must be 'fsdp' or entries of"),
+        ((".*", ("model", "model")), "'data', 'model', each axis once"),
+        ((".*", "model"), "'model' for '.*' must be 'fsdp'"),
+        (("(", ()), r"'\(' is no regular expression"),
+    ],
+)
+def test_mistakes_in_rules_are_named_whether_they_match_or_not(rule, message):
+    with pytest.raises(ValueError, match=message):
+        sharding.infer_shardings(TREE, ((".*", ()), rule), mesh())
+
+
 def test_rules_by_name():
     config = lmgait.get_config()
     assert sharding.rules_of(config) == common.SHARDING_RULES["data_parallel"]
