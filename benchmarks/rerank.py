@@ -95,7 +95,7 @@ def make_cargait():
     config = cargait_config.get_config("gait3d")
     config.evaluation.shortlist = 10
     config.evaluation.chunk = 64
-    model = cargait.create(config, num_classes=1)
+    model = cargait.create(config, 1, "euclidean")
     strips = jnp.zeros((1, STRIPS, SIZE))
     params = model.init(
         jax.random.key(0), strips, strips[:, None], train=False,

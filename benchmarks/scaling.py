@@ -124,7 +124,7 @@ def cargait_run(config):
     from gaitjax import train_reranker
 
     strips, width, classes = 8, 16, 10
-    setup = train_reranker.build_reranker(config, strips, width, classes)
+    setup = train_reranker.build_reranker(config, strips, width, classes, "euclidean")
     step = train_reranker.step_function(config, setup)
 
     def batch(number: int):

@@ -303,11 +303,11 @@ def _memory() -> int:
     return 0
 
 
-def all_rankings(names, embeddings, index, metric, score_fn, config):
+def all_rankings(methods, names, embeddings, index, metric, score_fn, config):
     """{"protocol/task": `rankings`} of every task of the protocols `names`."""
     return {
         f"{name}/{task.name}": rankings(
-            task, task_arrays(task, embeddings, metric), score_fn, config
+            task, task_arrays(task, embeddings, metric), methods, score_fn, config
         )
         for name in names
         for task in _filled(name, index)
@@ -320,22 +320,31 @@ def _filled(protocol: str, index) -> list[protocols.Task]:
     return [task for task in tasks if len(task.probe) and len(task.gallery)]
 
 
-def rankings(task, arrays, score_fn, config) -> dict[str, np.ndarray]:
-    """The first K of each probe before and after re-ranking by `score_fn`.
+def rankings(task, arrays, methods, score_fn, config) -> dict[str, np.ndarray]:
+    """The first K of each probe as the base model and each method rank them.
 
-    arrays: of `task_arrays`. Returns rows of the index: probe [Q], before and after
-    int32 [Q K] (-1: a pair that does not count); score f32 [Q K], of `before`.
+    arrays: of `task_arrays`. score_fn: CarGait's. Returns probe [Q], and for "base",
+    "cargait" and every method NAME int32 [Q K], rows of the index (-1: a pair that does
+    not count), with NAME_distance f32 [Q K] (where a method permutes a shortlist, the
+    base's distances dealt out anew); cargait_score f32 [Q K], d^r of "base".
     """
     matrix, probe, gallery = arrays
     rows = rerank.first(matrix, config.shortlist)
     chunk = min(config.chunk, len(probe))
     scores = rerank.score(rows, probe, gallery, score_fn, chunk=chunk)
-    new_matrix = rerank.permute(matrix, rows, scores)
-    found = {"probe": task.probe.astype(np.int32), "score": scores}
-    for name, distances in (("before", matrix), ("after", new_matrix)):
+    found = {"probe": task.probe.astype(np.int32), "cargait_score": scores}
+    views = (task.probe_view, task.gallery_view)
+
+    def keep(name, distances):
         rows = rerank.first(distances, config.shortlist)
-        counts = np.isfinite(np.take_along_axis(distances, rows, axis=1))
-        found[name] = np.where(counts, task.gallery[rows], -1).astype(np.int32)
+        values = np.take_along_axis(distances, rows, axis=1)
+        own = np.where(np.isfinite(values), task.gallery[rows], -1)
+        found[name], found[f"{name}_distance"] = own.astype(np.int32), values
+
+    keep("base", matrix)
+    keep("cargait", rerank.permute(matrix, rows, scores))
+    for name in methods.keys() - {"cargait"}:
+        keep(name, methods[name](matrix, probe, gallery, views))
     return found
 
 

@@ -52,7 +52,9 @@ def _planned(config) -> tuple[Setup, Any, Any]:
         return setup, batch, train.step_functions(config, setup)[1]
     base = base_run.read_config(config)
     strips, width = _embedding_shape(base)
-    setup = train_reranker.build_reranker(config, strips, width, base.data.num_classes)
+    setup = train_reranker.build_reranker(
+        config, strips, width, base.data.num_classes, base.evaluation.metric
+    )
     anchors = config.train.anchors
     sharding.check_divides(anchors, setup.mesh, "config.train.anchors")
     shape = jax.ShapeDtypeStruct

@@ -22,8 +22,8 @@ def ranked_lists(ranking, data: Source, modality: str, path: str | Path) -> None
     index, rows = data.index, []
     for number in changed_probes(ranking, index.subject, PROBES_SHOWN):
         probe = ranking["probe"][number]
-        for when in ("before", "after"):
-            first = ranking[when][number, :RANKS_SHOWN]
+        for when, name in (("before", "base"), ("after", "cargait")):
+            first = ranking[name][number, :RANKS_SHOWN]
             cells = [
                 ("probe\n" + index.key[probe], _frames(data, probe, modality), None)
             ]
@@ -42,10 +42,10 @@ def changed_probes(ranking, subject, count: int) -> list[int]:
     """
     own = subject[ranking["probe"]][:, None]  # [Q 1]
     place = {}
-    for when in ("before", "after"):
-        match = (subject[ranking[when]] == own) & (ranking[when] >= 0)  # [Q K]
-        place[when] = np.where(match.any(1), match.argmax(1), match.shape[1])
-    gain = place["before"] - place["after"]  # [Q]
+    for name in ("base", "cargait"):
+        match = (subject[ranking[name]] == own) & (ranking[name] >= 0)  # [Q K]
+        place[name] = np.where(match.any(1), match.argmax(1), match.shape[1])
+    gain = place["base"] - place["cargait"]  # [Q]
     gains = [row for row in np.argsort(-gain, kind="stable") if gain[row] > 0]
     losses = [row for row in np.argsort(gain, kind="stable") if gain[row] < 0]
     both = min(len(gains), len(losses))
@@ -68,16 +68,16 @@ def attention(model, params, embeddings, ranking, subject, path: str | Path) -> 
             {"params": params}, probe, other[:, None], method="attention"
         )[0]
     )
-    match = subject[ranking["after"]] == subject[ranking["probe"]][:, None]  # [Q K]
+    match = subject[ranking["cargait"]] == subject[ranking["probe"]][:, None]  # [Q K]
     maps = {}
     for title, wanted in (
         ("probe and its match", match),
         ("probe and another walker", ~match),
     ):
-        wanted = wanted & (ranking["after"] >= 0)
+        wanted = wanted & (ranking["cargait"] >= 0)
         rows = np.flatnonzero(wanted.any(axis=1))[:ATTENTION_PAIRS]
         if len(rows):
-            others = ranking["after"][rows, wanted[rows].argmax(axis=1)]
+            others = ranking["cargait"][rows, wanted[rows].argmax(axis=1)]
             weights = weights_of(
                 embeddings[ranking["probe"][rows]], embeddings[others]
             )  # [P 1 H S S]

@@ -172,7 +172,7 @@ def ranking_terms(model, params, batch, rngs, loss) -> dict[str, jax.Array]:
         {"params": params}, batch["probe"], batch["candidates"], train=train, rngs=rngs,
         method="pairs_and_logits",
     )  # fmt: skip
-    positive, negative = cargait.pair_distance(*pair).T  # [B], [B]
+    positive, negative = model.pair_distance(*pair).T  # [B], [B]
     ranking = ranking_loss(positive, negative, easy_weight=loss.easy_weight).mean()
     logits = jnp.concatenate([probe_logits, candidate_logits], axis=1)  # [B 4 N]
     own = jnp.tile(batch["probe_label"][:, None], (1, 2))  # [B 2]
@@ -202,10 +202,15 @@ def train_step(state: TrainState, batch, rng, *, model, tx, loss):
     return state, {**terms, "gradient_norm": optax.global_norm(gradients)}
 
 
-def build_reranker(config, strips: int, width: int, num_classes: int) -> Setup:
-    """As `state.build`, for CarGait on embeddings [S D] of `num_classes` identities."""
+def build_reranker(
+    config, strips: int, width: int, num_classes: int, metric: str
+) -> Setup:
+    """As `state.build`, for CarGait on embeddings [S D] of `num_classes` identities.
+
+    metric: of the base model, "euclidean" or "cosine".
+    """
     mesh = sharding.make_mesh(config.mesh)
-    model = cargait.create(config, num_classes)
+    model = cargait.create(config, num_classes, metric)
     schedule = optim.make_schedule(config.optimizer, config.train.steps)
     tx = optim.make_optimizer(config.optimizer, schedule)
 
@@ -252,7 +257,8 @@ def fit(config, workdir: str, table: Table) -> Reranker:
     known, own = np.unique(identities[~held_out], return_inverse=True)
     labels = np.full(len(identities), -1, np.int32)  # held out: never classified
     labels[~held_out] = own
-    setup = build_reranker(config, *table.embeddings.shape[1:], len(known))
+    shape = table.embeddings.shape[1:]
+    setup = build_reranker(config, *shape, len(known), table.metric)
     lists, held_out_lists = (
         build_lists(table, np.flatnonzero(side), config.lists, setup.mesh)
         for side in (~held_out, held_out)
@@ -470,7 +476,7 @@ def rerank(config, workdir: str) -> dict[str, Any]:
     os.replace(partial, path)
     score_fn = compare_rerankers.pair_score(reranker.model, reranker.params)
     lists = compare_rerankers.all_rankings(
-        names, embeddings, index, table.metric, score_fn, config.evaluation
+        methods, names, embeddings, index, table.metric, score_fn, config.evaluation
     )
     flat = {
         f"{key}/{name}": x for key, item in lists.items() for name, x in item.items()

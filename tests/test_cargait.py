@@ -466,6 +466,18 @@ def test_an_untrained_cargait_changes_no_ranking(shortlist):
     )
 
 
+def test_an_untrained_cargait_over_a_cosine_base_changes_no_ranking():
+    model = make(metric="cosine")
+    score_fn = compare_rerankers.pair_score(model, initial(model)["params"])
+    probe, gallery = draw(0, 12, STRIPS, WIDTH), draw(1, 30, STRIPS, WIDTH)
+    base = pairwise_distance(probe, gallery, metric="cosine")
+    rows = np.broadcast_to(np.arange(30), (12, 30))
+    scores = rerank.score(rows, probe, gallery, score_fn, chunk=5)
+    np.testing.assert_allclose(scores, base, atol=1e-6)
+    same = jax.grad(lambda x: model.pair_distance(x, x).sum())(jnp.ones((2, 3, 4)))
+    np.testing.assert_allclose(same, 0, atol=1e-7)
+
+
 @pytest.mark.parametrize("shortlist", [1, 10, 99])
 def test_a_perfect_scorer_lifts_rank1_to_rank_k(shortlist):
     gallery = draw(1, 30, STRIPS, WIDTH)
@@ -554,11 +566,15 @@ def test_the_comparison_of_rerankers(tmp_path, monkeypatch, capsys):
     assert names == {"reranked_NM.png", "attention.png"}
 
     lists = np.load(tmp_path / "rankings.npz")
-    before, after = lists["casia_b/NM/before"], lists["casia_b/NM/after"]
+    before, after = lists["casia_b/NM/base"], lists["casia_b/NM/cargait"]
     assert before.shape == after.shape == (len(lists["casia_b/NM/probe"]), 10)
     np.testing.assert_array_equal(np.sort(before, axis=1), np.sort(after, axis=1))
-    order = np.argsort(lists["casia_b/NM/score"], axis=1, kind="stable")
+    order = np.argsort(lists["casia_b/NM/cargait_score"], axis=1, kind="stable")
     np.testing.assert_array_equal(np.take_along_axis(before, order, axis=1), after)
+    for name in ("base", "kr", "cargait", "cascade"):
+        assert lists[f"casia_b/NM/{name}"].shape == before.shape
+        assert (np.diff(lists[f"casia_b/NM/{name}_distance"], axis=1) >= 0).all()
+    assert not np.array_equal(lists["casia_b/NM/kr"], before)
 
     # Again: nothing is embedded or trained; on other data: beside the first results.
     assert embedded == ["train", "test"]
@@ -580,8 +596,8 @@ def test_unknown_rerankers_are_named_before_anything_is_trained(tmp_path):
 
 def test_shown_probes_alternate_between_gains_and_losses():
     subject = np.array(list("aabbb"))
-    rows = {"probe": [0] * 4, "before": [[2, 1], [1, 2], [2, 3], [1, 2]]}
-    rows["after"] = [[1, 2], [2, 1], [2, 3], [2, 1]]
+    rows = {"probe": [0] * 4, "base": [[2, 1], [1, 2], [2, 3], [1, 2]]}
+    rows["cargait"] = [[1, 2], [2, 1], [2, 3], [2, 1]]
     ranking = {name: np.array(value) for name, value in rows.items()}
     assert rerank_pictures.changed_probes(ranking, subject, 4) == [0, 1, 3, 2]
 

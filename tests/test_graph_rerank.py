@@ -1,5 +1,6 @@
 """The dense re-rankers against slow literal NumPy versions in float64, three seeds."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -216,6 +217,19 @@ def test_neighbourhoods_larger_than_the_data():
         graph_rerank.query_expansion(probe, gallery, k=50),
     ):
         assert result.shape == (4, 4) and np.isfinite(result).all()
+
+
+def test_k_reciprocal_of_copies_and_of_half_precision():
+    assert np.isfinite(graph_rerank.k_reciprocal(np.zeros((60, 60)), 5)).all()
+    x = np.concatenate(embeddings(0))
+    distance = pairwise_distance(x, x, metric="euclidean")
+    np.fill_diagonal(distance, 0)
+    half = jnp.asarray(distance, jnp.bfloat16)
+    np.testing.assert_allclose(
+        graph_rerank.k_reciprocal(half, QUERIES),
+        graph_rerank.k_reciprocal(np.asarray(half, np.float32), QUERIES),
+        atol=1e-6,
+    )
 
 
 def test_k_reciprocal_refuses_what_has_no_meaning():

@@ -84,6 +84,14 @@ def test_a_perfect_scorer_lifts_rank_1_to_rank_k(data, k):
     assert base["rank1"] < base[f"rank{k}"] == lifted["rank1"] == lifted[f"rank{k}"]
 
 
+def test_ties_at_zero_are_told_apart_by_devices_too():
+    """Numbers below the smallest normal one are zeros to XLA."""
+    distance = np.zeros((1, 6), np.float32)
+    rows, scores = np.arange(6)[None], -np.arange(6.0)[None]
+    ours = stage.permute(distance, rows, scores)
+    np.testing.assert_array_equal(stage.first(ours, 6), [[5, 4, 3, 2, 1, 0]])
+
+
 def test_ties_in_the_base_do_not_undo_the_new_order():
     """All distances equal: gallery order would win if values were only dealt out."""
     distance = np.full((2, 6), 0.5, np.float32)

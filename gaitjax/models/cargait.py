@@ -3,7 +3,8 @@
 Paper: "CarGait: Cross-Attention based Re-ranking for Gait Recognition", ICCV 2025
 (arXiv 2503.03501). The strips F [S D] of any frozen single-stage model become
 E_p = F_p + Attn(Q=F_p, KV=F_c) and E_c = F_c + Attn(Q=F_c, KV=F_p); the new distance is
-the mean over corresponding strips of ||E_p - E_c||_2.
+the mean over corresponding strips of ||E_p - E_c||_2, or, over a base model that is
+evaluated by cosine (the paper has none), of 1 - cos(E_p, E_c).
 
 Differences from the paper, where our sources of it are silent: LayerNorm on the
 attention's inputs; one module for both directions, so the distance is symmetric; no
@@ -21,19 +22,25 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from gaitjax.models.heads import normalise
 from gaitjax.models.transformer import DenseParameters, LayerNorm, dense, gelu
 
 NORM_EPSILON = 1e-6
 DISTANCE_EPSILON = 1e-12  # inside the root: its gradient is finite for equal strips
 
 
-def pair_distance(probe: Array, candidate: Array) -> Array:
+def pair_distance(probe: Array, candidate: Array, metric: str = "euclidean") -> Array:
     """d^r: mean over strips of ||E_p - E_c||_2; two [... S D] -> f32 [...].
 
-    The gradient is finite, and zero, where the two are identical.
+    metric "cosine": of 1 - cos(E_p, E_c), a strip of zeros having cosine 0. Either is
+    the base model's distance where E is F. The gradient is finite, and zero, where the
+    two are identical.
     """
-    difference = probe.astype(jnp.float32) - candidate.astype(jnp.float32)
-    squares = jnp.sum(difference**2, axis=-1)  # [... S]
+    probe, candidate = probe.astype(jnp.float32), candidate.astype(jnp.float32)
+    if metric == "cosine":
+        probe, candidate = normalise(probe), normalise(candidate)
+        return 1 - jnp.mean(jnp.sum(probe * candidate, axis=-1), axis=-1)
+    squares = jnp.sum((probe - candidate) ** 2, axis=-1)  # [... S]
     return jnp.mean(jnp.sqrt(squares + DISTANCE_EPSILON), axis=-1)
 
 
@@ -135,6 +142,7 @@ class CarGait(nn.Module):
       classifier_size: hidden width of the classifier.
       num_classes: N, identities that the classifier tells apart in training.
       dtype: of the attention's matmuls; the residual and distances are float32.
+      metric: of the base model, "euclidean" or "cosine".
     """
 
     num_heads: int
@@ -147,6 +155,7 @@ class CarGait(nn.Module):
     classifier_size: int
     num_classes: int
     dtype: str
+    metric: str = "euclidean"
 
     def setup(self):
         if self.hidden_size % self.num_heads:
@@ -190,7 +199,11 @@ class CarGait(nn.Module):
 
     def prepared_distance(self, probe, candidates) -> Array:
         """d^r f32 [B K] of prepared probes [B ...] and candidates [B K ...]."""
-        return pair_distance(*self._pair(probe, candidates, train=False))
+        return self.pair_distance(*self._pair(probe, candidates, train=False))
+
+    def pair_distance(self, probe: Array, candidates: Array) -> Array:
+        """d^r f32 [B K] of pair embeddings, under the base model's metric."""
+        return pair_distance(probe, candidates, self.metric)
 
     def distance(self, probe: Array, candidates: Array) -> Array:
         """d^r f32 [B K] of probes [B S D] and candidates [B K S D]."""
@@ -253,8 +266,8 @@ class CarGait(nn.Module):
         return [jnp.split(x, count, axis=-1)[which] for x in projected]
 
 
-def create(config, num_classes: int) -> CarGait:
-    """The re-ranker that config.model describes."""
+def create(config, num_classes: int, metric: str) -> CarGait:
+    """The re-ranker that config.model describes, over a base model with `metric`."""
     model = config.model
     return CarGait(
         num_heads=model.num_heads,
@@ -267,4 +280,5 @@ def create(config, num_classes: int) -> CarGait:
         classifier_size=model.classifier_size,
         num_classes=num_classes,
         dtype=model.dtype,
+        metric=metric,
     )

@@ -42,8 +42,8 @@ def k_reciprocal(
 
     Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR
     2017. An encoding is zero but for the few members of its set, so only those are
-    kept (`columns`, `values`). Memory beyond the distances and the result: n times a
-    few hundred numbers, and n x COLUMNS.
+    kept (`columns`, `values`). Memory beyond the distances and the result: n x COLUMNS,
+    and n x k2 x the fullest set (at most (k1 + 1)(k1 / 2 + 2), in practice tens).
 
     Differences from the paper: none known. As in its code, round(k1 / 2) rounds halves
     to even, a neighbour's own set joins where more than 2/3 of it is shared, and
@@ -62,10 +62,11 @@ def k_reciprocal(
       float32 [Q G].
 
     Raises:
-      ValueError: distances not square, not symmetric, not finite, or negative.
+      ValueError: distances not square, not finite, negative, or, by a sample of 32
+        rows, not symmetric.
     """
-    if not isinstance(distance, jax.Array):
-        distance = np.asarray(distance, np.float32)
+    xp = jnp if isinstance(distance, jax.Array) else np
+    distance = xp.asarray(distance, np.float32)
     n = distance.shape[0]
     if distance.shape != (n, n) or not 0 < num_probes < n:
         raise ValueError(
@@ -84,6 +85,7 @@ def k_reciprocal(
         raise ValueError("k_reciprocal needs finite distances; got NaN or infinity.")
     if (smallest < 0).any():
         raise ValueError("k_reciprocal needs distances >= 0.")
+    largest = np.maximum(largest, np.finfo(np.float32).tiny)  # all alike: 0 / tiny
     some = np.unique(np.linspace(0, n - 1, 32).astype(int))
     difference = np.abs(distance[some] - distance[:, some].T).max()
     if difference > 1e-3 * largest.max():
@@ -187,7 +189,8 @@ def _encoded(columns, distance, largest, squared: bool):
     """Rows exp(-scaled) on the sets, sums 1: values [n m] of columns [n m]."""
     values = jnp.exp(-_scaled(distance, largest, squared))
     values = jnp.where(columns < columns.shape[0], values, 0)
-    return values / jnp.sum(values, axis=1, keepdims=True)
+    total = jnp.sum(values, axis=1, keepdims=True)
+    return values / jnp.where(total > 0, total, 1)  # a set can be empty among copies
 
 
 @jax.jit

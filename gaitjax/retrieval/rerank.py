@@ -132,8 +132,10 @@ def permute(distance, rows, scores) -> np.ndarray:
     outside = np.ones(out.shape, bool)
     np.put_along_axis(outside, rows, False, axis=1)
     limit = np.min(out, axis=1, initial=np.inf, where=outside)  # [Q]
+    tiny = np.finfo(np.float32).tiny  # below it devices see zeros
     for k in range(rows.shape[1] - 1, -1, -1):
         below = np.nextafter(limit, np.float32(-np.inf), dtype=np.float32)
+        below = np.where(np.abs(below) < tiny, -tiny, below)
         values[:, k] = np.where(
             unreachable[:, k], np.inf, np.minimum(values[:, k], below)
         )
