@@ -59,6 +59,16 @@ def test_maps_do_not_depend_on_place_and_scale():
     assert not heatmaps.skeleton_maps(np.zeros((1, 17, 3))).any()
 
 
+def test_a_missing_hip_does_not_shift_the_map():
+    whole, one, none = standing(), standing(), standing()
+    one[heatmaps.LEFT_HIP] = 0
+    none[[heatmaps.LEFT_HIP, heatmaps.RIGHT_HIP]] = 0
+    maps = heatmaps.skeleton_maps(np.stack([whole, one, none])).astype(float)
+    columns = (maps.sum((1, 3)) @ np.arange(64)) / maps.sum((1, 2, 3))
+    # the other hip is 12 points off: 6 of the canvas's 128 columns, 3 of the map's 64
+    np.testing.assert_allclose(columns, columns[0], atol=3.1)
+
+
 def test_missing_key_points_come_from_the_nearest_frames():
     walk = np.stack([standing() + np.float32([t, 0, 0]) for t in range(8)])
     holes = walk.copy()

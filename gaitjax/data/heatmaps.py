@@ -22,7 +22,10 @@ def skeleton_maps(keypoints: np.ndarray) -> np.ndarray:
     """float [T 17 3] (x, y, confidence) -> uint8 [T 64 64 2]: limbs, joints.
 
     Key points that are missing should have been filled in (`impute`). A frame whose
-    joints have no height gives an empty map.
+    joints have no height gives an empty map. The centre is the middle of the hips; a
+    hip that no frame has, (0, 0, 0), does not count: the other one is the centre, or
+    that of the joints where both are missing. `ZOO` B.7 says nothing of it; taken
+    literally the origin would be averaged in, which moves the map by many columns.
     """
     return np.stack([_map(points) for points in np.asarray(keypoints, np.float32)])
 
@@ -64,7 +67,9 @@ def _map(points: np.ndarray) -> np.ndarray:
     height = np.ptp(xy[seen, 1])
     if height <= 0:
         return empty
-    middle = (xy[LEFT_HIP] + xy[RIGHT_HIP]) / 2
+    hips = [hip for hip in (LEFT_HIP, RIGHT_HIP) if points[hip].any()]
+    ends = xy[seen].min(0), xy[seen].max(0)
+    middle = xy[hips].mean(0) if hips else np.mean(ends, 0)
     xy = (xy - middle) * (HEIGHT / height) + CANVAS / 2
     canvas = np.zeros((CANVAS, CANVAS, 2), np.float32)
     for one, two in LIMBS:
