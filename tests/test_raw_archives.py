@@ -139,6 +139,30 @@ def test_frames_are_stretched_back_and_optional_masks_may_be_damaged(tmp_path):
     assert (wide > 190).all()  # 230 columns, the central 128 are kept
 
 
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int64", "float32"])
+def test_silhouettes_of_zeros_and_ones_are_scaled(dtype, tmp_path):
+    ones = np.stack([fake_benchmarks.person(64, 64, t) // 255 for t in range(5)])
+    stored = _read(tmp_path, silhouettes=ones.astype(dtype)).record["silhouettes"]
+    np.testing.assert_array_equal(stored, 255 * ones)
+
+
+def test_empty_frames_are_dropped_from_all_modalities(tmp_path):
+    silhouettes = np.stack([fake_benchmarks.person(64, 64, t) for t in range(5)])
+    silhouettes[[0, 2, 3]] = 0
+    frames = np.repeat(np.arange(50, 255, 50, dtype=np.uint8), 3 * 32 * 32)
+    frames = frames.reshape(5, 32, 32, 3)
+    arrays = {"ratios": np.full(5, 0.5), "frames": frames, "silhouettes": silhouettes}
+    outcome = _read(tmp_path, **arrays)
+    assert (outcome.num_frames, outcome.num_dropped) == (2, 3)
+    assert len(outcome.record["ratios"]) == 2
+    np.testing.assert_array_equal(outcome.record["silhouettes"], silhouettes[[1, 4]])
+    grey = [decode_jpeg(frame).mean() for frame in outcome.record["frames"]]
+    np.testing.assert_allclose(grey, [100, 250], atol=2)
+    nobody = _read(tmp_path, silhouettes=np.zeros((5, 64, 64), np.uint8))
+    assert nobody.record is None
+    assert nobody.problem.startswith("empty: 5 frames, none with a person")
+
+
 def test_wide_frames_are_cut_centrally():
     ramp = np.repeat(np.arange(128, dtype=np.uint8)[None], 128, 0)
     out = fit_frame(ramp, 1.0, 128)  # 128 columns to 64: 32 off on both sides
@@ -153,6 +177,8 @@ def test_frames_are_sorted_as_numbers(tmp_path):
         (tmp_path / name).write_bytes(b"")
     names = [file.name for file in archives.files_in(epath.Path(tmp_path))]
     assert names == ["1.PNG", "9.png", "10.png"]
+    folders = sorted(("000²", "001", "000"), key=archives.natural)
+    assert folders == ["000", "000²", "001"]  # no decimal, though a digit
 
 
 def test_ragged_frames_of_grew_are_skipped(tmp_path):
@@ -223,11 +249,17 @@ def test_grew_is_kept_as_shipped(tmp_path):
     from gaitjax.data import source
 
     fake_benchmarks.grew(tmp_path / "raw")
+    small = np.zeros((2, 64, 64), np.uint8)
+    small[0, 30:36, 30:36] = 255  # 36 pixels: no rule on sums for what is shipped
+    for number, image in enumerate(small, 2):  # the second has no pixel at all
+        fake_benchmarks.save(tmp_path / f"raw/test/probe/p1/{number}.png", image)
     prepare.prepare("grew", tmp_path / "data", manual_dir=tmp_path / "raw")
     data = source.open_split(str(tmp_path / "data"), "grew", "test")
     row = data.index.key.tolist().index("probe/03/p1")
     stored = data.records[row]["silhouettes"]
-    np.testing.assert_array_equal(stored[9], fake_benchmarks.person(64, 64, 9))
+    assert len(stored) == 10
+    np.testing.assert_array_equal(stored[8], fake_benchmarks.person(64, 64, 9))
+    np.testing.assert_array_equal(stored[1], small[0])
     assert grew_dataset_builder.split_of("00001train") == "train"
 
 
@@ -297,6 +329,19 @@ def test_kinect_walks_are_turned_to_the_walking_direction(heading, mirrored):
     assert 0 < joints[..., 1].min() < 0.06
     swing = at["left_ankle"][:, 2] - at["right_ankle"][:, 2]
     np.testing.assert_allclose(np.abs(swing).max(), 0.5, atol=0.01)
+
+
+def test_a_glitch_of_the_kinect_is_counted(tmp_path):
+    lines = fake_benchmarks.kinect_walk(12, 90.0).splitlines()
+    for i in range(80, 100):  # of frame 4
+        name, *place = lines[i].split(";")
+        lines[i] = ";".join([name, *(str(1e6 * float(x)) for x in place)])
+    (tmp_path / "1.txt").write_text("\n".join(lines))
+    walk = Sequence("test", "075", "01", "090", {"skeleton": str(tmp_path / "1.txt")})
+    outcome = recordings.read(walk, height=128, silhouette_size=64)
+    assert (outcome.num_frames, outcome.num_dropped) == (5, 1)
+    assert outcome.record["silhouettes"].any((1, 2)).all()
+    assert np.isfinite(outcome.record["ratios"]).all()
 
 
 @pytest.mark.parametrize(

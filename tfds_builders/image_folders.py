@@ -31,8 +31,9 @@ def read_silhouettes(
 ) -> Outcome:
     """The record of a folder of silhouette images, files["silhouettes"].
 
-    as_shipped: the images are normalised already (GREW) and must be squares of
-    `silhouette_size`. Frames that are all but empty are dropped and counted.
+    Frames that are all but empty are dropped and counted. as_shipped: the images are
+    normalised already (GREW), must be squares of `silhouette_size` and stay as they
+    are; only those without any pixel are dropped.
     """
     try:
         kept, ratios = [], []
@@ -44,9 +45,12 @@ def read_silhouettes(
                     f"ragged: {file.name} is {mask.shape[0]}x{mask.shape[1]}, "
                     f"expected {silhouette_size}x{silhouette_size}"
                 )
-            normal = normalise_silhouette(mask, silhouette_size, interpolation)
+            if as_shipped:
+                normal = mask if mask.any() else None
+            else:
+                normal = normalise_silhouette(mask, silhouette_size, interpolation)
             if normal is not None:
-                kept.append(mask if as_shipped else normal)
+                kept.append(normal)
                 ratios.append(_ratio(mask))
         return outcome(
             sequence,

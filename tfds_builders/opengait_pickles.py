@@ -204,7 +204,8 @@ def read(
     both squeezed into a square and stretched back by "ratios" [T] or [T 2] = (H, W);
     "masks_or_silhouettes" are masks where they are as large as the frames. "keypoints"
     [T 17 3] keep the coordinates of their file. optional: without these, if damaged,
-    the sequence is kept, with a note.
+    the sequence is kept, with a note. Frames whose silhouette is empty are dropped in
+    all modalities and counted, as those of images are.
     """
     if not sequence.files:
         return Outcome(sequence, None, "empty: no pickle of a known name")
@@ -217,6 +218,7 @@ def read(
             return Outcome(sequence, None, "empty: arrays of no frames")
         modalities = _modalities(arrays, height, silhouette_size, interpolation)
         count = len(modalities["ratios"])
+        modalities = _with_a_person(modalities)
         made = outcome(sequence, count, height, silhouette_size, **modalities)
         return made._replace(note=note)
     except (ValueError, OSError, cv2.error) as error:
@@ -301,6 +303,19 @@ def _modalities(arrays, height, silhouette_size, interpolation) -> dict:
     return {"ratios": np.asarray(ratios, np.float32), **made}
 
 
+def _with_a_person(modalities: dict) -> dict:
+    """The modalities without the frames whose silhouette has no pixel."""
+    if "silhouettes" not in modalities:
+        return modalities
+    seen = modalities["silhouettes"].any((1, 2))  # [T]
+    return {
+        name: value[seen]
+        if isinstance(value, np.ndarray)
+        else [frame for frame, kept in zip(value, seen) if kept]
+        for name, value in modalities.items()
+    }
+
+
 def _ratios(array: np.ndarray) -> np.ndarray:
     """Width / height [T] of stored ratios [T] or sizes [T 2] = (H, W)."""
     if array.ndim == 2 and array.shape[1] == 2:
@@ -323,10 +338,10 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
 
 
 def _bytes(array: np.ndarray, ndim: int) -> np.ndarray:
-    """uint8 0..255 of 0..255, bool or 0..1 floats."""
+    """uint8 0..255 of 0..255, or of 0..1 in any dtype (nothing above 1)."""
     if array.ndim != ndim:
         raise ValueError(f"an array {array.shape}, expected {ndim} axes, time first")
-    if array.dtype == bool or (array.dtype.kind == "f" and array.max(initial=0) <= 1):
+    if array.max(initial=0) <= 1:
         array = np.round(array * 255.0)
     if not np.isfinite(array).all() or array.min() < 0 or array.max() > 255:
         raise ValueError("values outside 0..255")
@@ -334,7 +349,7 @@ def _bytes(array: np.ndarray, ndim: int) -> np.ndarray:
 
 
 def _fit_mask(mask: np.ndarray, ratio: float, height: int) -> np.ndarray:
-    person = np.where(mask > (127 if mask.max() > 1 else 0), 255, 0).astype(np.uint8)
+    person = np.where(mask > 127, 255, 0).astype(np.uint8)
     return np.where(fit_frame(person, ratio, height) > 127, 255, 0).astype(np.uint8)
 
 

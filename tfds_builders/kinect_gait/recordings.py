@@ -5,9 +5,9 @@ from etils import epath
 
 from tfds_builders import appearance, walker
 from tfds_builders.archives import Outcome, Sequence, unreadable
-from tfds_builders.features import make_record
 from tfds_builders.figure import JOINTS, make_body, unit
 from tfds_builders.frames import normalise_silhouettes
+from tfds_builders.image_folders import outcome
 
 # 20 joints of a frame in this order; the person's own left and right
 KINECT_JOINTS = (
@@ -116,6 +116,7 @@ def read(sequence: Sequence, *, height: int, silhouette_size: int) -> Outcome:
 
     Everybody wears the same clothes and has the same girths for their stature: shape
     and motion are of the skeleton alone. No frames: their colours would be invented.
+    Where a glitch of the sensor leaves no silhouette the frame is dropped and counted.
     """
     try:
         points = parse(epath.Path(sequence.files["skeleton"]).read_text())
@@ -131,18 +132,16 @@ def read(sequence: Sequence, *, height: int, silhouette_size: int) -> Outcome:
     silhouettes = walk.silhouettes
     if silhouette_size != silhouettes.shape[1]:
         silhouettes = normalise_silhouettes(walk.masks, silhouette_size)
-    _, record = make_record(
-        sequence.subject,
-        sequence.condition,
-        sequence.view,
-        height=height,
-        width=height // 2,
-        silhouette_size=silhouette_size,
-        silhouettes=silhouettes,
-        keypoints=walk.keypoints,
-        ratios=walk.ratios,
+    seen = silhouettes.any((1, 2)) & np.isfinite(walk.ratios)  # [T]
+    return outcome(
+        sequence,
+        len(joints),
+        height,
+        silhouette_size,
+        silhouettes=silhouettes[seen],
+        keypoints=walk.keypoints[seen],
+        ratios=walk.ratios[seen],
     )
-    return Outcome(sequence, record, "", len(joints))
 
 
 def _outfit():
