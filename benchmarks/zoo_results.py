@@ -199,17 +199,19 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         document, store = folder / DOCUMENT.name, folder / STORE.name
         shutil.copy(DOCUMENT, document)
-    if not arguments.table:
-        os.chdir(ROOT)
-        for seed in arguments.seeds:
-            for row in arguments.rows:
-                if row == "gei" and seed:
-                    continue  # nothing random in it
-                run_row(
-                    row, seed, arguments.datasets, folder, store,
-                    bool(arguments.smoke), arguments.again,
-                )  # fmt: skip
-                write_table(document, store)
+    if arguments.table:
+        write_table(document, store)
+        return
+    os.chdir(ROOT)
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            if row == "gei" and seed:
+                continue  # nothing random in it
+            run_row(
+                row, seed, arguments.datasets, folder, store,
+                bool(arguments.smoke), arguments.again,
+            )  # fmt: skip
+            write_table(document, store)
 
 
 if __name__ == "__main__":
