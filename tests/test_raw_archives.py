@@ -20,6 +20,7 @@ from tfds_builders import (
 )
 from tfds_builders.archives import Sequence
 from tfds_builders.ccgr_mini import ccgr_mini_dataset_builder
+from tfds_builders.ccpg import ccpg_dataset_builder
 from tfds_builders.figure import JOINTS
 from tfds_builders.frames import decode_jpeg, fit_frame
 from tfds_builders.gait3d import gait3d_dataset_builder
@@ -284,6 +285,58 @@ def test_totals_are_compared_subject_by_subject():
     assert found["test"]["conditions"] == {"bg-01": 1, "nm-01": 1}
     complete = [("train", s, "nm-01", v) for s in "12" for v in ("000", "090")]
     assert checks.totals(expected, complete)["train"]["mismatches"] == {}
+
+
+def _grid(subjects, conditions, views, split="test"):
+    return [(split, s, c, v) for s in subjects for c in conditions for v in views]
+
+
+def test_a_kinect_gait_with_one_recording_a_person_is_a_mismatch():
+    builder = kinect_gait_dataset_builder
+    people = sorted(builder.PARTITION.train | builder.PARTITION.test)
+    counts = [n for n, many in builder.RECORDINGS.items() for _ in range(many)]
+    assert (len(people), len(counts), sum(counts)) == (164, 164, 822)
+    rows = []
+    for subject, count in zip(people, counts):
+        numbers = [f"{k + 1:02d}" for k in range(count)]
+        rows += _grid(
+            [subject], numbers, recordings.VIEWS, builder.PARTITION.split(subject)
+        )
+    expected = builder.Builder.EXPECTED
+    whole = checks.totals(expected, rows)
+    assert not checks.overall(expected, rows)
+    assert not whole["train"]["mismatches"] and not whole["test"]["mismatches"]
+    rows = [row for row in rows if row[2] == "02"]
+    assert checks.totals(expected, rows)["test"]["mismatches"]["075"] == (
+        "0 sequences '01', expected 4; 4 sequences, expected 12 or 16 or 20 or 24"
+    )
+    assert checks.overall(expected, rows)["all"] == (
+        "656 sequences in all, expected 3288; 164 subjects with 4 sequences, expected "
+        "1 subjects with 12 sequences, 3 subjects with 16 sequences, "
+        "153 subjects with 20 sequences, 7 subjects with 24 sequences"
+    )
+
+
+def test_what_a_complete_archive_may_lack_is_counted_not_a_mismatch():
+    expected = oumvlp_dataset_builder.Builder.EXPECTED
+    odd = sorted(oumvlp_dataset_builder.PARTITION.train)
+    rows = _grid(odd[:1], ("00", "01"), oumvlp_dataset_builder.VIEWS, "train")
+    rows += _grid(odd[1:], ("00",), ("090",), "train")
+    train = checks.totals(expected, rows)["train"]
+    assert train["mismatches"] == {} and train["absent"]["each"] == 28
+    assert train["absent"]["walks"] == 27 * 5152
+    assert train["absent"]["subjects"] == {"27": " ".join(odd[1:])}
+    rows[0] = ("train", "00001", "00", "100")
+    strange = checks.totals(expected, rows)["train"]["mismatches"]
+    assert strange == {"00001": "unexpected */100"}
+    expected = ccpg_dataset_builder.Builder.EXPECTED
+    people = sorted(ccpg_dataset_builder.PARTITION.test)
+    rows = _grid(people, ("U0_D0",), ("01_0",))
+    assert checks.totals(expected, rows)["test"]["absent"]["walks"] == 600
+    few = "100 sequences in all, expected more than 16000"
+    assert checks.overall(expected, rows) == {"all": few}
+    report = checks.report_of(expected, [])
+    assert "\nccpg: 0 sequences in all, expected" in checks.summary("ccpg", report)
 
 
 def test_partition_lists_of_the_papers():

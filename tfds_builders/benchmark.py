@@ -23,13 +23,11 @@ from tfds_builders.archives import (
     readable,
     subfolders,
 )
-from tfds_builders.checks import Expected, totals
+from tfds_builders.checks import Expected, report_of, summary
 from tfds_builders.features import MODALITIES, RecordBuilder, record_features
 from tfds_builders.parallel import ordered_map
 
-SHORT = 5  # frames; shorter sequences are kept and listed (`DATA` D.7)
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
-SHOWN = 5  # mismatches and problems that are printed; all are in the report
 
 
 @dataclasses.dataclass
@@ -121,7 +119,14 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
     def _download_and_prepare(self, dl_manager, download_config):
         # a pipeline where the user names a runner or its options
         self._beam = bool(download_config.beam_options or download_config.beam_runner)
-        super()._download_and_prepare(dl_manager, download_config)
+        try:
+            super()._download_and_prepare(dl_manager, download_config)
+        except AssertionError as error:  # TFDS's for a pipeline without any record
+            for split in ("train", "test"):
+                file = _scratch(self.data_dir) / f"{split}.json"
+                if file.exists():
+                    self._check_readable(split, json.loads(file.read_text()), error)
+            raise
         self._finish()
 
     def _split_generators(self, dl_manager):
@@ -204,13 +209,17 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         ):
             notes.append(_note(outcome))
             yield from _record(outcome)
+        self._check_readable(split, notes)
+        (_scratch(self.data_dir) / f"{split}.json").write_text(json.dumps(notes))
+
+    def _check_readable(self, split: str, notes: list[dict], cause=None):
+        """Raises FileNotFoundError where no sequence of a split could be read."""
         if all(note["problem"] for note in notes):
             first = f"{notes[0]['key']}: {notes[0]['problem']}"
             raise FileNotFoundError(
                 f"None of {len(notes)} sequences of split {split!r} is readable, the "
                 f"first is {first}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            )
-        (_scratch(self.data_dir) / f"{split}.json").write_text(json.dumps(notes))
+            ) from cause
 
     def _pipeline(self, split: str, sequences: list[Sequence]):
         """The same as a Beam PTransform."""
@@ -244,15 +253,22 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
             notes += json.loads(file.read_text())
         notes.sort(key=lambda note: note["key"])
         scratch.rmtree()
-        report = _report(self.EXPECTED, notes) | {"source": self.settings.source}
+        report = report_of(self.EXPECTED, notes) | {"source": self.settings.source}
         file = epath.Path(self.data_dir) / "build_report.json"
         file.write_text(json.dumps(report, indent=1))
         metadata = self.info.metadata
         assert metadata is not None  # `_info` made one
-        for name in ("sequences", "sequences_expected", "modalities", "totals"):
+        stored = (
+            "sequences",
+            "sequences_expected",
+            "mismatches",
+            "modalities",
+            "totals",
+        )
+        for name in stored:
             metadata[name] = report[name]
         metadata["skipped"] = len(report["skipped"])
-        print(_summary(self.name, report), file=sys.stderr, flush=True)
+        print(summary(self.name, report), file=sys.stderr, flush=True)
 
 
 def _any_match(folder: epath.Path, marker: str) -> bool:
@@ -295,54 +311,3 @@ def _record(outcome: Outcome) -> list[tuple[str, dict]]:
 
 def _write_json(content, file: str):
     epath.Path(file).write_text(json.dumps(content))
-
-
-def _report(expected: Expected, notes: list[dict]) -> dict[str, Any]:
-    written = [note for note in notes if not note["problem"]]
-    return {
-        "sequences": len(written),
-        "sequences_expected": expected.total,
-        "totals": totals(expected, (note["walk"] for note in written)),
-        "modalities": {m: sum(m in n["has"] for n in written) for m in MODALITIES},
-        "frames": sum(note["frames"] for note in written),
-        "skipped": {n["key"]: n["problem"] for n in notes if n["problem"]},
-        "frames_dropped": {n["key"]: n["dropped"] for n in written if n["dropped"]},
-        "notes": {n["key"]: n["note"] for n in written if n["note"]},
-        "short": [note["key"] for note in written if note["frames"] < SHORT],
-    }
-
-
-def _summary(name: str, report: dict) -> str:
-    lines = []
-    for split, found in report["totals"].items():
-        wanted = found["sequences_expected"] or found["sequences_recalled"]
-        lines.append(
-            f"{name} {split}: {found['sequences']} sequences of {found['subjects']} "
-            f"subjects (expected {wanted or 'an unknown number'} of "
-            f"{found['subjects_expected']}), {len(found['mismatches'])} mismatches"
-        )
-        lines += _shortened(found["mismatches"])
-    if report["sequences_expected"]:
-        lines.append(
-            f"{name}: {report['sequences']} sequences in all, expected "
-            f"{report['sequences_expected']}"
-        )
-    lines.append(
-        f"{name}: {len(report['skipped'])} sequences skipped, "
-        f"{sum(report['frames_dropped'].values())} frames dropped as empty, "
-        f"{len(report['short'])} sequences under {SHORT} frames (build_report.json)"
-    )
-    lines += _shortened(report["skipped"])
-    lines += [
-        f"{name}: {count} of {report['sequences']} sequences have {modality}"
-        for modality, count in report["modalities"].items()
-        if 0 < count < report["sequences"]
-    ]
-    return "\n".join(lines)
-
-
-def _shortened(problems: dict[str, str]) -> list[str]:
-    """The first few as lines of bounded length."""
-    few = list(problems.items())[:SHOWN]
-    lines = [f"  {name}: {text}" for name, text in few]
-    return [line if len(line) <= 120 else line[:116] + " ..." for line in lines]

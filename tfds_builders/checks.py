@@ -2,7 +2,12 @@
 
 import collections
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from tfds_builders.features import MODALITIES
+
+SHORT = 5  # frames; shorter sequences are kept and listed (`DATA` D.7)
+SHOWN = 5  # mismatches and problems that are printed; all are in the report
 
 
 class Expected(NamedTuple):
@@ -12,9 +17,12 @@ class Expected(NamedTuple):
     or counted by users. recalled: the same where nobody could check the number: it is
     stored and printed, but a difference is no mismatch. total: sequences of all splits.
     by_condition: split -> beginning of conditions' names -> number of sequences. grid:
-    the "condition/view"s that every subject has. conditions: names that a subject's
-    conditions come from. each: split -> beginning of conditions' names -> number of
-    sequences that every subject has, but for the pseudo-subject `apart`.
+    the "condition/view"s that every subject has. conditions, views: names that a
+    subject's come from; others are mismatches, absent ones are only counted. each:
+    split -> beginning of conditions' names -> number of sequences that every subject
+    has, but for the pseudo-subject `apart`. distribution: beginning of conditions'
+    names -> number of such sequences of a subject -> number of subjects, in all splits.
+    more_than: sequences of all splits, where only that is known.
     """
 
     subjects: dict[str, frozenset[str] | int]
@@ -24,8 +32,11 @@ class Expected(NamedTuple):
     by_condition: dict[str, dict[str, int]] = {}
     grid: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
     each: dict[str, dict[str, int]] = {}
     apart: str = ""
+    distribution: dict[str, dict[int, int]] = {}
+    more_than: int = 0
 
 
 def totals(
@@ -44,6 +55,37 @@ def totals(
         split: _split_totals(expected, split, found.get(split, {}))
         for split in sorted(set(expected.subjects) | set(found))
     }
+
+
+def overall(
+    expected: Expected, rows: list[tuple[str, str, str, str]]
+) -> dict[str, str]:
+    """{"all": how all splits together differ}; empty where they do not."""
+    differences = []
+    if expected.total is not None and len(rows) != expected.total:
+        differences.append(f"{len(rows)} sequences in all, expected {expected.total}")
+    if expected.more_than and len(rows) <= expected.more_than:
+        differences.append(
+            f"{len(rows)} sequences in all, expected more than {expected.more_than}"
+        )
+    for name, due in expected.distribution.items():
+        subjects = collections.Counter(
+            subject for _, subject, condition, _ in rows if condition.startswith(name)
+        )
+        seen = collections.Counter(subjects.values())
+        if seen != collections.Counter(due):
+            found, wanted = (_in_words(counts, name) for counts in (seen, due))
+            differences.append(f"{found}, expected {wanted}")
+    return {"all": "; ".join(differences)} if differences else {}
+
+
+def _in_words(subjects: dict[int, int], name: str) -> str:
+    """{2: 396}, "gallery" -> "396 subjects with 2 sequences 'gallery'"."""
+    kind = f" {name!r}" if name else ""
+    return ", ".join(
+        f"{n} subjects with {count} sequences{kind}"
+        for count, n in sorted(subjects.items())
+    )
 
 
 def _split_totals(expected: Expected, split: str, found: dict) -> dict:
@@ -78,6 +120,29 @@ def _split_totals(expected: Expected, split: str, found: dict) -> dict:
         "sequences_recalled": expected.recalled.get(split),
         "conditions": dict(sorted(conditions.items())),
         "mismatches": mismatches,
+        "absent": _absent(expected, found),
+    }
+
+
+def _absent(expected: Expected, found: dict) -> dict[str, Any]:
+    """How many of the conditions (and views) that a subject may have it lacks.
+
+    {"each": that a subject may have, "walks": absent of all subjects, "subjects":
+    {number absent: "id id ..."}}; empty where it is not known or is a mismatch (grid).
+    """
+    if expected.grid or not expected.conditions:
+        return {}
+    cells = {(c, v) for c in expected.conditions for v in expected.views or ("",)}
+    lacking = collections.defaultdict(list)
+    for subject, walks in sorted(found.items()):
+        if subject != expected.apart:
+            seen = {(c, v if expected.views else "") for c, v in walks}
+            lacking[len(cells - seen)].append(subject)
+    lacking.pop(0, None)
+    return {
+        "each": len(cells),
+        "walks": sum(number * len(ids) for number, ids in lacking.items()),
+        "subjects": {str(n): " ".join(ids) for n, ids in sorted(lacking.items())},
     }
 
 
@@ -93,6 +158,9 @@ def _subject_problem(
     if expected.conditions:
         unknown = {condition for condition, _ in walks} - set(expected.conditions)
         extra += [f"{condition}/*" for condition in sorted(unknown)]
+    if expected.views:
+        unknown = {view for _, view in walks} - set(expected.views)
+        extra += [f"*/{view}" for view in sorted(unknown)]
     parts = [f"{len(walks)} sequences, expected {len(expected.grid)}"]
     parts = parts if missing or (extra and expected.grid) else []
     parts += [f"missing {', '.join(missing)}"] if missing else []
@@ -101,4 +169,69 @@ def _subject_problem(
         seen = sum(condition.startswith(name) for condition, _ in walks)
         if seen != due:
             parts.append(f"{seen} sequences {name!r}, expected {due}")
+    for name, known in expected.distribution.items():
+        seen = sum(condition.startswith(name) for condition, _ in walks)
+        if seen and seen not in known:
+            wanted = " or ".join(map(str, sorted(known)))
+            kind = f" {name!r}" if name else ""
+            parts.append(f"{seen} sequences{kind}, expected {wanted}")
     return "; ".join(parts)
+
+
+def report_of(expected: Expected, notes: list[dict]) -> dict[str, Any]:
+    """build_report.json of what is known of each sequence, read or not.
+
+    notes: dicts of key, walk (split, subject, condition, view), problem, frames,
+    dropped, note, has (names of modalities).
+    """
+    written = [note for note in notes if not note["problem"]]
+    return {
+        "sequences": len(written),
+        "sequences_expected": expected.total,
+        "mismatches": overall(expected, [note["walk"] for note in written]),
+        "totals": totals(expected, (note["walk"] for note in written)),
+        "modalities": {m: sum(m in n["has"] for n in written) for m in MODALITIES},
+        "frames": sum(note["frames"] for note in written),
+        "skipped": {n["key"]: n["problem"] for n in notes if n["problem"]},
+        "frames_dropped": {n["key"]: n["dropped"] for n in written if n["dropped"]},
+        "notes": {n["key"]: n["note"] for n in written if n["note"]},
+        "short": [note["key"] for note in written if note["frames"] < SHORT],
+    }
+
+
+def summary(name: str, report: dict) -> str:
+    """The report in a few lines for the terminal."""
+    lines = []
+    for split, found in report["totals"].items():
+        wanted = found["sequences_expected"] or found["sequences_recalled"]
+        lines.append(
+            f"{name} {split}: {found['sequences']} sequences of {found['subjects']} "
+            f"subjects (expected {wanted or 'an unknown number'} of "
+            f"{found['subjects_expected']}), {len(found['mismatches'])} mismatches"
+        )
+        lines += _shortened(found["mismatches"])
+        if absent := found.get("absent"):
+            lines.append(
+                f"{name} {split}: of {absent['each']} a subject {absent['walks']} in "
+                "all are absent (no mismatch: a complete archive may lack some)"
+            )
+    lines += [f"{name}: {text}" for text in report["mismatches"].values()]
+    lines.append(
+        f"{name}: {len(report['skipped'])} sequences skipped, "
+        f"{sum(report['frames_dropped'].values())} frames dropped as empty, "
+        f"{len(report['short'])} sequences under {SHORT} frames (build_report.json)"
+    )
+    lines += _shortened(report["skipped"])
+    lines += [
+        f"{name}: {count} of {report['sequences']} sequences have {modality}"
+        for modality, count in report["modalities"].items()
+        if 0 < count < report["sequences"]
+    ]
+    return "\n".join(lines)
+
+
+def _shortened(problems: dict[str, str]) -> list[str]:
+    """The first few as lines of bounded length."""
+    few = list(problems.items())[:SHOWN]
+    lines = [f"  {name}: {text}" for name, text in few]
+    return [line if len(line) <= 120 else line[:116] + " ..." for line in lines]

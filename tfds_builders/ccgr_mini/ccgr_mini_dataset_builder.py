@@ -79,4 +79,5 @@ class Builder(benchmark.BenchmarkBuilder):
         subjects={"train": PARTITION.train, "test": PARTITION.test - ABSENT},
         total=47_884,
         by_condition={"test": {"gallery": 795}},
+        distribution={"gallery": {2: 396, 1: 3}},
     )

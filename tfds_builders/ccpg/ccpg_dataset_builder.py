@@ -45,4 +45,5 @@ class Builder(benchmark.BenchmarkBuilder):
         subjects={"train": PARTITION.train, "test": PARTITION.test},
         recalled={"train": 8388, "test": 8178},
         conditions=CONDITIONS,
+        more_than=16_000,
     )

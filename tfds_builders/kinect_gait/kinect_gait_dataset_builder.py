@@ -11,6 +11,7 @@ from tfds_builders.checks import Expected
 from tfds_builders.kinect_gait import recordings
 
 PARTITION = shipped_partition(__file__)
+RECORDINGS = {5: 153, 6: 7, 4: 3, 3: 1}  # of a person -> people
 INSTRUCTIONS = (
     "Clone https://github.com/Vortander/KinectGait to DIR, so that it holds "
     "Data/PersonNNN/K.txt, and give --manual_dir=DIR. The data has no licence and may "
@@ -68,4 +69,8 @@ class Builder(benchmark.BenchmarkBuilder):
     EXPECTED = Expected(
         subjects={"train": PARTITION.train, "test": PARTITION.test},
         total=822 * len(recordings.VIEWS),
+        each=dict.fromkeys(("train", "test"), {"01": len(recordings.VIEWS)}),
+        distribution={
+            "": {n * len(recordings.VIEWS): people for n, people in RECORDINGS.items()}
+        },
     )

@@ -10,6 +10,7 @@ from tfds_builders.checks import Expected
 
 PARTITION = shipped_partition(__file__)
 PREFIX = "Silhouette_"
+VIEWS = tuple(f"{start + step:03d}" for start in (0, 180) for step in range(0, 91, 15))
 INSTRUCTIONS = (
     "OU-MVLP is given under a signed agreement (password for its archives): "
     "http://www.am.sanken.osaka-u.ac.jp/BiometricDB/GaitMVLP.html. Unpack them so that "
@@ -63,4 +64,5 @@ class Builder(benchmark.BenchmarkBuilder):
         subjects={"train": PARTITION.train, "test": PARTITION.test},
         sequences={"test": 133_478},
         conditions=("00", "01"),
+        views=VIEWS,
     )

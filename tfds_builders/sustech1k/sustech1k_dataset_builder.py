@@ -17,6 +17,10 @@ ROLES = {
     "masks": r"^07(?!\d)",
     "keypoints": r"^03(?!\d)",
 }
+VIEWS = (
+    *(f"{angle:03d}" for angle in range(0, 316, 45)),
+    *("000-far", "090-near", "180-far", "270-far"),
+)
 OPTIONAL = ("masks", "keypoints")  # their files' layout is not documented
 INSTRUCTIONS = (
     "SUSTech1K is given under a signed agreement (https://lidargait.github.io). Unpack "
@@ -57,4 +61,5 @@ class Builder(benchmark.BenchmarkBuilder):
         subjects={"train": 250, "test": 800},
         recalled={"train": 6011, "test": 19_228},
         total=25_239,
+        views=VIEWS,
     )
