@@ -8,8 +8,9 @@ Published Rank-1 (not measured by us): CASIA-B NM/BG/CL 97.4/94.5/83.8 (OpenGait
 97.4/94.5/83.6), without identical views; CASIA-B* 94.2/90.0/81.4; OU-MVLP 89.9; GREW
 41.5 (with the BN neck 51.7); Gait3D 29.7. The recipes are OpenGait's: Adam with weight
 decay 5e-4, 30 ordered frames, no augmentation. Gait3D's is that of Gait3D-Parsing
-(cosine distance); CCPG and CASIA-B* have none, they get CASIA-B's. `synthetic` is
-reduced (narrow, 9 frames, 300 steps) so that it trains in minutes on 2 CPU cores.
+(cosine distance); CCPG, CASIA-B* and KinectGait have none, they get CASIA-B's.
+`synthetic` is reduced (narrow, 9 frames, 300 steps) so that it trains in minutes on 2
+CPU cores.
 """
 
 from configs import common
@@ -25,6 +26,7 @@ RECIPES = {
     "gait3d": (SMALL_NET, 1e-3, (30_000, 90_000), 180_000, 32, 4, 0.0),
     "ccpg": (SMALL_NET, 1e-4, (70_000,), 80_000, 8, 8, 0.0),
 }
+RECIPES["kinect_gait"] = RECIPES["casia_b"]  # as many identities
 SMALL = ("synthetic", "cmu_walk")
 
 

@@ -7,9 +7,9 @@ Published Rank-1 (not measured by us): CASIA-B NM/BG/CL 95.8/90.0/75.4 (OpenGait
 95.0/87.2/70.4), without identical views; OU-MVLP 87.2; GREW 48.4; Gait3D 36.7; CCPG
 gait protocol CL/UP/DN/BG 60.2/65.2/65.1/68.5 (LMGait paper, Table 1). The recipes are
 OpenGait's; SUSTech1K's is a maintainer's, with P x K as in that data set's other
-recipes; Gait3D's is that of Gait3D-Parsing (cosine distance); CCPG has none, it gets
-CASIA-B's. `synthetic` is reduced (narrow, half the pyramid, 400 steps) so that it
-trains in minutes on 2 CPU cores.
+recipes; Gait3D's is that of Gait3D-Parsing (cosine distance); CCPG and KinectGait have
+none, they get CASIA-B's. `synthetic` is reduced (narrow, half the pyramid, 400 steps)
+so that it trains in minutes on 2 CPU cores.
 """
 
 from configs import common
@@ -27,6 +27,7 @@ RECIPES = {
     "sustech1k": (WIDE, FAST, (20_000, 30_000), 40_000, 8, 8),
     "ccpg": (NARROW, SGD, (10_000, 20_000, 30_000), 40_000, 8, 16),
 }
+RECIPES["kinect_gait"] = RECIPES["casia_b"]  # as many identities
 SMALL = ("synthetic", "cmu_walk")
 
 

@@ -7,8 +7,9 @@ Published Rank-1 (not measured by us): CCPG CL/UP/DN/BG 79.1/83.9/81.7/89.9 (gai
 protocol; LMGait paper, Table 1) and 90.1/95.0/92.9/97.0 (by inference the ReID
 protocol); SUSTech1K all 85.6 (paper) or 81.3 (OpenGait); Gait3D 77.6; GREW 85.8. The
 recipe is OpenGait's: SGD, 30 ordered frames of windows of 34, both modalities augmented
-alike. `synthetic` is reduced (narrow, 8 strips, 300 steps) so that it trains in minutes
-on 2 CPU cores.
+alike. KinectGait and CCGR-mini have none, they get CCPG's, the latter with P x K of
+BigGait's on it. `synthetic` is reduced (narrow, 8 strips, 300 steps) so that it trains
+in minutes on 2 CPU cores.
 """
 
 from configs import common
@@ -19,8 +20,10 @@ RECIPES = {
     "gait3d": (DEEP, 32, 4, 30, 60_000, (20_000, 30_000, 40_000)),
     "grew": (DEEP, 32, 4, 30, 180_000, (80_000, 120_000, 150_000)),
     "ccpg": (SHALLOW, 8, 16, 30, 60_000, (20_000, 30_000, 40_000)),
+    "ccgr_mini": (SHALLOW, 8, 8, 30, 60_000, (20_000, 30_000, 40_000)),
     "sustech1k": (SHALLOW, 8, 8, 10, 50_000, (20_000, 30_000, 40_000)),
 }
+RECIPES["kinect_gait"] = RECIPES["ccpg"]
 SMALL = ("synthetic", "cmu_walk")
 
 

@@ -8,7 +8,8 @@ Published Rank-1 (not measured by us): Gait3D 75.0; GREW 79.3; SUSTech1K
 NM/BG/CL/CR/UB/UF/OC/NT/all 86.2/81.3/47.4/79.3/81.6/83.1/85.6/28.5/79.7. The recipe is
 OpenGait's: AdamW 3e-4 with a cosine to 1e-6 (ours falls every step, not every 1000),
 convolutions, strip matrices and neck at a tenth of that rate, P x K and frames as
-DeepGaitV2. It starts from a trained DeepGaitV2-P3D:
+DeepGaitV2; KinectGait has none, it gets CCPG's. It starts from a trained
+DeepGaitV2-P3D:
 
     gaitjax.main --config=configs/swingait.py:gait3d --config.mode=import \\
         --config.checkpoint=DEEPGAITV2.pt --config.partial=True
@@ -27,6 +28,7 @@ RECIPES = {
     "ccpg": (SHALLOW, 8, 16, 30, 80_000, 60_000),
     "sustech1k": (SHALLOW, 8, 8, 10, 60_000, 50_000),
 }
+RECIPES["kinect_gait"] = RECIPES["ccpg"]
 SMALL = ("synthetic", "cmu_walk")
 
 
