@@ -428,9 +428,27 @@ def test_a_killed_worker_is_an_error_not_a_wait(monkeypatch):
         list(found)
 
 
-@pytest.mark.skipif(
+NEEDS_BEAM = pytest.mark.skipif(
     importlib.util.find_spec("apache_beam") is None, reason="apache_beam not installed"
 )
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "options", [None, pytest.param("runner=DirectRunner", marks=NEEDS_BEAM)]
+)
+def test_a_split_without_a_readable_sequence_is_an_error(options, tmp_path):
+    fake_benchmarks.oumvlp_pickles(tmp_path / "raw")
+    for file in (tmp_path / "raw/00002").glob("*/*/*.pkl"):
+        file.write_bytes(b"damaged")
+    with pytest.raises(prepare.PrepareError, match="None of 3 sequences of split 'tes"):
+        prepare.prepare(
+            "oumvlp/opengait", tmp_path / "data",
+            manual_dir=tmp_path / "raw", beam_options=options,
+        )  # fmt: skip
+
+
+@NEEDS_BEAM
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["oumvlp", "grew", "ccgr_mini"])
 def test_a_beam_pipeline_writes_the_same_records_and_report(name, tmp_path):

@@ -100,6 +100,7 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
     RELEASE_NOTES = {"1.0.0": "First release."}
     SOURCES: dict[str, Source]
     EXPECTED: Expected
+    _listed: dict[str, list[Sequence]] = {}  # split -> what is read
 
     @property
     def settings(self) -> BenchmarkConfig:
@@ -121,11 +122,10 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         self._beam = bool(download_config.beam_options or download_config.beam_runner)
         try:
             super()._download_and_prepare(dl_manager, download_config)
-        except AssertionError as error:  # TFDS's for a pipeline without any record
-            for split in ("train", "test"):
-                file = _scratch(self.data_dir) / f"{split}.json"
-                if file.exists():
-                    self._check_readable(split, json.loads(file.read_text()), error)
+        except Exception as error:  # runners wrap the errors of a pipeline
+            for split in self._listed if self._beam else ():
+                if f"generated examples is 0 for split {split}" in str(error):
+                    raise self._none_readable(split) from error
             raise
         self._finish()
 
@@ -135,6 +135,7 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         print(f"{self.name}: listing {folder}", flush=True)
         found = complete(source.find(folder, given), source.required, source.optional)
         by_split, left_out = readable(found)
+        self._listed = by_split
         notes = [_note(outcome) for outcome in left_out]
         (_scratch(self.data_dir) / "listing.json").write_text(json.dumps(notes))
         if not by_split:
@@ -209,17 +210,18 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         ):
             notes.append(_note(outcome))
             yield from _record(outcome)
-        self._check_readable(split, notes)
+        if all(note["problem"] for note in notes):
+            raise self._none_readable(split)
         (_scratch(self.data_dir) / f"{split}.json").write_text(json.dumps(notes))
 
-    def _check_readable(self, split: str, notes: list[dict], cause=None):
-        """Raises FileNotFoundError where no sequence of a split could be read."""
-        if all(note["problem"] for note in notes):
-            first = f"{notes[0]['key']}: {notes[0]['problem']}"
-            raise FileNotFoundError(
-                f"None of {len(notes)} sequences of split {split!r} is readable, the "
-                f"first is {first}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            ) from cause
+    def _none_readable(self, split: str) -> FileNotFoundError:
+        """The error of a split without a record, with the first sequence's problem."""
+        first = self._reader()(self._listed[split][0])
+        return FileNotFoundError(
+            f"None of {len(self._listed[split])} sequences of split {split!r} is "
+            f"readable, the first is {first.sequence.key}: {first.problem}. "
+            f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        )
 
     def _pipeline(self, split: str, sequences: list[Sequence]):
         """The same as a Beam PTransform."""
