@@ -7,7 +7,7 @@ import pytest
 from configs import lmgait
 from gaitjax import sharding
 from gaitjax.data import pipeline
-from gaitjax.data.source import Index, Source
+from gaitjax.data.source import Index, Source, check_modalities
 
 LENGTHS = (5, 9, 9, 3, 12, 4, 8, 6)
 
@@ -178,6 +178,23 @@ def test_a_sequence_without_a_modality_is_replaced(config):
     shapes = {batch["masks"].shape for batch in batches}
     assert shapes == {(6, 4, 16, 8)} and list(damaged) == [0]
     assert "sequence a/0 has no 'masks'" in damaged[0]
+
+
+def test_sequences_without_a_modality_are_named_before_any_is_read(config):
+    has = np.array([True] * 5 + [False] * 2 + [True])
+    source = make_source()._replace(records=None, present={"masks": has})
+    config.data.modalities = config.evaluation.modalities = ("masks",)
+    config.data.max_damaged = 1
+    mesh = sharding.make_mesh(config.mesh)
+    batches = (
+        pipeline.host_batches(source, config, start_step=0, stop_step=1),
+        pipeline.eval_batches(source, np.arange(8), config, mesh),
+    )
+    for made in batches:
+        with pytest.raises(ValueError, match="2 of 8 sequences have no 'masks', the f"):
+            next(iter(made))
+    check_modalities(source, ("masks",), rows=np.arange(5))
+    check_modalities(source, ("masks", "frames"), limit=2)  # frames: not known
 
 
 @pytest.mark.parametrize(

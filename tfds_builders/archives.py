@@ -130,7 +130,7 @@ def complete(
     for i, sequence in enumerate(sequences):
         names = [n for n in asked if not sequence.files.keys() & set(n.split("|"))]
         needed = [name for name in names if name in required]
-        if sequence.problem or not sequence.files or not names:
+        if not names or not sequence.files or sequence.problem or not sequence.split:
             continue  # complete, or reported as another problem
         if needed:
             problem = f"missing: no file of {', '.join(needed)}, which others have"

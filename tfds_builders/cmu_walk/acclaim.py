@@ -154,7 +154,7 @@ def parse_motion(text: str, skeleton: Skeleton) -> dict[str, np.ndarray]:
     for line in _lines(text):
         if line[0].startswith(":"):
             continue
-        if len(line) == 1 and line[0].isdigit():
+        if len(line) == 1 and line[0].isdecimal():
             frames += 1
             continue
         name = line[0]
