@@ -76,7 +76,7 @@ def get_config(dataset: str = "synthetic"):
             dilation=3,  # of the foreground, in pixels of the feature grid
             frozen=False,  # after its warm-up (BigGait: True)
         ),
-        representation=dict(channels=16, hidden=768),
+        representation=dict(channels=16, hidden=768, remat=False),
         mtcm=dict(
             enabled=True,  # False: Table 4, w/o MTM
             kind="mtcm",  # | "cnn3d": Table 4

@@ -122,10 +122,14 @@ class DecoderOptions(NamedTuple):
 
 
 class Representation(NamedTuple):
-    """Widths of the denoising and appearance branches."""
+    """Widths of the denoising and appearance branches.
+
+    remat: both, and the decoder, are computed again in the backward pass.
+    """
 
     channels: int = 16
     hidden: int = 768
+    remat: bool = False
 
 
 class Motion(NamedTuple):
@@ -301,8 +305,8 @@ class LMGait(nn.Module):
         def unfold(x):
             return x.reshape((batch_size, frames) + x.shape[1:])
 
-        denoised = self.denoising(mid, support, train=train)  # [N h w C]
-        appearance = self.appearance(mid, support, train=train)  # [N h w C]
+        denoised = self._branch(self.denoising, mid, support, train=train)
+        appearance = self._branch(self.appearance, mid, support, train=train)
         if self.decoder_options.support == "soft":
             weight = jax.lax.stop_gradient(probability[..., :1])  # [N h w 1]
             denoised, appearance = denoised * weight, appearance * weight
@@ -387,6 +391,15 @@ class LMGait(nn.Module):
             final, mid = jax.lax.stop_gradient((final, mid))
         return as_map(final), as_map(mid)
 
+    def _branch(self, module, features, where, *, train):
+        """module(features [N h w d], where bool [N h w]), with `remat` if asked for."""
+
+        def call(module, features, where):
+            return module(features, where, train=train)
+
+        call = nn.remat(call) if self.representation_options.remat else call
+        return call(module, features, where)
+
     def _prepare(self, frames, ratios):
         """Frames [B T H W 3] as the encoder reads them: [B*T height width 3]."""
         frames = frames.reshape((-1,) + frames.shape[2:])  # [N H W 3]
@@ -416,7 +429,7 @@ class LMGait(nn.Module):
         inside = inside_columns(batch["ratios"].reshape(-1), height, width)  # [N w]
         inside = inside & batch["valid"].reshape(-1, 1)
         inside = jnp.broadcast_to(inside[:, None, :], tokens.shape[:3])  # [N h w]
-        probability, rebuilt = self.decoder(tokens, inside, train=train)
+        probability, rebuilt = self._branch(self.decoder, tokens, inside, train=train)
         aux = {
             "foreground_probability": unfold(probability[..., 0]),
             "token_valid": unfold(inside),
@@ -521,7 +534,7 @@ def create(config, num_classes: int) -> LMGait:
       num_heads, vocabulary_size, context_length, adapter_size, tau_init;
     decoder: supervision ("silhouette", "reconstruction"), target ("binary",
       "coverage"), dropout, support ("binary", "soft"), dilation (odd), frozen;
-    representation: channels, hidden;
+    representation: channels, hidden, remat;
     mtcm: enabled, kind ("mtcm", "cnn3d"), pte, difference, conv3d, residual;
     gait: stem, squeeze, channels, strides, num_strips, embedding_size.
     """
