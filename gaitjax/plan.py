@@ -11,6 +11,7 @@ attention scores and keeps bfloat16 in float32, so GPU and TPU need less.
 import re
 import shlex
 import sys
+from collections import Counter, defaultdict
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gaitjax import base_run, log, sharding, train, train_reranker
 from gaitjax.state import Setup, build, example_batch, merge_frozen
 
-FLAGS = r"^--(no)?(dry_run|multihost|coordinator|num_processes|process_id)\b"
+FLAGS = r"^--?(no)?(dry_run|multihost|coordinator|num_processes|process_id)\b"
 
 
 def dry_run(config, workdir: str) -> str:
@@ -130,23 +131,70 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f64": 8, "s64": 8}
 
 
 def collectives(hlo: str) -> dict[str, dict[str, int]]:
-    """{kind: {count, bytes}} of compiled HLO text; bytes of the results, per device."""
+    """{kind: {count, bytes}} of compiled HLO text; bytes of the results, per device.
+
+    Those in the body of a loop count as often as it runs, where the compiler knows how
+    often that is (all loops of fixed length), else once.
+    """
     found: dict[str, dict[str, int]] = {}
+    times, inside = _executions(hlo), ""
     for line in hlo.splitlines():
+        if header := re.match(_COMPUTATION, line):
+            inside = header[2]
         match = re.search(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(", line)
         if not match:
             continue
         total = found.setdefault(match[2], {"count": 0, "bytes": 0})
-        total["count"] += 1
+        total["count"] += times[inside]
         for kind, sizes in re.findall(r"(\w+)\[([\d,]*)\]", match[1]):
             elements = np.prod([int(n) for n in sizes.split(",") if n], dtype=np.int64)
-            total["bytes"] += int(elements) * _BYTES.get(kind, 4)
+            size = int(elements) * _BYTES.get(kind, 4)
+            total["bytes"] += times[inside] * size
     return found
+
+
+_COMPUTATION = r"(ENTRY )?%?([\w.-]+) \(.*-> .*\{$"
+_CALL = r"(?:body|calls|to_apply|computation)s?=\{?((?:%?[\w.-]+(?:, )?)+)"
+_TRIPS = r'"known_trip_count":\{"n":"(\d+)"'
+
+
+def _executions(hlo: str) -> Counter[str]:
+    """{computation: how often the program runs it}; text outside of any, "": once."""
+    calls, entry, inside = defaultdict(list), "", ""
+    for line in hlo.splitlines():
+        if header := re.match(_COMPUTATION, line):
+            inside = header[2]
+            entry = inside if header[1] else entry
+        elif "= " in line:
+            trips = re.search(_TRIPS, line)
+            for names in re.findall(_CALL, line):
+                for name in re.findall(r"[\w.-]+", names):
+                    calls[inside].append((name, int(trips[1]) if trips else 1))
+    times = Counter({"": 1})
+
+    def run(name: str, count: int) -> None:
+        times[name] += count
+        for callee, trips in calls[name]:
+            run(callee, count * trips)
+
+    run(entry or "", 1 if entry else 0)
+    return times
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """Pairs --name value as single words --name=value."""
+    joined: list[str] = []
+    for word in arguments:
+        if joined and "=" not in joined[-1] and not re.match(r"--?[a-z]", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def commands() -> dict[str, str]:
     """How to start this run: {where: command line}; docs/scaling.md explains them."""
-    arguments = [x for x in sys.argv[1:] if not re.match(FLAGS, x)]
+    arguments = [x for x in _joined(sys.argv[1:]) if not re.match(FLAGS, x)]
     config = next((x for x in arguments if x.startswith("--config=")), "--config=FILE")
     rest = [x for x in arguments if x != config]
     program = shlex.join(["python", "-m", "gaitjax.main", config, *rest])

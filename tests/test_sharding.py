@@ -207,6 +207,27 @@ def test_collectives_are_counted_with_their_bytes():
     }
 
 
+def test_collectives_of_a_loop_count_as_often_as_it_runs():
+    """As a step with accumulation has them: a scan of 3 parts, a scan of 5 in each."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+
+    def summed(x):
+        return jax.lax.psum(jax.lax.scan(inner, x, length=5)[0], "data")
+
+    def inner(x, _):
+        return jax.lax.psum(jax.numpy.sin(x), "data"), None
+
+    def step(x):
+        return jax.lax.scan(lambda x, _: (summed(x), None), x, length=3)[0]
+
+    step = jax.shard_map(
+        step, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False
+    )  # fmt: skip
+    hlo = jax.jit(step).lower(np.ones((4, 2), np.float32)).compile().as_text()
+    total = plan.collectives(hlo)["all-reduce"]
+    assert total == {"count": 3 * 6, "bytes": 3 * 6 * 32}
+
+
 def commands_of(text):
     """Command lines that run gaitjax.main or run.sh, continued lines joined."""
     lines = text.replace("\\\n", " ").splitlines()
@@ -261,6 +282,9 @@ def test_dry_run_prints_the_documented_commands(monkeypatch):
     extra = ["--dry_run", "--multihost", "--coordinator=a:1", "--process_id=0"]
     monkeypatch.setattr(sys, "argv", ["main", *arguments, *extra])
     printed = plan.commands()
+    apart = [x for word in [*arguments, *extra] for x in word.split("=")]
+    monkeypatch.setattr(sys, "argv", ["main", *apart])
+    assert plan.commands() == printed
     document = DOCUMENT.read_text()
     assert printed["TPU VM"] in document
     slurm = printed["Slurm, in the job"].replace("srun python", "srun .venv/bin/python")
