@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from gaitjax import evaluate
-from gaitjax.data import source
+from gaitjax.data import pipeline, source
 from gaitjax.state import Setup, TrainState, build, example_batch, model_variables
 
 
@@ -94,7 +94,10 @@ def open_base_split(base: Base, split: str, dataset: str = "") -> source.Source:
         "test": (data.test_dataset, data.test_split),
     }[split]
     read = (*data.modalities, *base.config.evaluation.modalities)
-    return source.open_split(data.data_dir, dataset or name, part, read)
+    opened = source.open_split(data.data_dir, dataset or name, part, read)
+    if split == "test":
+        source.check_modalities(opened, pipeline.eval_modalities(base.config))
+    return opened
 
 
 def stored_embeddings(base: Base, data: source.Source, workdir: str) -> Table:

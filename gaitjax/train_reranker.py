@@ -438,8 +438,9 @@ def rerank(config, workdir: str) -> dict[str, Any]:
     check_config(config)
     compare_rerankers.check_names(config.evaluation.rerankers)
     base = base_run.load_base(config)
-    reranker = _train(config, workdir, base)
+    # what cannot be evaluated is not trained
     data = base_run.open_base_split(base, "test", config.data.test_dataset)
+    reranker = _train(config, workdir, base)
     table = base_run.stored_embeddings(base, data, workdir)
     cluster.leave_if_asked()
     embeddings, index = np.asarray(table.embeddings), data.index
