@@ -1,8 +1,9 @@
 """Orbax lives here and nowhere else: atomic, asynchronous checkpoints of a run.
 
 A checkpoint holds the TrainState without `frozen` (those weights come from a file or
-from the seed) and a description: the config, the data set's fingerprint and a checksum
-of each array. The run's random keys are functions of config.seed and the step.
+from the seed) and a description: the config, the data set's fingerprint, checksums of
+the frozen weights that came from files, and one of each array. The run's random keys
+are functions of config.seed and the step.
 
 Precedence of restores, of everything but the frozen weights:
 
@@ -21,6 +22,7 @@ checkpoints none of which can be read are not started over: both are errors.
 
 import contextlib
 import errno
+import hashlib
 import json
 import shutil
 import tempfile
@@ -289,6 +291,8 @@ def _bit_sum(leaf) -> int:
             place = place[..., None] * np.uint32(size) + own
         weight = place * np.uint32(2654435761) | np.uint32(1)  # odd: no bit is lost
         bits = np.asarray(data).view(f"uint{8 * leaf.dtype.itemsize}")
+        if leaf.dtype.itemsize == 8:
+            bits = bits ^ (bits >> np.uint64(32))  # the upper half counts too
         total += int(np.sum(bits.astype(np.uint32) * weight, dtype=np.uint32))
     return total % 2**32
 
@@ -302,6 +306,16 @@ def describe(config, fingerprint: str) -> dict:
     return {"config": json.loads(config.to_json_best_effort()), "data": fingerprint}
 
 
+def weights_of_files(config, frozen: dict) -> dict:
+    """More of the description: a checksum of each encoder that config.pretrained loaded
+    (they are in no checkpoint; a collective)."""
+    sources = config.get("pretrained", {})
+    loaded = sorted(scope for scope in frozen if sources.get(scope))
+    sums = [checksums(frozen[scope]) for scope in loaded]
+    digests = [hashlib.sha256(json.dumps(x).encode()).hexdigest()[:16] for x in sums]
+    return {"weights": dict(zip(loaded, digests))}
+
+
 def _check_same_run(stored: dict, current: dict, folder: Path) -> None:
     old, new = _flatten(stored["config"]), _flatten(current["config"])
     changed = [
@@ -312,6 +326,12 @@ def _check_same_run(stored: dict, current: dict, folder: Path) -> None:
     ]
     if stored["data"] not in (current["data"], IMPORTED):
         changed.append(f"data fingerprint: {stored['data']} -> {current['data']}")
+    weights = current.get("weights", {})
+    changed += [
+        f"the weights in config.pretrained.{scope}: {digest} -> {weights[scope]}"
+        for scope, digest in stored.get("weights", {}).items()  # older ones have none
+        if scope in weights and weights[scope] != digest
+    ]
     if changed:
         raise DifferentRun(
             f"The run in {folder.parent} was made differently: {'; '.join(changed)}. "

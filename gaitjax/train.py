@@ -17,7 +17,13 @@ from flax import traverse_util
 from tqdm import tqdm
 
 from gaitjax import cluster, evaluate, optim, sharding
-from gaitjax.checkpoints import Checkpoints, abstract, check_space, describe
+from gaitjax.checkpoints import (
+    Checkpoints,
+    abstract,
+    check_space,
+    describe,
+    weights_of_files,
+)
 from gaitjax.cluster import Stop
 from gaitjax.data import pipeline, source
 from gaitjax.log import MetricLog
@@ -107,13 +113,15 @@ def _keep(held: set[str], new, old):
     return jax.tree_util.tree_map_with_path(pick, new, old)
 
 
-def restore_or_new(setup: Setup, checkpoints: Checkpoints, description):
+def restore_or_new(config, setup: Setup, checkpoints: Checkpoints, description: dict):
     """(state, step), by the precedence in words at the top of checkpoints.py.
 
-    Frozen weights come from their files (or the seed) either way."""
+    Frozen weights come from their files (or the seed) either way; what came from files
+    is added to `description`."""
     target = abstract(setup.abstract_state, setup.shardings)
-    restored = checkpoints.restore(stored_part(target), description)
     state = setup.new_state()
+    description |= weights_of_files(config, state.frozen)
+    restored = checkpoints.restore(stored_part(target), description)
     if restored is None:
         return state, 0
     stored, step = restored
@@ -145,7 +153,7 @@ def run(config, workdir: str) -> dict[str, Any]:
     with contextlib.closing(
         Checkpoints(workdir, config.train.keep, config.train.keep_best)
     ) as checkpoints, Stop():  # fmt: skip
-        state, step = restore_or_new(setup, checkpoints, description)
+        state, step = restore_or_new(config, setup, checkpoints, description)
         evaluate.write_config(config, workdir)
         if step:
             cluster.say(f"Continuing the run in {workdir} from step {step} of {last}.")

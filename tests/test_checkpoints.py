@@ -109,6 +109,11 @@ def test_checksums_see_every_bit_and_place():
     for name, value in (("w", swapped), ("n", jnp.int32(2)), ("b", jnp.array(False))):
         other = checkpoints.checksums({**tree, name: value})
         assert sum(a != b for a, b in zip(first, other)) == 1
+    wide = np.arange(3.0) / 7  # float64, as host arrays may be
+    for bit in range(64):
+        flipped = wide.copy()
+        flipped.view(np.uint64)[2] ^= np.uint64(1 << bit)
+        assert checkpoints.checksums([flipped]) != checkpoints.checksums([wide]), bit
 
 
 def test_another_config_or_data_is_refused(tmp_path, shardings):
@@ -124,6 +129,30 @@ def test_another_config_or_data_is_refused(tmp_path, shardings):
     config.data.workers = 7
     config.evaluation.batch_size = 3
     assert restore(tmp_path, shardings, checkpoints.describe(config, "data"))[1] == 1
+
+
+def test_other_frozen_weights_in_the_same_file_are_refused(tmp_path, shardings):
+    config = gaitbase.get_config()
+    config.pretrained = {"encoder": "w.safetensors", "text": ""}
+    frozen = {"encoder": {"w": jnp.arange(3.0)}, "text": {"w": jnp.ones(2)}}
+    plain = checkpoints.describe(config, "data")
+    description = plain | checkpoints.weights_of_files(config, frozen)
+    frozen["text"] = {"w": jnp.zeros(2)}  # of the seed: described by the config
+    assert description == plain | checkpoints.weights_of_files(config, frozen)
+    frozen["encoder"] = {"w": jnp.arange(3.0) + 1}
+    other = plain | checkpoints.weights_of_files(config, frozen)
+    store = checkpoints.Checkpoints(str(tmp_path), 3)
+    store.save(1, state(1, shardings), plain)  # as older versions did
+    store.wait()
+    store.close()
+    assert restore(tmp_path, shardings, other)[1] == 1
+    store = checkpoints.Checkpoints(str(tmp_path), 3)
+    store.save(2, state(2, shardings), description)
+    store.wait()
+    store.close()
+    assert restore(tmp_path, shardings, description)[1] == 2
+    with pytest.raises(ValueError, match="the weights in config.pretrained.encoder: "):
+        restore(tmp_path, shardings, other)
 
 
 def test_a_damaged_newest_checkpoint_is_replaced(tmp_path, shardings):

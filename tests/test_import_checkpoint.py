@@ -124,14 +124,16 @@ def test_a_partial_import_keeps_the_seeds_values_for_the_rest(tmp_path):
     # training goes on from it, on any data; another model is another run
     checkpoints = Checkpoints(str(tmp_path / "run"), 1)
     config.partial, config.checkpoint = False, ""
-    continued, step = train.restore_or_new(setup, checkpoints, describe(config, "abc"))
+    continued, step = train.restore_or_new(
+        config, setup, checkpoints, describe(config, "abc")
+    )
     np.testing.assert_array_equal(
         continued.params["frame1"]["conv1"]["kernel"], expected
     )
     assert step == 0
     config.model.embedding_size = 65
     with pytest.raises(DifferentRun, match="embedding_size"):
-        train.restore_or_new(setup, checkpoints, describe(config, "abc"))
+        train.restore_or_new(config, setup, checkpoints, describe(config, "abc"))
     checkpoints.close()
     with pytest.raises(ValueError, match="There is a run in .*name another --workdir"):
         import_checkpoint.run(config, str(tmp_path / "run"))
