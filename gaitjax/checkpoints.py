@@ -194,7 +194,7 @@ class Checkpoints:
         return None
 
     def _order(self, first: str) -> list[int]:
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        steps = sorted(map(int, self._manager.all_steps()), reverse=True)
         if first == "newest":
             return steps
         if first != "best" or not self._best:
