@@ -80,13 +80,14 @@ def train_rows(workdir):
     return [row for row in rows if row["kind"] == "train"]
 
 
-def final_parameters(workdir):
-    """All arrays of the last checkpoint, by path, whatever devices wrote it."""
+def final_parameters(workdir, step=None):
+    """(step, all arrays by path) of the last checkpoint, or of `step`'s, whatever
+    devices wrote it."""
     import jax
     import orbax.checkpoint as ocp
 
     steps = (Path(workdir).absolute() / "checkpoints").iterdir()
-    step = max(int(path.name) for path in steps if path.name.isdigit())
+    step = step or max(int(path.name) for path in steps if path.name.isdigit())
     folder = Path(workdir).absolute() / "checkpoints" / str(step) / "state"
     checkpointer = ocp.PyTreeCheckpointer()
     tree = checkpointer.metadata(folder).item_metadata.tree

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import types
+from collections import Counter
 
 import jax
 import numpy as np
@@ -133,11 +134,15 @@ def test_preemption_by_sigterm_saves_and_resumes(
 def test_preempted_on_two_processes_of_four_devices_resumes_on_two_of_one(
     runs, arguments, tmp_path
 ):
-    """8 -> 2 devices in mid-run; then the test split is embedded on both processes."""
+    """8 -> 2 devices in mid-run; then the test split is embedded on both processes.
+
+    SGD with momentum, at a rate where parameters move by 100 times the tolerance and
+    rounding, which the tiny model's gradients amplify, stays a hundredth of it.
+    """
     arguments = [
         *arguments, "--config.data.ids_per_batch=4", "--config.optimizer.name=sgd",
         "--config.optimizer.schedule=constant", "--config.optimizer.learning_rate=1e-5",
-        "--config.train.steps=20",
+        "--config.train.steps=20", "--config.train.keep=20",
     ]  # fmt: skip
     alone, several = tmp_path / "alone", tmp_path / "several"
     alone.mkdir(), several.mkdir()
@@ -156,14 +161,19 @@ def test_preempted_on_two_processes_of_four_devices_resumes_on_two_of_one(
     codes, text = runs.wait(), (several / "out0").read_text()
     assert codes == [0, 0], text[-3000:] + (several / "out1").read_text()[-3000:]
     assert f"from step {step} of 20" in text and "ccpg_gait" in text
-    states = [final_parameters(folder) for folder in (alone, several)]
-    assert states[0][0] == states[1][0] == 20
-    learned = [n for n in states[0][1] if n.startswith(("['params']", "['batch_st"))]
-    assert len(learned) > 8
-    for name in learned:
-        np.testing.assert_allclose(
-            states[1][1][name], states[0][1][name], 1e-5, 1e-5, err_msg=name
-        )
+    (last, expected), (other_last, got) = map(final_parameters, (alone, several))
+    assert last == other_last == 20
+    start, kinds = final_parameters(alone, 2)[1], Counter()
+    for name, value in expected.items():
+        kind = re.search(r"\w+", name)[0]
+        kinds[kind] += 1
+        if kind in ("params", "batch_stats"):
+            assert np.abs(value - start[name]).max() > 2e-5, name  # or this is nothing
+            np.testing.assert_allclose(got[name], value, 1e-5, 1e-5, err_msg=name)
+        else:  # momentum: a sum of gradients, of which none may be missing
+            limit = 1e-3 * np.abs(value).max()
+            np.testing.assert_allclose(got[name], value, 0, limit, err_msg=name)
+    assert kinds["params"] > 8 and kinds["opt_state"] > kinds["params"]
     results = [
         json.loads((folder / "results.json").read_text())["results"]
         for folder in (alone, several)
