@@ -60,10 +60,11 @@ def arguments(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(runs, arguments, tmp_path_factory):
-    """(parameters and all other state, training rows) of a run nobody disturbed."""
+    """(parameters and all other state, training rows, folder) of a run nobody
+    disturbed."""
     folder = tmp_path_factory.mktemp("undisturbed")
     finish(runs, arguments, folder)
-    return outcome(folder)
+    return *outcome(folder), folder
 
 
 def finish(runs, arguments, folder):
@@ -114,6 +115,35 @@ def test_ten_kills_and_resumes_are_bit_equal(runs, arguments, undisturbed, tmp_p
     assert killed_at[-1] < STEPS and len(set(killed_at)) >= 5
     finish(runs, arguments, tmp_path)
     assert_same(outcome(tmp_path), undisturbed)
+
+
+def test_a_killed_reranker_resumes_bit_equal(runs, undisturbed, tmp_path):
+    """Its optimizer, its best parameters so far and its triplets, over a real base."""
+    arguments = """
+        --config=configs/cargait.py --config.mode=train --config.train.log_every=1
+        --config.train.checkpoint_every=4 --config.train.anchors=4
+        --config.validation.every_steps=3 --config.validation.batches=1
+        --config.validation.share=0.5 --config.lists.size=10 --config.model.num_heads=1
+        --config.model.hidden_size=4 --config.model.classifier_size=4
+    """.split()
+    arguments += [
+        f"--config.train.steps={STEPS}",
+        f"--config.base_run={undisturbed[2]}",
+    ]
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    alone.mkdir(), killed.mkdir()
+    finish(runs, arguments, alone)
+    rng = random.Random(1)
+    for _ in range(3):
+        step = logged(killed) + rng.randint(5, 15)
+        [child] = runs.start([*arguments, f"--workdir={killed}"], killed / "out.txt")
+        wait_for(lambda step=step: logged(killed) >= step, f"step {step}")
+        os.kill(child, signal.SIGKILL)
+        assert runs.wait() == [-signal.SIGKILL], (killed / "out.txt").read_text()
+    assert 15 <= logged(killed) < STEPS
+    finish(runs, arguments, killed)
+    assert_same(outcome(killed), outcome(alone))
+    assert any(name.startswith("['best']") for name in outcome(killed)[0])
 
 
 def test_preemption_by_sigterm_saves_and_resumes(
