@@ -126,6 +126,9 @@ def _main(argv) -> int:
             from gaitjax import cluster
 
             cluster.leave_soon(130 if isinstance(error, KeyboardInterrupt) else 2)
+        if isinstance(error, KeyboardInterrupt) and not _TRACEBACK.value:
+            print("\ngaitjax: interrupted; what was saved stays.", file=sys.stderr)
+            raise SystemExit(130) from None
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             error = ValueError(
                 f"The disk is full ({error}); the checkpoints written so far are kept. "
