@@ -40,7 +40,7 @@ def get_config(dataset: str = "synthetic"):
         binary_cross_entropy=dict(weight=10.0),
     )
     config.optimizer.rates = (("^unet/", 0.1),)  # in the warm-up too
-    config.train.trainable = "^(?!unet/down)"  # ... and no weight decay
+    config.train.trainable = "^(?!unet/down)"  # ... and no weight decay; "": both free
     config.warmup.update(
         losses=("binary_cross_entropy",), trainable="^unet/", learning_rate=1e-2
     )

@@ -43,12 +43,15 @@ from orbax.checkpoint.checkpoint_managers import (
 
 # Config fields that may change between a run and its continuation: they do not change
 # what step s computes.
-_FREE = (
+FREE = (
     "mode",
     "data.data_dir",
     "data.workers",
     "train.log_every",
     "evaluation",
+    "model.representation.remat",
+    "model.visual_encoder.remat",
+    "model.visual_encoder.frames_per_chunk",
     "mesh",
     "sharding",
     "sharding_rules",
@@ -204,7 +207,10 @@ class Checkpoints:
                 "metric."
             )
         best = self._manager.best_step()
-        return sorted(steps, key=lambda step: step != best)  # stable: then the newest
+        best = multihost_utils.broadcast_one_to_all(np.array(best or -1))
+        return sorted(
+            steps, key=lambda step: step != int(best)
+        )  # stable: then the newest
 
     def wait(self) -> None:
         """Blocks until everything saved is on disk."""
@@ -322,7 +328,7 @@ def _check_same_run(stored: dict, current: dict, folder: Path) -> None:
         f"config.{name}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name, _MISSING) != new.get(name, _MISSING)
-        and not any(name == free or name.startswith(free + ".") for free in _FREE)
+        and not any(name == free or name.startswith(free + ".") for free in FREE)
     ]
     if stored["data"] not in (current["data"], IMPORTED):
         changed.append(f"data fingerprint: {stored['data']} -> {current['data']}")

@@ -95,7 +95,7 @@ def asked() -> bool:
 def leave_if_asked() -> None:
     """Raises Stopped where `asked`: between the batches of what can be done again."""
     if asked():
-        raise Stopped(0)
+        raise _heard(Stopped(0))
 
 
 class Stop:
@@ -117,7 +117,7 @@ class Stop:
 
     def _note(self, number, frame) -> None:
         global _noted
-        if _noted == signal.SIGINT:
+        if number == _noted == signal.SIGINT:
             raise KeyboardInterrupt  # the second Ctrl-C means now
         _noted = number
 
@@ -128,7 +128,14 @@ def end(step: int, last: int, workdir: str) -> None:
         f"Stopped after step {step} of {last}; everything is saved in {workdir}. To go "
         f"on, run the same command again: {command()}"
     )
-    raise SystemExit(0)
+    raise _heard(SystemExit(0))
+
+
+def _heard(leaving: SystemExit) -> SystemExit:
+    """`leaving`; a program that catches it and goes on is not stopped again."""
+    global _noted
+    _noted = None
+    return leaving
 
 
 def leave_soon(code: int) -> None:

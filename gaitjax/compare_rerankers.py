@@ -343,8 +343,9 @@ def rankings(task, arrays, methods, score_fn, config) -> dict[str, np.ndarray]:
 
     keep("base", matrix)
     keep("cargait", rerank.permute(matrix, rows, scores))
-    for name in methods.keys() - {"cargait"}:
-        keep(name, methods[name](matrix, probe, gallery, views))
+    for name, method in methods.items():
+        if name != "cargait":
+            keep(name, method(matrix, probe, gallery, views))
     return found
 
 

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from gaitjax import cluster, log, report
-from gaitjax.checkpoints import Checkpoints, abstract
+from gaitjax.checkpoints import FREE, Checkpoints, abstract
 from gaitjax.data import pipeline, source
 from gaitjax.retrieval import grew_submission, protocols
 from gaitjax.retrieval.distance import METRICS
@@ -167,7 +167,7 @@ def made_otherwise(config, frozen, folder: str) -> str:
     changed = [
         f"config.{name}={old.get(name)} (here {new.get(name)})"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name != "seed"
+        if old.get(name) != new.get(name) and name not in ("seed", *FREE)
     ]
     if not changed:
         return ""

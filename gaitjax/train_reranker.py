@@ -267,6 +267,8 @@ def fit(config, workdir: str, table: Table) -> Reranker:
     check_space(workdir, (setup.abstract_state, setup.abstract_state.params))  # best
     description = describe(config, table.fingerprint)
     del description["config"]["data"]["test_dataset"]  # no part of the training
+    if table.metric != "euclidean":
+        description["config"]["base_metric"] = table.metric
     last = config.train.steps
     jitted, compiled, previous = step_function(config, setup), None, None
     validate = _validation(config, setup, table, held_out_lists, labels)

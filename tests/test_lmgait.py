@@ -804,6 +804,8 @@ def test_create_reads_the_config_and_names_a_missing_field():
     config = config_of(TINY)
     model = lmgait.create(config, 5)
     assert model == TINY.clone(dtype=jnp.dtype("float32"))
+    del config.model.representation["remat"]  # as in runs made before the field
+    assert lmgait.create(config, 5) == model
     for group, field in (("mtcm", "pte"), ("text", "prompts"), ("text", "tau_init")):
         config = config_of(TINY)
         del config.model[group][field]

@@ -318,6 +318,12 @@ def test_a_configs_data_are_built_where_it_looks_for_them(tmp_path, capsys):
     ]
     assert prepare.main(arguments) == 0
     assert (tmp_path / "synthetic_gait" / "tiny").is_dir()
+    (tmp_path / "config.json").write_text('{"data": {"data_dir": "/base"}}')
+    read = prepare.read_config
+    found = read("configs/cargait.py", [f"--config.base_run={tmp_path}"])
+    assert prepare.data_dir_of(found) == "/base"
+    found = read("configs/cargait.py", ["--config.base_run=nowhere"])
+    assert prepare.data_dir_of(found) == "data"
     with pytest.raises(SystemExit):
         prepare.main(["synthetic_gait/tiny", "--config.data.data_dir=elsewhere"])
     assert "unrecognized arguments: --config.data" in capsys.readouterr().err

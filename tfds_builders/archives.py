@@ -133,7 +133,8 @@ def complete(
         if not names or not sequence.files or sequence.problem or not sequence.split:
             continue  # complete, or reported as another problem
         if needed:
-            problem = f"missing: no file of {', '.join(needed)}, which others have"
+            files = ", ".join(needed).replace("|", " or ")
+            problem = f"missing: no file of {files}, which others have"
             sequences[i] = sequence._replace(problem=problem)
         else:
             note = f"without {', '.join(names)}: no such file"

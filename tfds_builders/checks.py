@@ -129,6 +129,7 @@ def _absent(expected: Expected, found: dict) -> dict[str, Any]:
 
     {"each": that a subject may have, "walks": absent of all subjects, "subjects":
     {number absent: "id id ..."}}; empty where it is not known or is a mismatch (grid).
+    Subjects without any sequence are mismatches and not counted here.
     """
     if expected.grid or not expected.conditions:
         return {}

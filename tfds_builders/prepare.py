@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import fcntl
 import importlib
+import json
 import shutil
 import sys
 import time
@@ -183,6 +184,15 @@ def names_in_config(config: ConfigDict) -> list[str]:
     return list(dict.fromkeys(name for name in names if name))
 
 
+def data_dir_of(config: ConfigDict) -> str:
+    """Where a config looks for prepared data; a re-ranker's is its base run's."""
+    found = config.data.get("data_dir", "")
+    base = Path(config.get("base_run", "")) / "config.json"
+    if not found and base.is_file():
+        found = json.loads(base.read_text())["data"]["data_dir"]
+    return found or "data"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tfds_builders.prepare",
@@ -222,7 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.config:
             config = read_config(args.config, others)
             names = names + names_in_config(config)
-            data_dir = args.data_dir or config.data.data_dir
+            data_dir = args.data_dir or data_dir_of(config)
         elif not names:
             parser.error("name a data set, or give --config=FILE.py")
         for name in names:  # all names are checked before the first build

@@ -163,7 +163,7 @@ def part_order(count: int, parts: int, devices: int) -> np.ndarray:
     """Order of a batch's rows such that each device holds its share of every part.
 
     Part p of a step (gradient accumulation) is rows p * count / parts and on, whatever
-    the number of devices: `train.split_parts` is the inverse. parts=1: unchanged.
+    the number of devices: `optim.split_parts` is the inverse. parts=1: unchanged.
     """
     cells = np.arange(count).reshape(parts, devices, -1)
     return cells.swapaxes(0, 1).ravel()

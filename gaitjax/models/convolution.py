@@ -94,26 +94,25 @@ def _backward(strides, padding, residuals, cotangent):
     height, width, channels, features = kernel.shape
     rows, columns = cotangent.shape[1:3]
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    taps = [
-        lax.slice(
-            padded,
-            (0, i, j, 0),
-            (
-                padded.shape[0],
-                i + (rows - 1) * strides[0] + 1,
-                j + (columns - 1) * strides[1] + 1,
-                channels,
-            ),
-            (1, *strides, 1),
-        ).reshape(-1, channels)  # [N*h*w C]
-        for i in range(height)
-        for j in range(width)
-    ]
+    span = ((rows - 1) * strides[0] + 1, (columns - 1) * strides[1] + 1)
     flat = cotangent.reshape(-1, features)  # [N*h*w D]
+
+    def part(i, j):
+        part = lax.dynamic_slice(
+            padded, (0, i, j, 0), (padded.shape[0], *span, channels)
+        )
+        return part[:, :: strides[0], :: strides[1]].reshape(-1, channels)  # [N*h*w C]
+
+    count = height * width
     if channels <= 4:  # too thin for a matmul of its own
+        taps = [part(tap // width, tap % width) for tap in range(count)]
         gradient = jnp.concatenate(taps, axis=-1).T @ flat  # [kh*kw*C D]
     else:
-        gradient = jnp.stack([tap.T @ flat for tap in taps])  # [kh*kw C D]
+        # one after the other: XLA would else cut all of them out in the forward pass,
+        # and keep kh*kw copies of x
+        gradient = lax.map(
+            lambda tap: part(tap // width, tap % width).T @ flat, jnp.arange(count)
+        )  # [kh*kw C D]
     return x_cotangent, gradient.reshape(kernel.shape)  # [kh kw C D]
 
 

@@ -543,6 +543,8 @@ def create(config, num_classes: int) -> LMGait:
     for name, (field, group) in _GROUPS.items():
         given = dict(model[name])
         expected = group._fields
+        if name == "representation":
+            given.setdefault("remat", False)  # runs made before there was this field
         if name == "text":
             expected = PROMPT_FIELDS + tuple(f for f in expected if f != "token_ids")
         if set(given) != set(expected):

@@ -42,8 +42,8 @@ def k_reciprocal(
 
     Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR
     2017. An encoding is zero but for the few members of its set, so only those are
-    kept (`columns`, `values`). Memory beyond the distances and the result: n x COLUMNS,
-    and n x k2 x the fullest set (at most (k1 + 1)(k1 / 2 + 2), in practice tens).
+    kept: `columns` int [n m], filled up with n, and their `values` [n m]. Memory beyond
+    the distances and the result: n x COLUMNS, and n x k2 x the fullest set (at most (k1 + 1)(k1 / 2 + 2), in practice tens).
 
     Differences from the paper: none known. As in its code, round(k1 / 2) rounds halves
     to even, a neighbour's own set joins where more than 2/3 of it is shared, and
@@ -80,20 +80,21 @@ def k_reciprocal(
         _nearest_of_rows(distance[row : row + ROWS], max(near, expand))
         for row in range(0, n, ROWS)
     ]
-    smallest, largest = (np.concatenate([block[i] for block in found]) for i in (1, 2))
+    nearest, smallest, largest = zip(*found)
+    smallest, largest = np.concatenate(smallest), np.concatenate(largest)
     if not (np.isfinite(largest).all() and np.isfinite(smallest).all()):
         raise ValueError("k_reciprocal needs finite distances; got NaN or infinity.")
     if (smallest < 0).any():
         raise ValueError("k_reciprocal needs distances >= 0.")
     largest = np.maximum(largest, np.finfo(np.float32).tiny)  # all alike: 0 / tiny
-    some = np.unique(np.linspace(0, n - 1, 32).astype(int))
-    difference = np.abs(distance[some] - distance[:, some].T).max()
+    sample = np.unique(np.linspace(0, n - 1, 32).astype(int))
+    difference = np.abs(distance[sample] - distance[:, sample].T).max()
     if difference > 1e-3 * largest.max():
         raise ValueError(
             "k_reciprocal needs symmetric distances; got a pair that differs by "
             f"{difference:g} from its mirror image."
         )
-    neighbours = jnp.concatenate([block[0] for block in found])  # [n k]
+    neighbours = jnp.concatenate(nearest)  # [n k]
     columns = _compact(_sets(neighbours[:, :near], half), n)  # [n m]
     original = distance[np.arange(n)[:, None], np.minimum(columns, n - 1)]
     values = _encoded(columns, original, largest, squared)  # [n m]
@@ -163,6 +164,11 @@ def _compact(columns, n: int):
 
 @functools.partial(jax.jit, static_argnums=1)
 def _distinct(columns, n: int):
+    """(columns [n *] as `_compact` makes them, filled up with n; the fullest row's).
+
+    Each pass takes every row's smallest column above the one before.
+    """
+
     def unfinished(state):
         _, last, _ = state
         return jnp.any(last < n)
