@@ -43,7 +43,8 @@ def k_reciprocal(
     Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR
     2017. An encoding is zero but for the few members of its set, so only those are
     kept: `columns` int [n m], filled up with n, and their `values` [n m]. Memory beyond
-    the distances and the result: n x COLUMNS, and n x k2 x the fullest set (at most (k1 + 1)(k1 / 2 + 2), in practice tens).
+    the distances and the result: n x COLUMNS, and n x k2 x the fullest set (at most
+    (k1 + 1)(k1 / 2 + 2), in practice tens).
 
     Differences from the paper: none known. As in its code, round(k1 / 2) rounds halves
     to even, a neighbour's own set joins where more than 2/3 of it is shared, and
