@@ -2,6 +2,7 @@
 
     python -m benchmarks.memory                     # every row that is missing
     python -m benchmarks.memory --sizes s --devices 8 64
+    python -m benchmarks.memory --sizes s --devices 8 --remat   # printed, not stored
     python -m benchmarks.memory --table             # only the table of what is stored
 
 CCPG's batches: clips of 30 frames of 448x224, DINOv2 of each size, fsdp, as many
@@ -31,8 +32,8 @@ SIZES = ("s", "b", "l", "g")
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
-def row(size: str, devices: int) -> dict[str, int]:
-    """Bytes per device; needs `devices` devices.
+def row(size: str, devices: int, remat: bool) -> dict[str, int]:
+    """Bytes per device; needs `devices` devices. remat: of the representation.
 
     The encoder is DINOv2 `size`; its MLP is GELU throughout, which for g has as many
     parameters as the released SwiGLU. "NAME RULES" are parameters, optimizer state and
@@ -45,6 +46,7 @@ def row(size: str, devices: int) -> dict[str, int]:
     blocks = tuple(layers * quarter // 4 - 1 for quarter in (1, 2, 3, 4))
     config.model.visual_encoder.update(fields, blocks=blocks)
     config.data.ids_per_batch, config.data.seqs_per_id = BATCHES[devices]
+    config.model.representation.remat = remat
     config.sharding = "fsdp"
     example = state.example_batch(config)
     setup = state.build(config, example)
@@ -63,7 +65,7 @@ def row(size: str, devices: int) -> dict[str, int]:
     return found | {x: parts[x] for x in ("batch", "activations")} | {"sent": sent}
 
 
-def measure(size: str, devices: int) -> dict[str, int]:
+def measure(size: str, devices: int, remat: bool) -> dict[str, int]:
     """`row` in a process of its own, with so many virtual CPU devices."""
     environment = {
         **os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices),
@@ -71,7 +73,8 @@ def measure(size: str, devices: int) -> dict[str, int]:
     }  # fmt: skip
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # loaded programs tell no bytes
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", "--row", size, str(devices)],
+        [sys.executable, "-m", "benchmarks.memory", "--row", size, str(devices)]
+        + ["--remat"] * remat,
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
     return json.loads(done.stdout.strip().splitlines()[-1])
@@ -134,17 +137,24 @@ def main() -> None:
         "--devices", nargs="*", type=int, default=list(BATCHES), choices=BATCHES
     )
     parser.add_argument("--again", action="store_true", help="also what is stored")
+    parser.add_argument(
+        "--remat", action="store_true",
+        help="with model.representation.remat; every row asked for, printed only",
+    )  # fmt: skip
     parser.add_argument("--table", action="store_true", help="only write the table")
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.row:
-        print(json.dumps(row(arguments.row[0], int(arguments.row[1]))))
+        size, devices = arguments.row
+        print(json.dumps(row(size, int(devices), arguments.remat)))
         return
     for size in [] if arguments.table else arguments.sizes:
         for devices in arguments.devices:
             name = f"{size}/{devices}"
-            if arguments.again or name not in stored().get("memory", {}):
-                keep("memory", name, measure(size, devices))
+            if arguments.remat:
+                print(name, measure(size, devices, True), flush=True)
+            elif arguments.again or name not in stored().get("memory", {}):
+                keep("memory", name, measure(size, devices, False))
                 print(name, stored()["memory"][name], flush=True)
     write(BEGIN, table(), END)
 

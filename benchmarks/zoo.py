@@ -9,7 +9,8 @@ of OpenGait's PyTorch (2.13, eager, 2 threads, forward + loss + backward; measur
 another quiet machine of this kind, to about 25 %) divided by ours: above 1 we are
 faster; 0.9 is the goal. PyTorch's figures are process CPU time / threads; `CPU` is the
 ratio by the same measure of ours, which other programs on the machine disturb little.
-The last line is JSON: {model: {forward_ms, step_ms}}.
+GiB: what a step needs beside its arguments, as the compiler plans it.
+The last line is JSON: {model: {forward_ms, step_ms, step_gib}}.
 """
 
 import argparse
@@ -64,8 +65,8 @@ def random_state(setup):
 
 
 def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]]:
-    """{"forward_ms", "step_ms"}, medians after compilation and one warm call: of wall
-    time, and of the process's CPU time / THREADS."""
+    """{"forward_ms", "step_ms", "step_gib"}, medians after compilation and one warm
+    call: of wall time, and of the process's CPU time / THREADS."""
     import jax
 
     from benchmarks.train_step import random_batches
@@ -87,6 +88,7 @@ def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]
             train_step, model=setup.model, tx=setup.tx, losses=losses_of(config)
         )
     )
+    step = step.lower(state, batch, rng).compile()
     variables = states.model_variables(state)
     calls = {
         "forward_ms": functools.partial(forward, variables, batch),
@@ -103,7 +105,8 @@ def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]
             own.append((time.process_time() - started_own) / THREADS)
         wall[kind] = round(1e3 * statistics.median(seconds), 1)
         processor[kind] = round(1e3 * statistics.median(own), 1)
-    return wall, processor
+    planned = step.memory_analysis().temp_size_in_bytes
+    return wall | {"step_gib": round(planned / 2**30, 2)}, processor
 
 
 def ratio(reference: float | None, ours: float) -> str:
@@ -121,16 +124,18 @@ def main() -> None:
     import jax
 
     print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, {THREADS} threads")
-    print("| model | forward ms | ratio | CPU | step ms | ratio | CPU |")
-    print("|---" * 7 + "|")
+    print("| model | forward ms | ratio | CPU | step ms | ratio | CPU | GiB |")
+    print("|---" * 8 + "|")
     results = {}
     for name in arguments.models:
         results[name], own = measure(name, arguments.repeats)
         reference = MODELS[name][1] or (None, None)
         cells = [
-            f"{wall:,.0f} | {ratio(torch, wall)} | {ratio(torch, own[kind])}"
-            for torch, (kind, wall) in zip(reference, results[name].items())
+            f"{results[name][kind]:,.0f} | {ratio(torch, results[name][kind])} | "
+            f"{ratio(torch, own[kind])}"
+            for torch, kind in zip(reference, own)
         ]
+        cells.append(f"{results[name]['step_gib']:.1f}")
         print(f"| {name} {MODELS[name][0]} | {' | '.join(cells)} |", flush=True)
         jax.clear_caches()
     print(json.dumps(results))
