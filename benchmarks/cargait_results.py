@@ -34,8 +34,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from configs import cargait, deepgaitv2, gaitbase, gaitset, lmgait  # noqa: E402
-from gaitjax import train, train_reranker  # noqa: E402
+from configs import cargait, deepgaitv2, gaitbase, gaitset, lmgait
+from gaitjax import train
+from gaitjax.rerank import train as train_reranker
 
 DOCUMENT, STORE = ROOT / "docs" / "cargait.md", ROOT / "docs" / "cargait.json"
 BEGIN, END = "<!-- made by benchmarks/cargait_results.py -->", "<!-- end -->"

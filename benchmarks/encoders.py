@@ -33,8 +33,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gaitjax.models.dinov2 import DINOV2_SIZES, DINOv2
-from gaitjax.models.transformer import result_type
+from gaitjax.parts.dinov2 import DINOV2_SIZES, DINOv2
+from gaitjax.parts.transformer import result_type
 
 HEIGHT, WIDTH, PATCH = 448, 224, 14
 DTYPES = {"f32": "float32", "bf16": "bfloat16"}

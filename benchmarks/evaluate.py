@@ -31,10 +31,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import numpy as np
 
-from gaitjax.retrieval import distance, metrics, protocols  # noqa: E402
+from gaitjax.retrieval import distance, metrics, protocols
 
 STRIPS, SIZE, PER_ID = 16, 256, 4
 SIZES, QUICK_SIZES = ((6_000, 6_000), (5_000, 20_000)), ((1_000, 6_000),)

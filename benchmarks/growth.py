@@ -19,11 +19,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import jax  # noqa: E402
+import jax
 
-from benchmarks import memory, scaling  # noqa: E402
-from gaitjax import plan, sharding, state  # noqa: E402
-from gaitjax.data import pipeline  # noqa: E402
+from benchmarks import memory, scaling
+from gaitjax import plan, state
+from gaitjax.data import pipeline
+from gaitjax.engine import sharding
 
 BEGIN, END = "<!-- made by benchmarks/growth.py -->", "<!-- end -->"
 # (rules, devices, sequences of a batch): more devices, then more devices with as many

@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
+import cv2
+import numpy as np
 
-from benchmarks.train_step import load_config, measure  # noqa: E402
-from configs import common  # noqa: E402
+from benchmarks.train_step import load_config, measure
+from configs import common
 
 SUBJECTS, VIEWS, FRAMES = 4, 4, 48
 MODALITIES = {"silhouette": ("silhouettes",), "rgb": ("frames",)}

@@ -21,9 +21,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from configs import lmgait  # noqa: E402
-from gaitjax import plan, sharding, state, train  # noqa: E402
-from gaitjax.models.dinov2 import DINOV2_SIZES  # noqa: E402
+from configs import lmgait
+from gaitjax import plan, state, train
+from gaitjax.engine import sharding
+from gaitjax.parts.dinov2 import DINOV2_SIZES
 
 BEGIN, END = "<!-- made by benchmarks/memory.py -->", "<!-- end -->"
 DOCUMENT, STORE = ROOT / "docs" / "scaling.md", ROOT / "docs" / "scaling.json"

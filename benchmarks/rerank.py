@@ -29,16 +29,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from configs import cargait as cargait_config  # noqa: E402
-from gaitjax import compare_rerankers  # noqa: E402
-from gaitjax.models import cargait  # noqa: E402
-from gaitjax.retrieval.distance import pairwise_distance  # noqa: E402
-from gaitjax.retrieval.graph_rerank import k_reciprocal  # noqa: E402
-from gaitjax.retrieval.rerank import RERANKERS  # noqa: E402
+from configs import cargait as cargait_config
+from gaitjax.rerank import cargait
+from gaitjax.rerank import compare as compare_rerankers
+from gaitjax.rerank.graph_methods import k_reciprocal
+from gaitjax.rerank.methods import RERANKERS
+from gaitjax.retrieval.distance import pairwise_distance
 
 STRIPS, SIZE = 16, 256
 

@@ -27,8 +27,9 @@ import jax
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from configs import gaitbase, gei, lmgait, prompts  # noqa: E402
-from gaitjax import evaluate, pretrained, state, train  # noqa: E402
+from configs import gaitbase, gei, lmgait, prompts
+from gaitjax import evaluate, state, train
+from gaitjax.weights import encoders as pretrained
 
 DOCUMENT = ROOT / "docs" / "results.md"
 BEGIN, END = "<!-- made by benchmarks/results.py -->", "<!-- end -->"

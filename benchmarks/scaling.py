@@ -30,15 +30,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import optax  # noqa: E402
-from jax.experimental import multihost_utils  # noqa: E402
-from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
+import jax
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks import memory  # noqa: E402
-from gaitjax import plan, sharding, state  # noqa: E402
-from gaitjax.data import pipeline  # noqa: E402
+from benchmarks import memory
+from gaitjax import plan, state
+from gaitjax.data import pipeline
+from gaitjax.engine import sharding
 
 # name -> (devices, data, model, name in config.sharding_rules)
 LAYOUTS = {
@@ -121,7 +122,7 @@ def lmgait_run(config):
 
 def cargait_run(config):
     """As `lmgait_run`, for the re-ranker on random embeddings of 8 strips."""
-    from gaitjax import train_reranker
+    from gaitjax.rerank import train as train_reranker
 
     strips, width, classes = 8, 16, 10
     setup = train_reranker.build_reranker(config, strips, width, classes, "euclidean")
@@ -209,8 +210,11 @@ def run_retrieval(layout: str, output: Path) -> None:
     learned: the smallest gradient norm of the re-ranker's steps.
     """
     from configs import gaitbase
-    from gaitjax import base_run, evaluate, log, train_reranker
+    from gaitjax import evaluate
     from gaitjax.data import source
+    from gaitjax.engine import log
+    from gaitjax.rerank import base_run
+    from gaitjax.rerank import train as train_reranker
     from gaitjax.retrieval import distance, protocols
 
     rng = np.random.default_rng(3)
@@ -408,7 +412,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.worker:
         if arguments.coordinator:
-            from gaitjax import cluster
+            from gaitjax.engine import cluster
 
             cluster.join(arguments.coordinator, 2, arguments.process_id)
         for job in arguments.jobs:

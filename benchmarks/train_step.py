@@ -22,13 +22,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-from gaitjax import state as states  # noqa: E402
-from gaitjax.data import pipeline  # noqa: E402
-from gaitjax.train import step_functions  # noqa: E402
+from gaitjax import state as states
+from gaitjax.data import pipeline
+from gaitjax.train import step_functions
 
 TIMES = ("wait", "transfer", "compute")
 

@@ -32,7 +32,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from gaitjax import checkpoints, evaluate, train  # noqa: E402
+from gaitjax import evaluate, train
+from gaitjax.engine import checkpoints
 
 DOCUMENT, STORE = ROOT / "docs" / "zoo.md", ROOT / "docs" / "zoo.json"
 BEGIN, END = "<!-- made by benchmarks/zoo_results.py -->", "<!-- end -->"

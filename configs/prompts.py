@@ -5,7 +5,7 @@ wording; the paper prints none), "wrong" is the paper's (section 4.3), "random" 
 neutral captions (ours). `TOKEN_IDS` holds each prompt's ids with start and end token,
 without padding, from transformers 4.57.6 CLIPTokenizer and OpenAI's vocabulary: these
 prompts need no vocabulary file, any other prompt does
-(gaitjax/models/clip_tokenizer.py).
+(gaitjax/parts/clip_tokenizer.py).
 """
 
 PROMPTS = {

@@ -14,9 +14,10 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from gaitjax import cluster, log, report
-from gaitjax.checkpoints import FREE, Checkpoints, abstract
 from gaitjax.data import pipeline, source
+from gaitjax.engine import cluster, log
+from gaitjax.engine.checkpoints import FREE, Checkpoints, abstract
+from gaitjax.pictures import charts as report
 from gaitjax.retrieval import grew_submission, protocols
 from gaitjax.retrieval.distance import METRICS
 from gaitjax.state import (

@@ -16,10 +16,9 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from gaitjax import cluster, pretrained, sharding, weight_files, weight_names
-from gaitjax.checkpoints import IMPORTED, Checkpoints, describe
+from gaitjax.engine import cluster, sharding
+from gaitjax.engine.checkpoints import IMPORTED, Checkpoints, describe
 from gaitjax.evaluate import write_config
-from gaitjax.models import torch_names
 from gaitjax.state import (
     Setup,
     TrainState,
@@ -28,6 +27,10 @@ from gaitjax.state import (
     model_variables,
     stored_part,
 )
+from gaitjax.weights import encoder_names as weight_names
+from gaitjax.weights import encoders as pretrained
+from gaitjax.weights import files as weight_files
+from gaitjax.weights import zoo_names as torch_names
 
 LISTED = 10  # names of a kind in what is printed; import.json has them all
 

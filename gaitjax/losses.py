@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gaitjax.models.output import GaitOutput
+from gaitjax.parts.output import GaitOutput
 
 # Triplet terms held at once; above it anchors are taken in chunks and recomputed in
 # the backward pass.

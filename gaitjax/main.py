@@ -62,16 +62,10 @@ def main(argv) -> int:
         return 0
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
 
-    from gaitjax import (  # late: --help is quick
-        checkpoints,
-        cluster,
-        evaluate,
-        import_checkpoint,
-        plan,
-        train,
-        train_reranker,
-    )
+    from gaitjax import evaluate, import_checkpoint, plan, train
+    from gaitjax.engine import checkpoints, cluster
     from gaitjax.models import check_name
+    from gaitjax.rerank import train as train_reranker
 
     modes = {
         "train": train.run,
@@ -123,7 +117,7 @@ def _main(argv) -> int:
         return main(argv)
     except (Exception, KeyboardInterrupt) as error:
         if _MULTIHOST.value:
-            from gaitjax import cluster
+            from gaitjax.engine import cluster
 
             cluster.leave_soon(130 if isinstance(error, KeyboardInterrupt) else 2)
         if isinstance(error, KeyboardInterrupt) and not _TRACEBACK.value:

@@ -18,7 +18,10 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gaitjax import base_run, log, sharding, train, train_reranker
+from gaitjax import train
+from gaitjax.engine import log, sharding
+from gaitjax.rerank import base_run
+from gaitjax.rerank import train as train_reranker
 from gaitjax.state import Setup, build, example_batch, merge_frozen
 
 FLAGS = r"^--?(no)?(dry_run|multihost|coordinator|num_processes|process_id)\b"

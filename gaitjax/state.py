@@ -16,8 +16,9 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
-from gaitjax import optim, pretrained, sharding
+from gaitjax.engine import optim, sharding
 from gaitjax.models import create_model
+from gaitjax.weights import encoders as pretrained
 
 
 class TrainState(NamedTuple):

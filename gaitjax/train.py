@@ -16,17 +16,18 @@ import optax
 from flax import traverse_util
 from tqdm import tqdm
 
-from gaitjax import cluster, evaluate, optim, sharding
-from gaitjax.checkpoints import (
+from gaitjax import evaluate
+from gaitjax.data import pipeline, source
+from gaitjax.engine import cluster, optim, sharding
+from gaitjax.engine.checkpoints import (
     Checkpoints,
     abstract,
     check_space,
     describe,
     weights_of_files,
 )
-from gaitjax.cluster import Stop
-from gaitjax.data import pipeline, source
-from gaitjax.log import MetricLog
+from gaitjax.engine.cluster import Stop
+from gaitjax.engine.log import MetricLog
 from gaitjax.losses import total_loss
 from gaitjax.state import (
     Setup,
@@ -297,7 +298,7 @@ def _results(config, setup: Setup, state: TrainState) -> dict[str, float] | None
 
 def summary(setup: Setup, config, data) -> str:
     """One paragraph printed at the start: sizes, so that surprises are seen early."""
-    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
     state = setup.abstract_state
     return (
         f"{config.name}: {count(state.params):,} trainable and "

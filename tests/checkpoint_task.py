@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from gaitjax import checkpoints, cluster, sharding
+from gaitjax.engine import checkpoints, cluster, sharding
 
 
 def run(folder: str, multihost: str, *address: str) -> None:

@@ -102,7 +102,9 @@ def _serve() -> None:
     import tensorboardX  # noqa: F401
     import tensorflow_datasets  # noqa: F401
 
-    from gaitjax import checkpoints, evaluate, train, train_reranker  # noqa: F401
+    import gaitjax.evaluate
+    import gaitjax.rerank.train
+    import gaitjax.train  # noqa: F401
 
     for line in sys.stdin:
         children = []

@@ -19,7 +19,9 @@ from golden_models import to_torch
 
 from gaitjax import losses
 from gaitjax.import_checkpoint import plain_names
-from gaitjax.models import lmgait, representation, torch_names
+from gaitjax.models import lmgait
+from gaitjax.parts import representation
+from gaitjax.weights import zoo_names as torch_names
 
 
 def model_of(golden: GoldenFile, *, frozen_decoder: bool, black: float):

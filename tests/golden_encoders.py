@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from golden_files import GoldenFile
 
-from gaitjax import pretrained
-from gaitjax.models.clip_text import CLIPText
-from gaitjax.models.dinov2 import DINOv2
+from gaitjax.parts.clip_text import CLIPText
+from gaitjax.parts.dinov2 import DINOv2
+from gaitjax.weights import encoders as pretrained
 
 
 def only_embeddings(module, method) -> bool:

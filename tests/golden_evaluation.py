@@ -10,9 +10,10 @@ import re
 import numpy as np
 from golden_files import GoldenFile
 
-from gaitjax.retrieval import graph_rerank, metrics, protocols
+from gaitjax.rerank import graph_methods as graph_rerank
+from gaitjax.rerank.methods import RERANKERS
+from gaitjax.retrieval import metrics, protocols
 from gaitjax.retrieval.distance import pairwise_distance
-from gaitjax.retrieval.rerank import RERANKERS
 
 POINTS = 1e-4  # percentage points
 PROTOCOL = {

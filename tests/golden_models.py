@@ -10,9 +10,10 @@ from flax import linen as nn
 from golden_files import GoldenFile, ModelMissing
 
 from gaitjax import losses
-from gaitjax.models import torch_names
-from gaitjax.models.heads import StripHead
-from gaitjax.models.output import GaitOutput
+from gaitjax.parts.heads import StripHead
+from gaitjax.parts.output import GaitOutput
+from gaitjax.parts.unet import UNet
+from gaitjax.weights import zoo_names as torch_names
 
 
 def build(golden: GoldenFile):
@@ -170,7 +171,7 @@ class Segmentation(nn.Module):
     @nn.compact
     def __call__(self, batch, *, train):
         frames, valid = batch["frames"], batch["valid"]
-        probability = model_class("unet", "UNet")(name="unet")(
+        probability = UNet(name="unet")(
             frames.reshape((-1,) + frames.shape[2:]),
             train=train,
             valid=valid.reshape(-1),

@@ -12,18 +12,13 @@ from flax import linen as nn
 from golden_files import GoldenFile
 from golden_models import to_torch, unpack
 
-from gaitjax.models import (
-    heads,
-    layers,
-    resnet,
-    skeleton,
-    torch_names,
-)
 from gaitjax.models.gaitgl import GeM, GLConv
 from gaitjax.models.gaitgraph2 import branch_features
 from gaitjax.models.gaitpart import MicroMotion
 from gaitjax.models.multigaitpp import CommonAndSpecific
 from gaitjax.models.swingait import SwinBlock
+from gaitjax.parts import heads, layers, resnet, skeleton
+from gaitjax.weights import zoo_names as torch_names
 
 FUSION = [(ours.removeprefix("fusion/"), theirs.removeprefix("fusion."))
           for ours, theirs in torch_names.FUSION]  # fmt: skip

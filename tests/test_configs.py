@@ -6,7 +6,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from gaitjax import losses, models, optim, state
+from gaitjax import losses, models, state
+from gaitjax.engine import optim
 from gaitjax.retrieval.protocols import PROTOCOLS
 
 CONFIGS = sorted(

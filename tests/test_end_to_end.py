@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gaitjax.log import read_metrics
+from gaitjax.engine.log import read_metrics
 from tests.fake_datasets import tiny_synthetic
 from tests.forked_runs import Runs, wait_for
 

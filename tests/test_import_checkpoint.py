@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 from golden_models import to_torch
 
-from gaitjax import evaluate, import_checkpoint, pretrained, state, train, weight_files
-from gaitjax.checkpoints import Checkpoints, DifferentRun, describe
-from gaitjax.models import torch_names
+from gaitjax import evaluate, import_checkpoint, state, train
+from gaitjax.engine.checkpoints import Checkpoints, DifferentRun, describe
+from gaitjax.weights import encoders as pretrained
+from gaitjax.weights import files as weight_files
+from gaitjax.weights import zoo_names as torch_names
 
 
 def config_of(name, checkpoint=""):

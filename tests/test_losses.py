@@ -9,7 +9,7 @@ import pytest
 from jax.test_util import check_grads
 
 from gaitjax import losses
-from gaitjax.models.output import GaitOutput
+from gaitjax.parts.output import GaitOutput
 
 
 def normal(*shape, seed=0):

@@ -10,15 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_clip_tokenizer import CASES, DATA, folder  # noqa: F401
-from test_encoders import apply, images_of
-from test_pretrained import assert_equal, original_clip, original_dinov2
 
-from gaitjax import pretrained
-from gaitjax.models.clip_image import CLIPImage
-from gaitjax.models.clip_text import CLIPText
-from gaitjax.models.clip_tokenizer import CLIPTokenizer
-from gaitjax.models.dinov2 import DINOV2_SIZES, DINOv2
+from gaitjax.parts.clip_image import CLIPImage
+from gaitjax.parts.clip_text import CLIPText
+from gaitjax.parts.clip_tokenizer import CLIPTokenizer
+from gaitjax.parts.dinov2 import DINOV2_SIZES, DINOv2
+from gaitjax.weights import encoders as pretrained
+from tests.parts.test_clip_tokenizer import CASES, DATA, folder  # noqa: F401
+from tests.parts.test_encoders import apply, images_of
+from tests.weights.test_published_weights import (
+    assert_equal,
+    original_clip,
+    original_dinov2,
+)
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
 

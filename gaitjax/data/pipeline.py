@@ -12,9 +12,9 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh, NamedSharding
 
-from gaitjax import sharding
 from gaitjax.data import heatmaps, sampling, transforms
 from gaitjax.data.source import Source, check_modalities, check_shards
+from gaitjax.engine import sharding
 
 Batch = dict[str, jax.Array]
 IMAGES = {  # modality -> the field of config.data that tells its (height, width)

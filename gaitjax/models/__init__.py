@@ -20,7 +20,7 @@ from gaitjax.models import (
     skeletongaitpp,
     swingait,
 )
-from gaitjax.models.output import GaitOutput
+from gaitjax.parts.output import GaitOutput
 
 __all__ = ["MODELS", "GaitOutput", "check_name", "create_model"]
 

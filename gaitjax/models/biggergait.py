@@ -11,18 +11,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.convolution import Conv
-from gaitjax.models.dinov2 import DINOv2
-from gaitjax.models.heads import StripHead
-from gaitjax.models.layers import (
+from gaitjax.parts.convolution import Conv
+from gaitjax.parts.dinov2 import DINOv2
+from gaitjax.parts.heads import StripHead
+from gaitjax.parts.layers import (
     BatchNorm,
     fold_frames,
     normalise_colours,
     resize_bilinear,
 )
-from gaitjax.models.output import GaitOutput
-from gaitjax.models.representation import Decoder, layer_norm
-from gaitjax.models.resnet import Stem, residual_stages
+from gaitjax.parts.output import GaitOutput
+from gaitjax.parts.representation import Decoder, layer_norm
+from gaitjax.parts.resnet import Stem, residual_stages
 
 FOREGROUND = 1  # channel of the mask branch
 

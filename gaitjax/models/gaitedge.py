@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gaitjax.models.gaitgl import GaitGL
-from gaitjax.models.layers import normalise_colours
-from gaitjax.models.output import GaitOutput
-from gaitjax.models.representation import dilate, erode
-from gaitjax.models.unet import UNet
+from gaitjax.parts.layers import normalise_colours
+from gaitjax.parts.output import GaitOutput
+from gaitjax.parts.representation import dilate, erode
+from gaitjax.parts.unet import UNet
 
 MAX_SAMPLES = 16  # per output column, of a crop that is very narrow
 ASPECT = 0.5  # width / height of frames that keep the person's aspect

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.convolution import Conv3D, TemporalConv
-from gaitjax.models.heads import SeparateBNNeck, SeparateDense
-from gaitjax.models.layers import (
+from gaitjax.parts.convolution import Conv3D, TemporalConv
+from gaitjax.parts.heads import SeparateBNNeck, SeparateDense
+from gaitjax.parts.layers import (
     BatchNorm,
     fold_frames,
     image_sequence,
@@ -20,7 +20,7 @@ from gaitjax.models.layers import (
     max_pool,
     set_pool,
 )
-from gaitjax.models.output import GaitOutput
+from gaitjax.parts.output import GaitOutput
 
 HEADS = ("original", "bnneck")
 AGGREGATED = 3  # frames that one step of local temporal aggregation joins

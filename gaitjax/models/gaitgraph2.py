@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models import skeleton
-from gaitjax.models.convolution import Conv, TemporalConv
-from gaitjax.models.layers import BatchNorm, mask_frames
-from gaitjax.models.output import GaitOutput
+from gaitjax.parts import skeleton
+from gaitjax.parts.convolution import Conv, TemporalConv
+from gaitjax.parts.layers import BatchNorm, mask_frames
+from gaitjax.parts.output import GaitOutput
 
 MAX_HOP = 3  # the adjacency counts neighbours up to it
 HOPS = 3  # of which hops 0, 1 and 2 have weights

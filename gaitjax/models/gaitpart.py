@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.convolution import Conv
-from gaitjax.models.heads import SeparateDense, horizontal_pool
-from gaitjax.models.layers import (
+from gaitjax.parts.convolution import Conv
+from gaitjax.parts.heads import SeparateDense, horizontal_pool
+from gaitjax.parts.layers import (
     fold_frames,
     image_sequence,
     leaky_relu,
@@ -18,7 +18,7 @@ from gaitjax.models.layers import (
     max_pool,
     set_pool,
 )
-from gaitjax.models.output import GaitOutput
+from gaitjax.parts.output import GaitOutput
 
 
 class FocalConv(nn.Module):

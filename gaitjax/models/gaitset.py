@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.convolution import Conv
-from gaitjax.models.heads import SeparateDense, horizontal_pyramid
-from gaitjax.models.layers import (
+from gaitjax.parts.convolution import Conv
+from gaitjax.parts.heads import SeparateDense, horizontal_pyramid
+from gaitjax.parts.layers import (
     fold_frames,
     image_sequence,
     leaky_relu,
     max_pool,
     set_pool,
 )
-from gaitjax.models.output import GaitOutput
+from gaitjax.parts.output import GaitOutput
 
 
 class ConvPair(nn.Module):

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models import skeleton
-from gaitjax.models.convolution import Conv, TemporalConv
-from gaitjax.models.layers import BatchNorm, mask_frames
-from gaitjax.models.output import GaitOutput
-from gaitjax.models.transformer import attend
+from gaitjax.parts import skeleton
+from gaitjax.parts.convolution import Conv, TemporalConv
+from gaitjax.parts.layers import BatchNorm, mask_frames
+from gaitjax.parts.output import GaitOutput
+from gaitjax.parts.transformer import attend
 
 FEATURES = (10, skeleton.JOINTS)  # channels, joints
 WINDOW = 9  # frames of a temporal convolution

@@ -9,7 +9,7 @@ embedding (no PCA + MDA, no synthetic templates), so nothing is trained.
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.output import GaitOutput
+from gaitjax.parts.output import GaitOutput
 
 
 class GEI(nn.Module):

@@ -29,15 +29,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.clip_image import CLIP_IMAGE_MEAN, CLIP_IMAGE_STD, CLIPImage
-from gaitjax.models.clip_text import CLIPText
-from gaitjax.models.clip_tokenizer import token_ids
-from gaitjax.models.dinov2 import DINOv2
-from gaitjax.models.gait_network import GaitNetwork
-from gaitjax.models.layers import resize_bilinear
-from gaitjax.models.mtcm import MAM, MTCM
-from gaitjax.models.output import GaitOutput
-from gaitjax.models.representation import (
+from gaitjax.parts.clip_image import CLIP_IMAGE_MEAN, CLIP_IMAGE_STD, CLIPImage
+from gaitjax.parts.clip_text import CLIPText
+from gaitjax.parts.clip_tokenizer import token_ids
+from gaitjax.parts.dinov2 import DINOv2
+from gaitjax.parts.gait_network import GaitNetwork
+from gaitjax.parts.layers import resize_bilinear
+from gaitjax.parts.mtcm import MAM, MTCM
+from gaitjax.parts.output import GaitOutput
+from gaitjax.parts.representation import (
     Appearance,
     Decoder,
     Denoising,
@@ -55,7 +55,7 @@ CANVAS_HEIGHT = 256
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 # kind of visual encoder -> its module, and the colour mean and standard deviation it
 # was trained with, on the 0..255 scale. The kinds of DINOv2 differ in how they resize
-# the positional table (models/dinov2.py): as the original repository and BigGait, as
+# the positional table (parts/dinov2.py): as the original repository and BigGait, as
 # transformers, or as the variants with registers
 VISUAL_ENCODERS = {
     "dinov2": (DINOv2, *IMAGENET),

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.convolution import Conv
-from gaitjax.models.heads import StripHead
-from gaitjax.models.layers import BatchNorm, fold_frames, image_sequence, max_over
-from gaitjax.models.output import GaitOutput
-from gaitjax.models.resnet import Stage, Stem
+from gaitjax.parts.convolution import Conv
+from gaitjax.parts.heads import StripHead
+from gaitjax.parts.layers import BatchNorm, fold_frames, image_sequence, max_over
+from gaitjax.parts.output import GaitOutput
+from gaitjax.parts.resnet import Stage, Stem
 
 RANGE_EPSILON = 1e-6  # added to the range that the common map is divided by
 

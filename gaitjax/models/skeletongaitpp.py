@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.models.heads import StripHead
-from gaitjax.models.layers import fold_frames, image_sequence
-from gaitjax.models.output import GaitOutput
-from gaitjax.models.resnet import AttentionFusion, Stage, Stem, residual_stages
+from gaitjax.parts.heads import StripHead
+from gaitjax.parts.layers import fold_frames, image_sequence
+from gaitjax.parts.output import GaitOutput
+from gaitjax.parts.resnet import AttentionFusion, Stage, Stem, residual_stages
 
 
 class SkeletonGaitPP(nn.Module):

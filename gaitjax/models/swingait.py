@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from gaitjax.models.heads import SeparateBNNeck, SeparateDense, horizontal_pool
-from gaitjax.models.layers import (
+from gaitjax.parts.heads import SeparateBNNeck, SeparateDense, horizontal_pool
+from gaitjax.parts.layers import (
     fold_frames,
     image_sequence,
     mask_frames,
     resize_bilinear,
     set_pool,
 )
-from gaitjax.models.output import GaitOutput
-from gaitjax.models.resnet import Stage, Stem
-from gaitjax.models.transformer import LayerNorm, PatchEmbedding, dense, gelu
+from gaitjax.parts.output import GaitOutput
+from gaitjax.parts.resnet import Stage, Stem
+from gaitjax.parts.transformer import LayerNorm, PatchEmbedding, dense, gelu
 
 EPSILON = 1e-5  # of every LayerNorm
 PATCH = 2

@@ -1,0 +1,267 @@
+"""CLIP's tokenizer: prompts -> token ids, from its published vocabulary files.
+
+Source: OpenAI's CLIP (Radford et al., arXiv 2103.00020): lower-cased byte-pair encoding
+with 49,408 tokens and 77 positions. Ids equal those of OpenAI's `clip.tokenize` (and of
+transformers' slow CLIPTokenizer where ftfy is installed) on the sentences of
+tests/parts/test_clip_tokenizer.py.
+
+Text is cleaned as OpenAI does, HTML entities unescaped, white space collapsed, lower
+case. OpenAI runs the library ftfy first; of it, this file has what acts on characters:
+ligatures, full-width forms, curly quotes, control characters, NFC.
+Difference from the original: text whose encoding was mangled ("schÃ¶n") is not mended.
+
+Vocabularies that are read: `bpe_simple_vocab_16e6.txt.gz` (inside the PyPI wheels of
+open_clip_torch and clip-anytorch), `vocab.json` with `merges.txt`, `tokenizer.json`.
+"""
+
+import gzip
+import html
+import json
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+CONTEXT_LENGTH = 77
+START, END = "<|startoftext|>", "<|endoftext|>"
+CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
+OPENAI_MERGES = 49_152 - 256 - 2  # of the lines in bpe_simple_vocab_16e6.txt.gz
+FILES = ("vocab.json", "tokenizer.json", "bpe_simple_vocab_16e6.txt.gz")
+
+
+def _characters() -> dict[int, str | None]:
+    """ftfy's replacements of single characters."""
+    table: dict[int, str | None] = {}
+    ligatures = "ĲĳŉǱǲǳǄǅǆǇǈǉǊǋǌﬀﬁﬂﬃﬄﬆ"
+    wide = map(chr, range(0xFF01, 0xFFF0))
+    for character in (*ligatures, *wide):
+        table[ord(character)] = unicodedata.normalize("NFKC", character)
+    table |= {ord("ﬅ"): "ſt", 0x3000: " ", ord("ŉ"): "'n"}
+    table |= dict.fromkeys((0x02BC, *range(0x2018, 0x201C)), "'")
+    table |= dict.fromkeys(range(0x201C, 0x2020), '"')
+    control = (*range(9), 0x0B, *range(0x0E, 0x20), 0x7F, *range(0x206A, 0x2070))
+    return table | dict.fromkeys((*control, 0xFEFF, *range(0xFFF9, 0xFFFD)))
+
+
+CHARACTERS = _characters()
+
+
+def clean(text: str) -> str:
+    """The text as the encoder sees it; see the module docstring."""
+    if "<" not in text:
+        text = re.sub(r"&#?[0-9A-Za-z]{1,24};", lambda m: html.unescape(m[0]), text)
+    text = re.sub(r"\x1b\[[\d;]*[a-zA-Z]", "", text)  # colours of a terminal
+    text = unicodedata.normalize("NFC", text.translate(CHARACTERS))
+    text = html.unescape(html.unescape(text))
+    return " ".join(text.split()).lower()
+
+
+def words(text: str) -> Iterator[str]:
+    """Special tokens, contractions, runs of letters, digits one by one, other runs."""
+
+    def kind(character: str) -> str:
+        if character.isspace():
+            return " "
+        major = unicodedata.category(character)[0]
+        return major if major in "LN" else "other"
+
+    start = 0
+    while start < len(text):
+        for fixed in (START, END, *CONTRACTIONS):
+            if text.startswith(fixed, start):
+                end = start + len(fixed)
+                break
+        else:
+            first, end = kind(text[start]), start + 1
+            while first in ("L", "other") and end < len(text):
+                if kind(text[end]) != first:
+                    break
+                end += 1
+        if not text[start:end].isspace():
+            yield text[start:end]
+        start = end
+
+
+def byte_letters() -> dict[int, str]:
+    """GPT-2's printable character for each byte, in the vocabulary's order."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    letters = [chr(byte) for byte in printable]
+    letters += [chr(256 + index) for index in range(len(rest))]
+    return dict(zip(printable + rest, letters))
+
+
+class CLIPTokenizer:
+    """Byte-pair encoding over a vocabulary.
+
+    Args:
+      vocabulary: {token: id}, word-final tokens end in "</w>".
+      merges: pairs of tokens in the order in which they merge.
+    """
+
+    def __init__(
+        self, vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]
+    ):
+        missing = [token for token in (START, END) if token not in vocabulary]
+        if missing:
+            raise ValueError(
+                f"The vocabulary of {len(vocabulary)} tokens lacks "
+                f"{' and '.join(missing)}: it is not CLIP's."
+            )
+        self.vocabulary = dict(vocabulary)
+        self.ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self.letters = byte_letters()
+        self.known = {token: [self.vocabulary[token]] for token in (START, END)}
+
+    @classmethod
+    def from_files(cls, source: str | Path) -> "CLIPTokenizer":
+        """Reads a vocabulary file, or the folder that holds one.
+
+        Raises:
+          FileNotFoundError: nothing there; names the files looked for.
+          ValueError: a file of another kind.
+        """
+        path = Path(source).expanduser()
+        if path.is_dir():
+            found = [path / name for name in FILES if (path / name).is_file()]
+            if not found:
+                raise FileNotFoundError(
+                    f"{path} holds no CLIP vocabulary; expected {' or '.join(FILES)} "
+                    "(vocab.json with merges.txt beside it)."
+                )
+            path = found[0]
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"No CLIP vocabulary at {path}. Without the hub: `pip download "
+                "--no-deps clip-anytorch` and unzip bpe_simple_vocab_16e6.txt.gz "
+                "from the wheel, then give that file."
+            )
+        if path.name.endswith(".gz"):
+            return cls(*_read_openai(path))
+        if path.name == "tokenizer.json":
+            return cls(*_read_tokenizer(path))
+        if path.name in ("vocab.json", "merges.txt"):
+            return cls(*_read_pair(path.parent))
+        raise ValueError(f"{path} is no CLIP vocabulary; expected {', '.join(FILES)}.")
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without start and end token."""
+        return [token for word in words(clean(text)) for token in self._word(word)]
+
+    def prompt(self, text: str, context_length: int = CONTEXT_LENGTH) -> list[int]:
+        """Ids with start and end token, truncated so that the end token stays."""
+        inside = self.encode(text)[: context_length - 2]
+        return [self.vocabulary[START], *inside, self.vocabulary[END]]
+
+    def _word(self, word: str) -> list[int]:
+        if word not in self.known:
+            parts = [self.letters[byte] for byte in word.encode()]
+            parts[-1] += "</w>"
+            self.known[word] = [self.vocabulary[part] for part in self._merge(parts)]
+        return self.known[word]
+
+    def _merge(self, parts: list[str]) -> list[str]:
+        """Merges the earliest-ranked pair, everywhere, until none is left."""
+        while len(parts) > 1:
+            pairs = zip(parts, parts[1:])
+            best = min(pairs, key=lambda pair: self.ranks.get(pair, np.inf))
+            if best not in self.ranks:
+                break
+            merged, index = [], 0
+            while index < len(parts):
+                if tuple(parts[index : index + 2]) == best:
+                    merged.append("".join(best))
+                    index += 2
+                else:
+                    merged.append(parts[index])
+                    index += 1
+            parts = merged
+        return parts
+
+
+def _read_openai(path: Path):
+    """The merges of OpenAI's file; its vocabulary is implied by them."""
+    try:
+        lines = gzip.decompress(path.read_bytes()).decode().split("\n")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}). Fetch it again.") from error
+    merges = [tuple(line.split()) for line in lines[1 : OPENAI_MERGES + 1]]
+    if len(merges) < OPENAI_MERGES or any(len(pair) != 2 for pair in merges):
+        raise ValueError(
+            f"{path} must hold {OPENAI_MERGES} merges after its first line, got "
+            f"{len(merges)} lines. Fetch it again."
+        )
+    letters = list(byte_letters().values())
+    tokens = letters + [letter + "</w>" for letter in letters]
+    tokens += ["".join(pair) for pair in merges] + [START, END]
+    return {token: index for index, token in enumerate(tokens)}, merges
+
+
+def _read_pair(folder: Path):
+    """`vocab.json` and `merges.txt` of transformers."""
+    absent = [n for n in ("vocab.json", "merges.txt") if not (folder / n).is_file()]
+    if absent:
+        raise FileNotFoundError(f"{folder} lacks {' and '.join(absent)}.")
+    vocabulary = json.loads((folder / "vocab.json").read_text("utf-8"))
+    lines = (folder / "merges.txt").read_text("utf-8").split("\n")
+    pairs = [tuple(line.split()) for line in lines if not line.startswith("#version")]
+    return vocabulary, [pair for pair in pairs if pair]
+
+
+def _read_tokenizer(path: Path):
+    """`tokenizer.json` of the library tokenizers (merges as strings or pairs)."""
+    content = json.loads(path.read_text("utf-8"))
+    model = content.get("model", {})
+    if model.get("type", "BPE") != "BPE" or "merges" not in model:
+        raise ValueError(f"{path} holds no byte-pair model, so it is not CLIP's.")
+    added = {token["content"]: token["id"] for token in content.get("added_tokens", ())}
+    merges = (m.split() if isinstance(m, str) else m for m in model["merges"])
+    return model["vocab"] | added, [tuple(pair) for pair in merges]
+
+
+def token_ids(
+    prompts: Sequence[str],
+    shipped: Mapping[str, Sequence[int]],
+    vocabulary: str | Path = "",
+    context_length: int | None = None,
+) -> np.ndarray:
+    """Token ids of prompts, padded with 0 as OpenAI does.
+
+    Args:
+      prompts: P texts.
+      shipped: {prompt: ids with start and end token}, prompts that need no vocabulary
+        (configs/prompts.py).
+      vocabulary: a vocabulary file or folder for any other prompt; "" = none.
+      context_length: pad to this length; None pads to the longest prompt.
+
+    Returns:
+      int32 [P L].
+
+    Raises:
+      ValueError: no prompts; a prompt that is not shipped and no vocabulary.
+    """
+    if not prompts:
+        raise ValueError("prompts must hold at least one text, got none.")
+    others = [prompt for prompt in prompts if prompt not in shipped]
+    if others and not vocabulary:
+        raise ValueError(
+            f"The prompt {others[0]!r} is not shipped with its token ids and no "
+            "vocabulary was given. Shipped: "
+            f"{'; '.join(shipped) or 'none'}. Give the vocabulary (a CLIP folder with "
+            "vocab.json and merges.txt, or bpe_simple_vocab_16e6.txt.gz)."
+        )
+    tokenizer = CLIPTokenizer.from_files(vocabulary) if others else None
+    rows = [
+        list(shipped[prompt]) if prompt in shipped else tokenizer.prompt(prompt)
+        for prompt in prompts
+    ]
+    length = context_length or max(map(len, rows))
+    too_long = [p for p, row in zip(prompts, rows, strict=True) if len(row) > length]
+    if too_long:
+        raise ValueError(f"{too_long[0]!r} has more than {length} tokens.")
+    out = np.zeros((len(rows), length), np.int32)
+    for index, row in enumerate(rows):
+        out[index, : len(row)] = row
+    return out  # [P L]

@@ -1,0 +1,87 @@
+"""LMGait's recognition network: GaitBase with two stems and attention fusion.
+
+Papers: BigGait (Ye et al., CVPR 2024), section 3.4; Fan et al., "OpenGait: Revisiting
+Gait Recognition Towards Better Practicality" (CVPR 2023) for GaitBase.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gaitjax.parts.convolution import Conv
+from gaitjax.parts.heads import StripHead
+from gaitjax.parts.layers import BatchNorm
+from gaitjax.parts.resnet import AttentionFusion, BasicBlock
+
+
+class Stem(nn.Module):
+    """3x3 convolution, BN, ReLU and one BasicBlock at full resolution."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array) -> jax.Array:
+        """x [N H W C], valid bool [N] -> [N H W features]."""
+        x = Conv(self.features, dtype=self.dtype, name="conv")(x)
+        x = nn.relu(BatchNorm(name="norm")(x, train=train, valid=valid))
+        block = BasicBlock(self.features, stride=1, dtype=self.dtype, name="block")
+        return block(x, train=train, valid=valid)
+
+
+class GaitNetwork(nn.Module):
+    """Two stems, fusion, a residual trunk per frame, temporal max, strips, BN neck."""
+
+    num_classes: int
+    stem: int = 64
+    squeeze: int = 16
+    channels: tuple[int, ...] = (128, 256, 512)
+    strides: tuple[int, ...] = (2, 2, 1)
+    num_strips: int = 16
+    embedding_size: int = 256
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        denoised: jax.Array,
+        appearance: jax.Array,
+        valid: jax.Array,
+        *,
+        train: bool,
+    ) -> tuple[jax.Array, jax.Array]:
+        """denoised, appearance [B T h w C], valid bool [B T].
+
+        Returns float32 embeddings [B S D] and logits [B S N].
+        """
+        if len(self.channels) != len(self.strides):
+            raise ValueError(
+                "gait.channels and gait.strides must have one entry per block; got "
+                f"{self.channels} and {self.strides}."
+            )
+        batch_size, frames = valid.shape
+        flat = valid.reshape(-1)  # [N]
+
+        def stem(x, name):
+            x = x.reshape((-1,) + x.shape[2:])  # [N h w C]
+            return Stem(self.stem, dtype=self.dtype, name=name)(
+                x, train=train, valid=flat
+            )
+
+        x = AttentionFusion(self.squeeze, True, self.dtype, name="fusion")(
+            stem(denoised, "stem_denoised"),
+            stem(appearance, "stem_appearance"),
+            train=train,
+            valid=flat,
+        )
+        for index, (features, stride) in enumerate(
+            zip(self.channels, self.strides, strict=True)
+        ):
+            x = BasicBlock(
+                features, stride=stride, dtype=self.dtype, name=f"block{index + 1}"
+            )(x, train=train, valid=flat)
+        x = x.reshape((batch_size, frames) + x.shape[1:])  # [B T h/4 w/4 512]
+        head = StripHead(
+            self.num_classes, self.num_strips, self.embedding_size, name="head"
+        )
+        return head(x, valid, train=train)  # [B S D], [B S N]

@@ -1,0 +1,227 @@
+"""LMGait's Representation Extractor: where the person is, and two maps of it.
+
+Papers: LMGait (Wu et al.), section 3.4; BigGait (Ye et al., CVPR 2024, "Learning Gait
+Representation You Want by Large Vision Models"), whose three branches it keeps.
+Every batch norm here is affine-free and sees valid tokens only.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gaitjax.parts.layers import BatchNorm
+
+SUPERVISIONS = ("silhouette", "reconstruction")
+FUSIONS = ("mask", "gate", "softmax")
+# BigGait's edge rule: so many set pixels among the outermost rows mean that channel 0
+# of an unsupervised decoder is the background.
+EDGE_ROWS = 5
+EDGE_SHARE = 0.5
+
+
+def person_columns(ratios: jax.Array, height: int, width: int):
+    """Where a crop of width/height `ratios` [N] lies in a height x width frame.
+
+    Returns (offset, columns), int32 [N]: the crop is int(height * ratio) columns wide
+    and centred; a negative offset means that its sides are cut off.
+    """
+    columns = jnp.floor(ratios.astype(jnp.float32) * height).astype(jnp.int32)
+    columns = jnp.maximum(columns, 1)
+    return (width - columns) // 2, columns
+
+
+def inside_columns(ratios: jax.Array, height: int, width: int) -> jax.Array:
+    """bool [N width]: the valid columns, which hold the person crop."""
+    offset, columns = person_columns(ratios, height, width)
+    position = jnp.arange(width)[None, :] - offset[:, None]  # [N W]
+    return (position >= 0) & (position < columns[:, None])
+
+
+def unsquash(images: jax.Array, ratios: jax.Array, height: int, width: int):
+    """Undo a square resize: [N H W C] -> [N height width C], zeros beside the crop.
+
+    Bilinear to height x int(height * ratio), then padded or cropped to `width` about
+    the centre (the rule for benchmarks that ship squashed frames beside `ratios` [N]).
+    """
+    offset, columns = person_columns(ratios, height, width)
+    inside = inside_columns(ratios, height, width)  # [N width]
+    rows = _bilinear_weights(jnp.arange(height), images.shape[1], jnp.asarray(height))
+    position = jnp.arange(width)[None, :] - offset[:, None]  # [N width]
+    across = _bilinear_weights(position, images.shape[2], columns[:, None])
+    across = across * inside[:, :, None]  # [N width W]
+    images = jnp.einsum("yh,nhwc->nywc", rows, images)  # [N height W C]
+    return jnp.einsum("nxw,nywc->nyxc", across, images)  # [N height width C]
+
+
+def _bilinear_weights(position, size_in, size_out):
+    """Half-pixel bilinear weights [... size_in] of output `position` [...]."""
+    source = (position + 0.5) * (size_in / size_out) - 0.5
+    source = jnp.clip(source, 0.0, size_in - 1.0)[..., None]
+    taps = jnp.arange(size_in).reshape((1,) * position.ndim + (size_in,))
+    return jnp.maximum(0.0, 1.0 - jnp.abs(source - taps))
+
+
+def layer_norm(x: jax.Array, eps: float = 1e-6) -> jax.Array:
+    """Parameter-free LayerNorm over the last axis, in float32."""
+    x = x.astype(jnp.float32)
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
+    return (x - mean) * jax.lax.rsqrt(variance + eps)
+
+
+def text_attention(features: jax.Array, vectors: jax.Array, fusion: str) -> jax.Array:
+    """Semantic attention of each position to the prompts: float32 [N h w].
+
+    Args:
+      features: visual features [N h w d].
+      vectors: [P d], each tau times a unit text vector, so that the product with a unit
+        feature is tau * cos(F, z). The masks of the P prompts are averaged.
+      fusion: "mask" and "gate": sigmoid; "softmax": softmax over the h*w positions,
+        times h*w (mean 1).
+    """
+    features = features.astype(jnp.float32)
+    length = jnp.sqrt(jnp.sum(jnp.square(features), axis=-1) + 1e-12)  # [N h w]
+    scores = jnp.einsum("nhwd,pd->nhwp", features, vectors)  # tau * |F| * cos
+    scores = scores / length[..., None]  # [N h w P]
+    if fusion == "softmax":
+        positions = features.shape[1] * features.shape[2]
+        weights = jax.nn.softmax(scores, axis=(1, 2)) * positions
+    elif fusion in FUSIONS:
+        weights = nn.sigmoid(scores)
+    else:
+        raise ValueError(
+            f"text.fusion must be one of {', '.join(FUSIONS)}; got {fusion!r}."
+        )
+    return jnp.mean(weights, axis=-1)  # [N h w]
+
+
+def fuse_text(features: jax.Array, attention: jax.Array, fusion: str) -> jax.Array:
+    """F (1 + a), or F a for fusion "gate": features [N h w d], attention [N h w]."""
+    gain = attention if fusion == "gate" else 1.0 + attention
+    return features * gain[..., None].astype(features.dtype)  # [N h w d]
+
+
+class Decoder(nn.Module):
+    """The mask branch: tokens -> probabilities of (foreground, background).
+
+    dropout -> BN -> Dense 2 -> softmax; with supervision "reconstruction" (BigGait) an
+    autoencoder: a further Dense rebuilds the tokens from the two probabilities.
+    """
+
+    supervision: str = "silhouette"
+    dropout: float = 0.5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, valid: jax.Array, *, train: bool):
+        """tokens [N h w d], valid bool [N h w].
+
+        Returns probabilities [N h w 2], zero outside `valid`, and the reconstruction
+        [N h w d] or None.
+        """
+        if self.supervision not in SUPERVISIONS:
+            raise ValueError(
+                f"decoder.supervision must be one of {', '.join(SUPERVISIONS)}; "
+                f"got {self.supervision!r}."
+            )
+        hidden = nn.Dropout(self.dropout, deterministic=not train)(tokens)
+        hidden = BatchNorm(affine=False, name="norm")(hidden, train=train, valid=valid)
+        logits = nn.Dense(2, dtype=self.dtype, name="classify")(hidden)
+        probabilities = nn.softmax(logits.astype(jnp.float32), axis=-1)  # [N h w 2]
+        reconstruction = None
+        if self.supervision == "reconstruction":
+            reconstruction = nn.Dense(
+                tokens.shape[-1], dtype=self.dtype, name="reconstruct"
+            )(probabilities).astype(jnp.float32)  # [N h w d]
+        return jnp.where(valid[..., None], probabilities, 0.0), reconstruction
+
+
+def dilate(mask: jax.Array, size: int) -> jax.Array:
+    """bool [N h w] dilated by a size x size square."""
+    window = (1, size, size)
+    return jax.lax.reduce_window(
+        mask, False, jax.lax.bitwise_or, window, (1, 1, 1), "SAME"
+    )
+
+
+def erode(mask: jax.Array, size: int) -> jax.Array:
+    """bool [N h w] eroded by a size x size square; the image border does not erode."""
+    return ~dilate(~mask, size)
+
+
+def foreground_support(
+    probabilities: jax.Array, *, edge_rule: bool, dilation: int = 3
+) -> jax.Array:
+    """The pixels that the maps are computed on: bool [N h w], no gradient.
+
+    probabilities [N h w 2], zero outside the valid columns, is binarised at 0.5 and
+    dilated by a dilation x dilation square. Of the pixels that this adds outside the
+    valid columns only those stay that an erosion by a square 2 wider keeps.
+
+    dilation: odd; 3 is the papers' on a 64x32 grid, 1 is none. One pixel of a coarse
+    grid is wide: there a dilation would swallow the outline.
+
+    edge_rule: for an unsupervised decoder, whose channel order is free: a frame with
+    more than half of the outermost 5 + 5 rows set takes the other channel.
+    """
+    chosen = probabilities[..., 0]  # [N h w]
+    if edge_rule:
+        rows = [chosen[:, :EDGE_ROWS], chosen[:, -EDGE_ROWS:]]
+        share = jnp.mean(jnp.concatenate(rows, axis=1) > 0.5, axis=(1, 2))  # [N]
+        flipped = (share > EDGE_SHARE)[:, None, None]
+        chosen = jnp.where(flipped, probabilities[..., 1], chosen)
+    dilated = dilate(chosen > 0.5, dilation)
+    return (dilated & (chosen > 0)) | erode(dilated, dilation + 2)
+
+
+class Denoising(nn.Module):
+    """The denoising ("ResNet") branch: a soft part label per foreground token.
+
+    BN -> Dense -> BN -> GELU -> Dense -> softmax over channels, zero elsewhere.
+    """
+
+    channels: int = 16
+    hidden: int = 768
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, support: jax.Array, *, train: bool):
+        """tokens [N h w d], support bool [N h w] -> float32 [N h w channels]."""
+        x = BatchNorm(affine=False, name="norm")(tokens, train=train, valid=support)
+        x = nn.Dense(self.hidden, dtype=self.dtype, name="expand")(x)
+        x = BatchNorm(affine=False, name="hidden_norm")(x, train=train, valid=support)
+        x = nn.gelu(x, approximate=False)
+        x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
+        parts = nn.softmax(x.astype(jnp.float32), axis=-1)
+        return jnp.where(support[..., None], parts, 0.0)  # [N h w channels]
+
+
+class Appearance(nn.Module):
+    """The appearance branch: BN -> Dense -> BN -> sigmoid, zero off the foreground."""
+
+    channels: int = 16
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, support: jax.Array, *, train: bool):
+        """tokens [N h w d], support bool [N h w] -> float32 [N h w channels]."""
+        x = BatchNorm(affine=False, name="norm")(tokens, train=train, valid=support)
+        x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
+        x = BatchNorm(affine=False, name="project_norm")(x, train=train, valid=support)
+        x = nn.sigmoid(x.astype(jnp.float32))
+        return jnp.where(support[..., None], x, 0.0)  # [N h w channels]
+
+
+def blacken(
+    denoised: jax.Array, appearance: jax.Array, share: float, rng: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """BigGait's "black" augmentation: in round(share * B) of the sequences, chosen at
+    random, one of the two maps [B T h w C], chosen at random, becomes zero."""
+    batch = denoised.shape[0]
+    order_rng, which_rng = jax.random.split(rng)
+    chosen = jax.random.permutation(order_rng, batch) < round(share * batch)  # [B]
+    first = jax.random.bernoulli(which_rng, 0.5, (batch,))
+    shape = (batch,) + (1,) * (denoised.ndim - 1)
+    denoised = jnp.where((chosen & first).reshape(shape), 0.0, denoised)
+    appearance = jnp.where((chosen & ~first).reshape(shape), 0.0, appearance)
+    return denoised, appearance

@@ -1,0 +1,268 @@
+"""Published encoder weights -> our parameter trees, from every form they exist in.
+
+    parameters = load_dinov2("facebook/dinov2-small", DINOv2(**DINOV2_SIZES["s"]))
+    variables = {"params": parameters}
+
+A source is a file, a folder or a Hugging Face hub id ("owner/name", downloaded once and
+then read from its cache). Files may be Flax msgpack, safetensors (one file or shards
+with an index, Hugging Face's names or our own), or original `.pth` / `.pt` / `.bin`
+files where torch is installed (read with `weights_only=True`; OpenAI's CLIP `.pt` are
+TorchScript archives, which torch runs: load those from OpenAI only).
+
+Every weight of the model must come from the file with its exact shape and every weight
+of the file must go somewhere: anything else raises ValueError with the names. Of a CLIP
+file the other tower and `logit_scale` are left aside, and so are a projection or a
+position table that the model was built without.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from flax import traverse_util
+
+from gaitjax.weights import encoder_names as weight_names
+from gaitjax.weights import files as weight_files
+from gaitjax.weights.files import LISTED, SUFFIXES
+
+# what a folder or a hub repository is searched for, in this order
+FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "flax_model.msgpack",
+    "pytorch_model.bin",
+)
+# size of model.safetensors on the hub: 4 bytes per parameter (CLIP: both towers)
+HUB_MEGABYTES = {
+    "facebook/dinov2-small": 88,
+    "facebook/dinov2-base": 346,
+    "facebook/dinov2-large": 1_217,
+    "facebook/dinov2-giant": 4_546,
+    "openai/clip-vit-base-patch32": 605,
+    "openai/clip-vit-base-patch16": 599,
+    "openai/clip-vit-large-patch14": 1_711,
+}
+
+
+def load_dinov2(source: str | Path, model) -> dict:
+    """The parameters of `model` (a parts.dinov2.DINOv2) from `source`.
+
+    Returns:
+      A nested dict of float32 numpy arrays, `variables["params"]` of the model.
+
+    Raises:
+      FileNotFoundError: no such file, folder or cached hub file; says how to get it.
+      ValueError: damaged file; missing, extra or mis-shaped weights.
+    """
+    images = jnp.zeros((1, model.patch_size, model.patch_size, 3))
+    return load(source, abstract_parameters(model, images))
+
+
+def load_clip_text(source: str | Path, model) -> dict:
+    """The parameters of `model` (a parts.clip_text.CLIPText); as `load_dinov2`."""
+    return load(source, abstract_parameters(model, jnp.zeros((1, 1), jnp.int32)))
+
+
+def load_clip_image(source: str | Path, model) -> dict:
+    """The parameters of `model` (a parts.clip_image.CLIPImage); as `load_dinov2`."""
+    return load_dinov2(source, model)
+
+
+def load_frozen(config, frozen: dict) -> dict:
+    """The frozen parameters of a run with every encoder that config names a source for.
+
+    Args:
+      config: `config.pretrained` maps a scope of the model's parameters (for instance
+        "visual_encoder") to a source; "" or no entry keeps the seed's values.
+      frozen: nested dict of arrays, the frozen parameters at their initial values.
+
+    Returns:
+      The same tree, scopes with a source replaced; the rest is named in the log.
+    """
+    sources = {k: v for k, v in config.get("pretrained", {}).items() if v}
+    for scope in sorted(set(sources) - set(frozen)):  # an ablation without it, say
+        logging.warning(
+            "config.pretrained.%s = %s is not read: the frozen parameters are %s.",
+            scope, sources[scope], ", ".join(sorted(frozen)) or "none",
+        )  # fmt: skip
+    for scope in sorted(set(frozen) - set(sources)):
+        logging.warning("Frozen %s keeps its random initial values.", scope)
+    loaded = {k: load(v, frozen[k]) for k, v in sources.items() if k in frozen}
+    return dict(frozen) | loaded
+
+
+def abstract_parameters(model, *inputs) -> dict:
+    """Shapes of a model's parameters, without computing anything."""
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
+def load(source: str | Path, expected: Mapping) -> dict:
+    """Weights from `source` for a tree of arrays or shapes named as our encoders'."""
+    count = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(expected))
+    file = locate(source, int(count))
+    try:
+        tensors = weight_files.read(file)
+    except weight_files.Damaged as error:
+        leaves = traverse_util.flatten_dict(expected, sep="/")
+        first = min(leaves)
+        raise ValueError(
+            f"{error} Expected: the {len(leaves)} weights of this model, {4 * count} "
+            f"bytes in float32, the first {first} {tuple(leaves[first].shape)}; found: "
+            f"a file of {file.stat().st_size} bytes."
+        ) from error
+    return to_parameters(tensors, expected, str(file))
+
+
+def to_parameters(
+    tensors: Mapping[str, np.ndarray], expected: Mapping, origin: str = "The tensors"
+) -> dict:
+    """Flat tensors in any published naming -> a tree with exactly `expected`'s leaves.
+
+    Args:
+      tensors: {name: array}, names as in weight_names.
+      expected: nested dict of arrays or shapes, our parameter tree.
+      origin: where the tensors come from, for the error.
+
+    Returns:
+      Nested dict of float32 numpy arrays.
+
+    Raises:
+      ValueError: lists missing, extra, mis-shaped and non-finite weights by name.
+    """
+    wanted = traverse_util.flatten_dict(expected, sep="/")
+    found = _of_tower(weight_names.to_paths(tensors), wanted)
+    faults = {
+        "missing": sorted(set(wanted) - set(found)),
+        "extra": [f"{k} {found[k].shape}" for k in sorted(set(found) - set(wanted))],
+        "mis-shaped": [
+            f"{name}: expected {tuple(leaf.shape)}, found {found[name].shape}"
+            for name, leaf in sorted(wanted.items())
+            if name in found and found[name].shape != tuple(leaf.shape)
+        ],
+    }
+    faults["missing"] = [f"{k} {tuple(wanted[k].shape)}" for k in faults["missing"]]
+    out = {
+        name: np.ascontiguousarray(value, dtype=np.float32)
+        for name, value in found.items()
+        if name in wanted
+    }
+    faults["not finite"] = [
+        k for k, v in sorted(out.items()) if not np.isfinite(v).all()
+    ]
+    if any(faults.values()):
+        lines = [
+            f"{len(names)} {kind}: " + "; ".join(names[:LISTED])
+            + (f"; and {len(names) - LISTED} more" if len(names) > LISTED else "")
+            for kind, names in faults.items()
+            if names
+        ]  # fmt: skip
+        raise ValueError(
+            f"{origin} does not hold the weights of this model ({len(found)} found, "
+            f"{len(wanted)} expected). " + " | ".join(lines) + ". Check that the file "
+            "is whole and that the model's size fields are those of the file."
+        )
+    return traverse_util.unflatten_dict(out, sep="/")
+
+
+def _of_tower(found: dict, wanted: Mapping) -> dict:
+    """Without the other CLIP tower and what a CLIP model was built without."""
+    for own, other in (
+        (weight_names.TEXT, weight_names.IMAGE),
+        (weight_names.IMAGE, weight_names.TEXT),
+    ):
+        if any(own.search(name) for name in wanted):
+            found = {k: v for k, v in found.items() if not other.search(k)}
+    optional = r"^(text|visual)_projection/|^text_model/embeddings/position_embedding/"
+    return {k: v for k, v in found.items() if k in wanted or not re.search(optional, k)}
+
+
+def save(path: str | Path, parameters: Mapping) -> None:
+    """Writes a parameter tree as safetensors under our own names, atomically."""
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    flat = traverse_util.flatten_dict(parameters, sep="/")
+    flat = {name: np.ascontiguousarray(value) for name, value in flat.items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(flat, partial, metadata={"format": "gaitjax"})
+    partial.rename(path)
+
+
+def to_huggingface(parameters: Mapping) -> dict[str, np.ndarray]:
+    """A parameter tree -> {Hugging Face PyTorch name: array in PyTorch's layout}."""
+    return weight_names.to_huggingface(traverse_util.flatten_dict(parameters, sep="/"))
+
+
+def locate(source: str | Path, count: int = 0) -> Path:
+    """The file that holds the weights of a file, folder or hub id.
+
+    `count` is the model's number of parameters, for the error's estimate of the size.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        named = [path / name for name in FILES if (path / name).is_file()]
+        others = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES]
+        if named or len(others) == 1:
+            return (named or others)[0]
+        listing = ", ".join(file.name for file in others) or "none of them"
+        raise FileNotFoundError(
+            f"{path} must hold one of {', '.join(FILES)} or a single weights file "
+            f"({', '.join(SUFFIXES)}); it holds {listing}. Name the file itself."
+        )
+    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
+        return _from_hub(str(source), count)
+    raise FileNotFoundError(
+        f"No weights at {path}: not a file, a folder or a hub id (owner/name)."
+    )
+
+
+def _from_hub(repository: str, count: int) -> Path:
+    """Finds in the cache or downloads; a sharded index brings its shards along."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    def cached(name: str) -> bool:
+        return isinstance(try_to_load_from_cache(repository, name), str)
+
+    def fetch(name: str) -> Path:
+        found = try_to_load_from_cache(repository, name)
+        if isinstance(found, str):
+            return Path(found)
+        try:
+            return Path(hf_hub_download(repository, name))
+        except EntryNotFoundError as error:
+            if not isinstance(error, LocalEntryNotFoundError):
+                raise  # the hub answers that there is no such file
+            reason = error
+        except (OSError, ValueError) as error:
+            reason = error
+        estimate = f"{4 * count / 1e6:.3g} MB in float32, by this model's size"
+        size = HUB_MEGABYTES.get(repository.removesuffix("-with-registers"))
+        raise FileNotFoundError(
+            f"{name} of {repository} ({f'{size:,} MB' if size else estimate}) is not "
+            "in the local cache and could not be fetched ("
+            f"{type(reason).__name__}: {str(reason).splitlines()[0]}). Where there is "
+            f'a network run: hf download {repository} --include "model*safetensors*" '
+            f"--local-dir weights/{repository.split('/')[1]}  and give that folder as "
+            "the source."
+        ) from reason
+
+    for name in sorted(FILES, key=lambda name: not cached(name)):
+        try:
+            file = fetch(name)
+        except EntryNotFoundError:
+            continue
+        if name.endswith(".index.json"):
+            for shard in sorted(set(weight_files.shards(file).values())):
+                fetch(shard)
+        return file
+    raise FileNotFoundError(
+        f"{repository} on the hub holds none of {', '.join(FILES)}. "
+        f"Look at https://huggingface.co/{repository}/tree/main and give the file."
+    )

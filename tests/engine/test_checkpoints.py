@@ -1,0 +1,195 @@
+"""Checkpoints: exact, skipped when damaged, refused for another run."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import gaitbase
+from gaitjax.engine import checkpoints, sharding
+
+
+@pytest.fixture
+def shardings():
+    mesh = sharding.make_mesh(gaitbase.get_config().mesh)
+    return lambda tree: sharding.infer_shardings(tree, ((".*", ()),), mesh)
+
+
+def state(step, shardings):
+    tree = {"step": jnp.int32(step), "w": jnp.arange(6.0).reshape(2, 3) / 7 + step}
+    return jax.device_put(tree, shardings(tree))
+
+
+def saved(folder, shardings, steps, keep=3):
+    config = gaitbase.get_config()
+    store = checkpoints.Checkpoints(str(folder), keep)
+    description = checkpoints.describe(config, "data")
+    for step in steps:
+        store.save(step, state(step, shardings), description)
+    store.wait()
+    store.close()
+    return description
+
+
+def restore(folder, shardings, description):
+    target = state(0, shardings)
+    store = checkpoints.Checkpoints(str(folder), 3)
+    restored = store.restore(
+        checkpoints.abstract(target, shardings(target)), description
+    )
+    store.close()
+    return restored
+
+
+def test_round_trip_is_bit_equal_and_newest(tmp_path, shardings):
+    description = saved(tmp_path, shardings, (1, 2, 5))
+    restored, step = restore(tmp_path, shardings, description)
+    assert step == 5 and int(restored["step"]) == 5
+    np.testing.assert_array_equal(restored["w"], state(5, shardings)["w"])
+
+
+def test_only_the_newest_are_kept(tmp_path, shardings):
+    saved(tmp_path, shardings, (1, 2, 3, 4, 5), keep=2)
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()}
+    assert kept == {4, 5}
+
+
+def test_a_reader_changes_nothing_of_a_run_that_is_being_written(tmp_path, shardings):
+    saved(tmp_path, shardings, (1,))
+    writing = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    writing.mkdir()
+    store = checkpoints.Checkpoints(str(tmp_path), None, read_only=True)
+    target = state(0, shardings)
+    target = checkpoints.abstract(target, shardings(target))
+    assert store.restore(target, None)[1] == 1
+    store.close()
+    assert writing.is_dir()
+
+
+def test_nothing_there(tmp_path, shardings):
+    assert restore(tmp_path, shardings, None) is None
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
+def test_a_damaged_checkpoint_is_skipped(tmp_path, shardings, damage):
+    description = saved(tmp_path, shardings, (1, 2))
+    files = [
+        p
+        for p in (tmp_path / "checkpoints" / "2" / "state").rglob("*")
+        if p.is_file() and p.stat().st_size
+    ]
+    for path in files:
+        if damage == "remove":
+            path.unlink()
+        elif damage == "flip":  # one byte: Orbax itself reads some of these
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 0xFF
+            path.write_bytes(data)
+        else:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    restored, step = restore(tmp_path, shardings, description)
+    assert step == 1
+    np.testing.assert_array_equal(restored["w"], state(1, shardings)["w"])
+
+
+def test_nothing_is_started_over_where_no_checkpoint_can_be_read(tmp_path, shardings):
+    description = saved(tmp_path, shardings, (1,))
+    for path in (tmp_path / "checkpoints" / "1" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    with pytest.raises(ValueError, match="None of the 1 checkpoints .* can be read"):
+        restore(tmp_path, shardings, description)
+
+
+def test_checksums_see_every_bit_and_place():
+    tree = {"w": jnp.arange(6.0).reshape(2, 3), "n": jnp.int32(3), "b": jnp.array(True)}
+    first = checkpoints.checksums(tree)
+    assert len(first) == 3 and first == checkpoints.checksums(tree)
+    swapped = tree["w"][:, jnp.array([1, 0, 2])]
+    for name, value in (("w", swapped), ("n", jnp.int32(2)), ("b", jnp.array(False))):
+        other = checkpoints.checksums({**tree, name: value})
+        assert sum(a != b for a, b in zip(first, other)) == 1
+    wide = np.arange(3.0) / 7  # float64, as host arrays may be
+    for bit in range(64):
+        flipped = wide.copy()
+        flipped.view(np.uint64)[2] ^= np.uint64(1 << bit)
+        assert checkpoints.checksums([flipped]) != checkpoints.checksums([wide]), bit
+
+
+def test_another_config_or_data_is_refused(tmp_path, shardings):
+    description = saved(tmp_path, shardings, (1,))
+    config = gaitbase.get_config()
+    config.optimizer.learning_rate = 0.5
+    config.data.workers = 7  # does not change what is computed
+    with pytest.raises(ValueError, match=r"config.optimizer.learning_rate: .* -> 0.5"):
+        restore(tmp_path, shardings, checkpoints.describe(config, "data"))
+    with pytest.raises(ValueError, match="data fingerprint: data -> other"):
+        restore(tmp_path, shardings, {**description, "data": "other"})
+    config = gaitbase.get_config()
+    config.data.workers = 7
+    config.evaluation.batch_size = 3
+    assert restore(tmp_path, shardings, checkpoints.describe(config, "data"))[1] == 1
+
+
+def test_other_frozen_weights_in_the_same_file_are_refused(tmp_path, shardings):
+    config = gaitbase.get_config()
+    config.pretrained = {"encoder": "w.safetensors", "text": ""}
+    frozen = {"encoder": {"w": jnp.arange(3.0)}, "text": {"w": jnp.ones(2)}}
+    plain = checkpoints.describe(config, "data")
+    description = plain | checkpoints.weights_of_files(config, frozen)
+    frozen["text"] = {"w": jnp.zeros(2)}  # of the seed: described by the config
+    assert description == plain | checkpoints.weights_of_files(config, frozen)
+    frozen["encoder"] = {"w": jnp.arange(3.0) + 1}
+    other = plain | checkpoints.weights_of_files(config, frozen)
+    store = checkpoints.Checkpoints(str(tmp_path), 3)
+    store.save(1, state(1, shardings), plain)  # as older versions did
+    store.wait()
+    store.close()
+    assert restore(tmp_path, shardings, other)[1] == 1
+    store = checkpoints.Checkpoints(str(tmp_path), 3)
+    store.save(2, state(2, shardings), description)
+    store.wait()
+    store.close()
+    assert restore(tmp_path, shardings, description)[1] == 2
+    with pytest.raises(ValueError, match="the weights in config.pretrained.encoder: "):
+        restore(tmp_path, shardings, other)
+
+
+def test_a_damaged_newest_checkpoint_is_replaced(tmp_path, shardings):
+    description = saved(tmp_path, shardings, (1, 4))
+    for path in (tmp_path / "checkpoints" / "4" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    assert restore(tmp_path, shardings, description)[1] == 1
+    saved(tmp_path, shardings, (3,))  # below the damaged one
+    assert restore(tmp_path, shardings, description)[1] == 3
+    saved(tmp_path, shardings, (4,))  # in its place
+    restored, step = restore(tmp_path, shardings, description)
+    assert step == 4
+    np.testing.assert_array_equal(restored["w"], state(4, shardings)["w"])
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path, shardings):
+    config = gaitbase.get_config()
+    description = checkpoints.describe(config, "data")
+    key = "ccpg_gait/mean/rank1"
+    store = checkpoints.Checkpoints(str(tmp_path), 2, best=key)
+    for step, metric in ((1, 20.0), (2, 70.0), (3, None), (4, 50.0), (5, None)):
+        metrics = None if metric is None else {key: metric}
+        store.save(step, state(step, shardings), description, metrics)
+    store.wait()
+    with pytest.raises(ValueError, match="'ccpg_gait/mean/rank1' is none of the res"):
+        store.save(6, state(6, shardings), description, {"other": 1.0})
+    store.close()
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.is_dir()}
+    assert kept == {2, 4, 5}
+    target = checkpoints.abstract(state(0, shardings), shardings(state(0, shardings)))
+    store = checkpoints.Checkpoints(str(tmp_path), None, best=key)
+    assert store.restore(target, None)[1] == 5
+    restored, step = store.restore(target, None, "best")
+    assert step == 2 and int(restored["step"]) == 2
+    store.close()
+    store = checkpoints.Checkpoints(str(tmp_path), None)
+    with pytest.raises(ValueError, match="checkpoint='best' with config.train.keep_be"):
+        store.restore(target, None, "best")
+    store.close()

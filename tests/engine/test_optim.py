@@ -1,0 +1,101 @@
+"""Optimizers against the published update rules, by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import common
+from gaitjax.engine import optim
+
+
+def config(**fields):
+    settings = common.base("test", "synthetic").optimizer
+    settings.update(fields)
+    return settings
+
+
+def test_milestones():
+    settings = config(learning_rate=0.1, milestones=(2, 4), gamma=0.1)
+    schedule = optim.make_schedule(settings, total_steps=6)
+    rates = [float(schedule(step)) for step in range(6)]
+    expected = [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_the_warm_up_is_constant_or_a_cycle_of_its_own():
+    warmup = common.base("test", "synthetic").warmup
+    warmup.steps = 40
+    settings = config(learning_rate=0.1, schedule="milestones")
+    schedule = optim.make_warm_up_schedule(settings, warmup)
+    assert all(float(schedule(step)) == pytest.approx(0.1) for step in range(40))
+    warmup.learning_rate = 0.5
+    settings.schedule = "onecycle"
+    schedule = optim.make_warm_up_schedule(settings, warmup)
+    rates = [float(schedule(step)) for step in range(41)]
+    assert rates[0] == pytest.approx(0.02) and rates[2] == pytest.approx(0.5)
+    assert max(rates) == rates[2] and rates[40] == pytest.approx(0.0, abs=1e-6)
+    assert rates[21] == pytest.approx(0.25)  # half of the cosine
+
+
+def test_cosine_and_onecycle_end_at_the_final_rate():
+    for name in ("cosine", "onecycle"):
+        settings = config(
+            schedule=name, learning_rate=0.3, final_learning_rate=0.01, rise_steps=5
+        )
+        schedule = optim.make_schedule(settings, total_steps=20)
+        rates = [float(schedule(step)) for step in range(30)]
+        assert max(rates) == pytest.approx(0.3)
+        assert rates[20] == rates[29] == pytest.approx(0.01)
+
+
+def test_sgd_is_pytorchs_momentum_with_l2():
+    settings = config(learning_rate=0.5, momentum=0.9, weight_decay=0.1, milestones=())
+    tx = optim.make_optimizer(settings, optim.make_schedule(settings, 10))
+    params = {"w": jnp.array(2.0)}
+    state, weight, momentum = tx.init(params), 2.0, 0.0
+    for gradient in (1.0, -0.5, 0.25):
+        updates, state = tx.update({"w": jnp.array(gradient)}, state, params)
+        params = {"w": params["w"] + updates["w"]}
+        momentum = 0.9 * momentum + gradient + 0.1 * weight
+        weight -= 0.5 * momentum
+        assert float(params["w"]) == pytest.approx(weight, rel=1e-6)
+
+
+def test_no_decay_and_decoupled_decay():
+    settings = config(name="adamw", learning_rate=0.1, weight_decay=0.5,
+                      schedule="constant", no_decay=("/bias$",))  # fmt: skip
+    tx = optim.make_optimizer(settings, optim.make_schedule(settings, 10))
+    params = {"a": {"kernel": jnp.array(1.0), "bias": jnp.array(1.0)}}
+    zero = {"a": {"kernel": jnp.array(0.0), "bias": jnp.array(0.0)}}
+    updates, _ = tx.update(zero, tx.init(params), params)
+    assert float(updates["a"]["kernel"]) == pytest.approx(-0.05)
+    assert float(updates["a"]["bias"]) == 0.0
+
+
+@pytest.mark.parametrize("field", ["name", "schedule"])
+def test_unknown_names_list_the_choices(field):
+    settings = config(**{field: "magic"})
+    with pytest.raises(ValueError, match="magic.*choose from"):
+        optim.make_optimizer(settings, optim.make_schedule(settings, 10))
+
+
+def test_cosine_ends_at_decay_steps():
+    settings = config(
+        schedule="cosine", learning_rate=0.2, final_learning_rate=0.02, decay_steps=4
+    )
+    schedule = optim.make_schedule(settings, total_steps=8)
+    rates = [float(schedule(step)) for step in (0, 2, 4, 8)]
+    np.testing.assert_allclose(rates, [0.2, 0.11, 0.02, 0.02], rtol=1e-6)
+
+
+def test_rates_scale_the_learning_rate_of_the_first_match():
+    settings = config(
+        name="sgd", learning_rate=1.0, momentum=0.0, weight_decay=0.0,
+        schedule="constant", rates=(("^a/", 0.1), ("kernel$", 0.5)),
+    )  # fmt: skip
+    tx = optim.make_optimizer(settings, optim.make_schedule(settings, 1))
+    params = {"a": {"kernel": jnp.ones(2)}, "b": {"kernel": jnp.ones(2)}, "c": 1.0}
+    updates, _ = tx.update(params, tx.init(params), params)
+    np.testing.assert_allclose(updates["a"]["kernel"], -0.1)
+    np.testing.assert_allclose(updates["b"]["kernel"], -0.5)
+    np.testing.assert_allclose(updates["c"], -1.0)
