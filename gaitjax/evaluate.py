@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from gaitjax.engine.checkpoints import FREE, Checkpoints, abstract
 from gaitjax.pictures import charts as report
 from gaitjax.retrieval import grew_submission, protocols
 from gaitjax.retrieval.distance import METRICS
+from gaitjax.run_folder import write_config, write_json
 from gaitjax.state import (
     Setup,
     TrainState,
@@ -203,18 +203,6 @@ def load_run(
     return state._replace(**restored[0])
 
 
-def write_config(config, workdir: str) -> None:
-    """WORKDIR/config.json, whole or not at all: what re-rankers read a run by."""
-    if jax.process_index() > 0:
-        return
-    path = Path(workdir) / "config.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name("config.json.tmp")
-    plain = json.loads(config.to_json_best_effort())
-    partial.write_text(json.dumps(plain, indent=2) + "\n")
-    os.replace(partial, path)
-
-
 def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, Any]:
     """Evaluates, writes WORKDIR/results.json and pictures/, prints the table."""
     evaluation = evaluate_state(config, setup, state)
@@ -239,9 +227,7 @@ def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, A
         return results
     folder = Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "results.json.tmp"
-    partial.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(partial, folder / "results.json")
+    write_json(folder / "results.json", results)
     print(
         f"\n{config.name} at step {results['step']:,} on {results['dataset']}/"
         f"{results['split']}: {results['sequences']:,} sequences of "

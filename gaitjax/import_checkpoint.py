@@ -7,7 +7,6 @@ WORKDIR/import.json says what matched. Mode "evaluate" reads the run like any ot
 mode "train" goes on from it.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from flax import traverse_util
 
 from gaitjax.engine import cluster, sharding
 from gaitjax.engine.checkpoints import IMPORTED, Checkpoints, describe
-from gaitjax.evaluate import write_config
+from gaitjax.run_folder import write_config, write_json
 from gaitjax.state import (
     Setup,
     TrainState,
@@ -58,10 +57,7 @@ def run(config, workdir: str) -> dict[str, Any]:
     values, parity = torch_names.fit(config.model.name, tensors, variables)
     report = _report(config, values, parity, variables["params"])
     cluster.say(_summary(report))
-    if jax.process_index() == 0:
-        path = Path(workdir) / "import.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1) + "\n")
+    write_json(Path(workdir) / "import.json", report)
     if parity.faults() and not (config.partial and values):
         raise ValueError(
             f"{file} does not fit {config.name}; see {workdir}/import.json. Choose the "

@@ -29,6 +29,7 @@ from gaitjax.engine.checkpoints import (
 from gaitjax.engine.cluster import Stop
 from gaitjax.engine.log import MetricLog
 from gaitjax.losses import total_loss
+from gaitjax.run_folder import write_config
 from gaitjax.state import (
     Setup,
     TrainState,
@@ -155,7 +156,7 @@ def run(config, workdir: str) -> dict[str, Any]:
         Checkpoints(workdir, config.train.keep, config.train.keep_best)
     ) as checkpoints, Stop():  # fmt: skip
         state, step = restore_or_new(config, setup, checkpoints, description)
-        evaluate.write_config(config, workdir)
+        write_config(config, workdir)
         if step:
             cluster.say(f"Continuing the run in {workdir} from step {step} of {last}.")
         if step == last:
@@ -298,7 +299,7 @@ def _results(config, setup: Setup, state: TrainState) -> dict[str, float] | None
 
 def summary(setup: Setup, config, data) -> str:
     """One paragraph printed at the start: sizes, so that surprises are seen early."""
-    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
     state = setup.abstract_state
     return (
         f"{config.name}: {count(state.params):,} trainable and "

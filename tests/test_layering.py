@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "losses": {"losses", "parts.output"},
     "retrieval": {"retrieval"},
     "data": {"data", "engine"},
-    "weights": {"weights", "engine.guards"},
+    "weights": {"weights", "engine.guards", "engine.atomic"},
     "run_folder": {"engine"},
     "state": {"engine", "models", "weights"},
     "pictures": {"pictures", "data", "retrieval", "run_folder"},

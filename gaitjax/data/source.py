@@ -6,13 +6,14 @@ TensorFlow: TFDS's `as_data_source` over array_record shards.
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from gaitjax.engine.atomic import replacing
 
 
 class Index(NamedTuple):
@@ -188,10 +189,9 @@ def _index(folder, split, records, shards):
     digest.update(repr([(s.name, s.stat().st_size) for s in shards]).encode())
     fingerprint = digest.hexdigest()[:16]
     try:
-        partial = cache.with_suffix(f".{os.getpid()}.tmp.npz")
         columns = index._asdict() | {"present": np.array(has)}  # bool [n 4]
-        np.savez(partial, state=state, fingerprint=fingerprint, **columns)
-        os.replace(partial, cache)
+        with replacing(cache, "wb") as file:
+            np.savez(file, state=state, fingerprint=fingerprint, **columns)
     except OSError:
         pass  # read-only folder
     return index, fingerprint, dict(zip(STORED, np.array(has).T, strict=True))

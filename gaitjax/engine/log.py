@@ -17,6 +17,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from gaitjax.engine.atomic import replacing
+
 FILE_NAME = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
 SIGNIFICANT_DIGITS = 6
@@ -213,12 +215,8 @@ def _drop_rows_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line, row in _lines(path) if step and row["step"] <= step]
-    new = path.with_name(path.name + ".new")
-    with new.open("w", encoding="utf-8") as file:
+    with replacing(path) as file:
         file.writelines(line + "\n" for line in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -12,8 +11,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from gaitjax import evaluate
+from gaitjax import evaluate, run_folder
 from gaitjax.data import pipeline, source
+from gaitjax.engine.atomic import replacing
 from gaitjax.state import Setup, TrainState, build, example_batch, model_variables
 
 
@@ -55,7 +55,7 @@ def read_config(config) -> ConfigDict:
             f"{path}. Train one, for instance ./run.sh train configs/gaitbase.py, and "
             "name its folder with --config.base_run=runs/gaitbase."
         )
-    base_config = ConfigDict(_with_tuples(json.loads(path.read_text())))
+    base_config = run_folder.read_config(folder)
     with base_config.unlocked(), base_config.ignore_type():
         # the devices of today, not those of its training
         for name in ("mesh", "sharding", "sharding_rules"):
@@ -118,11 +118,8 @@ def stored_embeddings(base: Base, data: source.Source, workdir: str) -> Table:
             base.setup.mesh,
         )
         if jax.process_index() == 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(f".{os.getpid()}.tmp")
-            with partial.open("wb") as file:
+            with replacing(path, "wb") as file:
                 np.save(file, embeddings)
-            os.replace(partial, path)
         multihost_utils.sync_global_devices(f"embeddings {fingerprint}")
     return Table(
         _load(path),
@@ -140,10 +137,3 @@ def _load(path: Path, seconds: float = 60) -> np.ndarray:
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     return np.load(path, mmap_mode="r")
-
-
-def _with_tuples(value):
-    """JSON's lists as the tuples that configs have."""
-    if isinstance(value, dict):
-        return {name: _with_tuples(item) for name, item in value.items()}
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -6,8 +6,6 @@ base run -> its model -> train split embedded once -> top-v lists -> triplets ->
 
 import contextlib
 import functools
-import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +31,7 @@ from gaitjax.rerank import compare as compare_rerankers
 from gaitjax.rerank import lists as ranking_lists
 from gaitjax.rerank.base_run import Table
 from gaitjax.retrieval import distance
+from gaitjax.run_folder import write_json
 from gaitjax.state import Setup, TrainState, check_positive, stored_part
 
 WITHOUT_NEGATIVE = ("skip", "nearest")
@@ -470,9 +469,7 @@ def rerank(config, workdir: str) -> dict[str, Any]:
         return report
     suffix = "_" + data.name.replace("/", "_") if config.data.test_dataset else ""
     path = Path(workdir) / f"rerank{suffix}.json"
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(partial, path)
+    write_json(path, report)
     score_fn = compare_rerankers.pair_score(reranker.model, reranker.params)
     lists = compare_rerankers.all_rankings(
         methods, names, embeddings, index, table.metric, score_fn, config.evaluation

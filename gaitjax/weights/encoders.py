@@ -25,6 +25,7 @@ import numpy as np
 from absl import logging
 from flax import traverse_util
 
+from gaitjax.engine.atomic import replacing
 from gaitjax.weights import encoder_names as weight_names
 from gaitjax.weights import files as weight_files
 from gaitjax.weights.files import LISTED, SUFFIXES
@@ -182,14 +183,12 @@ def _of_tower(found: dict, wanted: Mapping) -> dict:
 
 def save(path: str | Path, parameters: Mapping) -> None:
     """Writes a parameter tree as safetensors under our own names, atomically."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as to_bytes
 
-    path = Path(path)
     flat = traverse_util.flatten_dict(parameters, sep="/")
     flat = {name: np.ascontiguousarray(value) for name, value in flat.items()}
-    partial = path.with_name(path.name + ".partial")
-    save_file(flat, partial, metadata={"format": "gaitjax"})
-    partial.rename(path)
+    with replacing(path, "wb") as file:
+        file.write(to_bytes(flat, metadata={"format": "gaitjax"}))
 
 
 def to_huggingface(parameters: Mapping) -> dict[str, np.ndarray]:
