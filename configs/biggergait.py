@@ -67,7 +67,7 @@ def _shrink(config):
     config.pretrained.visual_encoder = ""
     config.frozen = ()
     config.loss.silhouette = dict(weight=1.0)
-    config.warmup.update(
+    config.warmup = common.warm_up(
         steps=600, losses=("silhouette",), trainable="^(decoder|visual_encoder)/",
         ids_per_batch=4, num_frames=3, learning_rate=8e-3,
     )  # fmt: skip

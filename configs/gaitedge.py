@@ -41,7 +41,7 @@ def get_config(dataset: str = "synthetic"):
     )
     config.optimizer.rates = (("^unet/", 0.1),)  # in the warm-up too
     config.train.trainable = "^(?!unet/down)"  # ... and no weight decay; "": both free
-    config.warmup.update(
+    config.warmup = common.warm_up(
         losses=("binary_cross_entropy",), trainable="^unet/", learning_rate=1e-2
     )
     if dataset in SMALL:

@@ -101,7 +101,7 @@ def get_config(dataset: str = "synthetic"):
         smoothness=dict(weight=0.01, reduce="channel"),
         diversity=dict(weight=5.0),
     )
-    config.warmup.losses = ("silhouette",)
+    config.warmup = common.warm_up(losses=("silhouette",))
     config.pretrained = dict(  # a file, a folder or a hub id; "": the seed's values
         visual_encoder="facebook/dinov2-small",
         text_encoder="openai/clip-vit-base-patch16",

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from gaitjax.data import pipeline, source
 from gaitjax.engine import cluster, log
-from gaitjax.engine.checkpoints import FREE, Checkpoints, abstract
+from gaitjax.engine.checkpoints import Checkpoints, abstract
 from gaitjax.pictures import charts as report
 from gaitjax.retrieval import grew_submission, protocols
 from gaitjax.retrieval.distance import METRICS
-from gaitjax.run_folder import write_config, write_json
+from gaitjax.run_folder import is_free, write_config, write_json
 from gaitjax.state import (
     Setup,
     TrainState,
@@ -168,7 +168,7 @@ def made_otherwise(config, frozen, folder: str) -> str:
     changed = [
         f"config.{name}={old.get(name)} (here {new.get(name)})"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name) and name not in ("seed", *FREE)
+        if old.get(name) != new.get(name) and name != "seed" and not is_free(name)
     ]
     if not changed:
         return ""
@@ -196,7 +196,7 @@ def load_run(
         )
     checkpoints = Checkpoints(workdir, None, best, read_only=True)  # it may yet run
     target = stored_part(abstract(setup.abstract_state, setup.shardings))
-    restored = checkpoints.restore(target, None, first)
+    restored = checkpoints.restore(target, first=first)
     checkpoints.close()
     if restored is None:
         raise ValueError(f"No checkpoint in {workdir} can be read. {made}".strip())

@@ -16,8 +16,8 @@ import numpy as np
 from flax import traverse_util
 
 from gaitjax.engine import cluster, sharding
-from gaitjax.engine.checkpoints import IMPORTED, Checkpoints, describe
-from gaitjax.run_folder import write_config, write_json
+from gaitjax.engine.checkpoints import Checkpoints
+from gaitjax.run_folder import IMPORTED, describe, write_config, write_json
 from gaitjax.state import (
     Setup,
     TrainState,
