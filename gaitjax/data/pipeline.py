@@ -37,20 +37,11 @@ def train_rows(source: Source, config, step: int) -> np.ndarray:
 def _rows(identity: np.ndarray, config, step: int) -> np.ndarray:
     return sampling.identity_batch(
         identity,
-        ids_per_batch=batch_size(config, step)[0],
+        ids_per_batch=config.data.ids_per_batch,
         seqs_per_id=config.data.seqs_per_id,
         seed=config.seed,
         step=step,
     )
-
-
-def batch_size(config, step: int) -> tuple[int, int]:
-    """(identities, frames of a clip) of `step`; the warm-up may have smaller ones."""
-    sizes = config.data.ids_per_batch, config.data.num_frames
-    if step >= config.warmup.steps:
-        return sizes
-    own = config.warmup.ids_per_batch, config.warmup.num_frames
-    return own[0] or sizes[0], own[1] or sizes[1]
 
 
 def train_batches(
@@ -74,8 +65,8 @@ def train_batches(
         stop_step=stop_step,
         damaged=damaged,
     )
-    for step, batch in enumerate(batches, start=start_step):
-        rows = batch_size(config, step)[0] * config.data.seqs_per_id
+    rows = config.data.ids_per_batch * config.data.seqs_per_id
+    for batch in batches:
         yield to_global(batch, mesh, rows)
 
 
@@ -120,7 +111,7 @@ def host_batches(
 
     def load_one(step: int, position: int, row: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng([config.seed, step, position])
-        length = most = batch_size(config, step)[1]
+        length = most = config.data.num_frames
         if data.min_frames:
             length = int(rng.integers(min(data.min_frames, most), most + 1))
         frames = sampling.clip_indices(

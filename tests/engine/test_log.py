@@ -99,13 +99,6 @@ def test_only_process_zero_writes(tmp_path, monkeypatch):
 
 
 def test_mistakes_are_answered(tmp_path):
-    with pytest.raises(RuntimeError, match="with MetricLog"):
-        log.MetricLog(tmp_path).write(1, "train", {})
-    with log.MetricLog(tmp_path) as metric_log:
-        with pytest.raises(ValueError, match=r'"total" has shape \(2,\)'):
-            metric_log.write(1, "train", {"total": np.ones(2)})
-        with pytest.raises(ValueError, match=r"\['kind'\]"):
-            metric_log.write(1, "train", {"kind": 1.0})
     with pytest.raises(FileNotFoundError, match="runs/lmgait"):
         log.read_metrics(tmp_path / "absent.jsonl")
     (tmp_path / "bad.jsonl").write_text('{"step": 1}\nnonsense\n')

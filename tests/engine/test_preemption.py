@@ -12,13 +12,12 @@ from collections import Counter
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 from configs import cargait, gaitbase
-from gaitjax import evaluate, state, train
+from gaitjax import evaluate, run_folder, state, train
 from gaitjax.data import pipeline
-from gaitjax.engine import checkpoints, cluster, log, sharding
+from gaitjax.engine import checkpoints, cluster, log, loop, sharding
 from gaitjax.engine.log import read_metrics
 from gaitjax.rerank import base_run
 from gaitjax.rerank import train as train_reranker
@@ -307,7 +306,7 @@ def test_a_full_disk_at_a_log_row_is_one_sentence(tmp_path):
 
 def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(tmp_path, monkeypatch):
     store = checkpoints.Checkpoints(str(tmp_path), keep=2)
-    description = checkpoints.describe(gaitbase.get_config(), "data")
+    description = run_folder.describe(gaitbase.get_config(), "data")
 
     def full(*args, **kwargs):
         raise RuntimeError("write failed") from OSError(28, "No space left on device")
@@ -394,15 +393,24 @@ def test_stop_is_noticed_and_handlers_come_back(monkeypatch):
 
 @pytest.mark.parametrize("best", ["", "metric"])
 def test_preempted_while_it_evaluates_it_saves_and_ends(tmp_path, monkeypatch, best):
-    """Three steps of `_fit`, a checkpoint and an evaluation at each second."""
+    """A checkpoint and an evaluation at each second step; the second one is cut off."""
     events = []
 
     class Store:
-        def save(self, step, state, description, results):
-            events.append((f"save {int(state['step'])} of {step}", results))
+        def __init__(self, *_):
+            pass
+
+        def restore(self, *_):
+            return None
+
+        def save(self, step, stored, description, results):
+            events.append((f"save {int(stored['step'])} of {step}", results))
 
         def wait(self):
             events.append("wait")
+
+        def close(self):
+            pass
 
     def evaluated(config, setup, state):
         events.append(f"evaluate {int(state.step)}")
@@ -414,21 +422,25 @@ def test_preempted_while_it_evaluates_it_saves_and_ends(tmp_path, monkeypatch, b
         return state._replace(step=state.step + 1), {"total": batch}
 
     config = silhouette_config()
-    config.train.update(steps=6, checkpoint_every=2, log_every=9, keep_best=best)
+    config.train.update(steps=6, keep_best=best)
     config.evaluation.every_steps = 2
-    first = state.TrainState(np.int32(0), {"w": np.ones(2, np.float32)}, {}, {}, {})
-    setup = types.SimpleNamespace(
-        mesh=None, tx=optax.sgd(0.1), schedule=lambda step: 0.1,
-        shardings=types.SimpleNamespace(opt_state=None),
-    )  # fmt: skip
-    monkeypatch.setattr(train, "step_functions", lambda *_: (jax.jit(step),) * 2)
-    monkeypatch.setattr(sharding, "memory", lambda *_: {})
     monkeypatch.setattr(evaluate, "evaluate_state", evaluated)
-    batches = [np.float32(1)] * 6
-    monkeypatch.setattr(pipeline, "train_batches", lambda *_, **__: batches)
+    monkeypatch.setattr(loop, "Checkpoints", Store)
+    parameters = {"w": jax.numpy.ones(2)}
+    phase = loop.Phase(
+        name="training", last=6, step=jax.jit(step), rate=lambda done: 0.1,
+        batches=lambda start, stop: iter([np.float32(1)] * 6), name_rows=str,
+    )  # fmt: skip
+    task = loop.Task(
+        name="fake", phases=[phase], target={}, stored=state.stored_part,
+        new_state=lambda: state.TrainState(jax.numpy.int32(0), parameters, {}, {}, {}),
+        restored=None, describe=lambda _: {}, differences=None,
+        **train._hooks(config, None, [phase], tmp_path),
+    )  # fmt: skip
     with pytest.raises(SystemExit) as end:
-        train._fit(
-            config, setup, first, 0, 6, np.int32(0), None, tmp_path, Store(), {}
+        loop.fit(
+            task, tmp_path, np.int32(0), log_every=9, checkpoint_every=2, keep=2,
+            keep_best=best,
         )  # fmt: skip
     assert end.value.code == 0
     saved = [("save 2 of 2", {"metric": 1.0} if best else None), "evaluate 2"]

@@ -12,6 +12,7 @@ import pytest
 from configs import cargait as cargait_config
 from configs import gaitbase as gaitbase_config
 from gaitjax.data.source import Index, Source
+from gaitjax.engine import loop
 from gaitjax.engine.log import read_metrics
 from gaitjax.pictures import reranking as rerank_pictures
 from gaitjax.rerank import base_run, cargait
@@ -196,11 +197,12 @@ def test_nan_names_the_step_the_term_and_the_triplets():
     lists = lists_of(table, size=5)
     drawn = ranking_lists.draw_triplets(lists, count=2, seed=config.seed, step=2)
     terms = {"total": np.nan, "ranking": 1.0}
+    name_rows = functools.partial(train_reranker._name_triplets, config, table, lists)
     with pytest.raises(FloatingPointError, match="Step 3: total not finite") as caught:
-        train_reranker._check_finite(3, terms, config, table, lists)
+        loop.check_finite(3, terms, name_rows)
     triplets = [", ".join(table.key[[*rows]]) for rows in zip(*drawn)]
     assert all(triplet in str(caught.value) for triplet in triplets)
-    train_reranker._check_finite(3, {"total": 1.0}, config, table, lists)
+    loop.check_finite(3, {"total": 1.0}, name_rows)
 
 
 def test_wrong_head_count_and_missing_attention_are_explained():
@@ -522,7 +524,7 @@ def toy_base(monkeypatch):
     config = gaitbase_config.get_config()
     config.evaluation.protocols = ("casia_b",)
     state = TrainState(np.int32(5), {}, {}, {}, {})
-    base = base_run.Base(config, Setup(*[None] * 8), state, "base")
+    base = base_run.Base(config, Setup(*[None] * 6), state, "base")
     embedded = []
 
     def split(base, name, dataset=""):
