@@ -45,7 +45,7 @@ def load_config(name: str):
 def random_batches(config, step):
     """Random arrays of the shapes at this step, labels grouped by identity."""
     rng = np.random.default_rng(0)
-    people, frames = pipeline.batch_size(config, step)
+    people, frames = config.data.ids_per_batch, config.data.num_frames
     rows = people * config.data.seqs_per_id
     batch = {}
     for name, shape in states.example_batch(config).items():

@@ -179,7 +179,7 @@ def scrambled_smoothness(both):
     """BigGait's mask smoothness: [N h w 2] read as [N 2 h w], channels summed."""
     frames, height, width, channels = both.shape
     total = both.reshape(frames, channels, height, width).sum(1)  # [N h w]
-    magnitude = losses.sobel_magnitude(total[..., None])
+    magnitude = losses.maps.sobel_magnitude(total[..., None])
     return jnp.sum(magnitude) / both.size
 
 

@@ -53,7 +53,7 @@ def triplet(case, settings, labels):
             seqs_per_id=len(labels) // len(np.unique(labels)),
             margin=settings["margin"],
         )
-        distances = losses.pairwise_distances(embeddings)
+        distances = losses.metric.pairwise_distances(embeddings)
         extras = {"loss_num": count, "mean_dist": distances.mean((1, 2))}
         return (value + grouped) / 2, extras
 
@@ -90,7 +90,7 @@ def supcon(case, settings, labels):
     def by_dot_product(x):  # [n views c]
         views = x.shape[1]
         x = x.reshape(-1, x.shape[-1])
-        terms, _ = losses.supervised_contrastive(
+        terms, _ = losses.contrastive.supervised_contrastive(
             x @ x.T / temperature, jnp.repeat(labels, views)
         )
         return terms.mean(), {}

@@ -1,7 +1,7 @@
 """Skeleton maps: key points -> images of joints and limbs, what SkeletonGait reads.
 
 Fan et al., "SkeletonGait: Gait Recognition Using Skeleton Maps", AAAI 2024, section
-"Skeleton Map"; numbers of `ZOO` B.7. Pure numpy and cv2, a few milliseconds a frame.
+"Skeleton Map"; sizes are those of its released code. A few milliseconds a frame.
 """
 
 import numpy as np
@@ -22,10 +22,10 @@ def skeleton_maps(keypoints: np.ndarray) -> np.ndarray:
     """float [T 17 3] (x, y, confidence) -> uint8 [T 64 64 2]: limbs, joints.
 
     Key points that are missing should have been filled in (`impute`). A frame whose
-    joints have no height gives an empty map. The centre is the middle of the hips; a
-    hip that no frame has, (0, 0, 0), does not count: the other one is the centre, or
-    that of the joints where both are missing. `ZOO` B.7 says nothing of it; taken
-    literally the origin would be averaged in, which moves the map by many columns.
+    joints have no height gives an empty map. The centre is the middle of the hips.
+    Where one hip is missing, (0, 0, 0), the other is the centre; where both are, the
+    middle of the joints. The paper leaves this open; averaging the (0, 0) in would
+    move the map by many columns.
     """
     return np.stack([_map(points) for points in np.asarray(keypoints, np.float32)])
 

@@ -1,9 +1,11 @@
 """Which sequences and which frames make a batch: pure numpy functions of (seed, step).
 
-A resumed run therefore reads exactly what the first one would have read.
+A resumed run therefore reads what an uninterrupted one would have read.
 """
 
 import numpy as np
+
+from gaitjax.engine.guards import require
 
 
 def identity_batch(
@@ -12,20 +14,18 @@ def identity_batch(
     """Rows of a P x K batch, grouped by identity: int [ids_per_batch * seqs_per_id].
 
     P identities without replacement; of each, K sequences without replacement where it
-    has K, else with replacement (OpenGait's TripletSampler, `ZOO` C.5; batches are not
-    shuffled because every loss of ours is invariant to the order).
+    has K, else with replacement (as OpenGait's TripletSampler). Batches are not
+    shuffled, because no loss depends on the order.
 
-    Args:
-        subject: [n] identity of each row, any comparable dtype.
-    Raises:
-        ValueError: fewer than P identities.
+    subject: [n] identity of each row, any comparable dtype. Raises ValueError where
+    the split has fewer than P identities.
     """
     identities, member = np.unique(subject, return_inverse=True)
-    if len(identities) < ids_per_batch:
-        raise ValueError(
-            f"A batch of {ids_per_batch} identities was asked for, the split has "
-            f"{len(identities)}. Lower config.data.ids_per_batch."
-        )
+    require(
+        len(identities) >= ids_per_batch,
+        f"A batch of {ids_per_batch} identities was asked for, the split has "
+        f"{len(identities)}. Lower config.data.ids_per_batch.",
+    )
     rng = np.random.default_rng([seed, step])
     rows = []
     for identity in rng.choice(len(identities), ids_per_batch, replace=False):
@@ -47,10 +47,8 @@ def clip_indices(
     ordered, skip=0: a random window of consecutive frames, as frame differences need.
     ordered, skip>0: a random window of length+skip, `skip` of them dropped at random.
     unordered: `length` frames without replacement (with, where there are fewer).
-    A sequence shorter than the window is tiled, so order wraps around (`ZOO` C.6).
+    A sequence shorter than the window is tiled, so order wraps around.
     """
-    if num_frames < 1:
-        raise ValueError("A sequence has no frames; its record is damaged.")
     if not ordered:
         return rng.choice(num_frames, length, replace=num_frames < length)
     window = length + skip
@@ -61,7 +59,13 @@ def clip_indices(
     return positions[keep]
 
 
-def length_bucket(num_frames: int, *, multiple: int, limit: int) -> tuple[int, int]:
-    """(frames used, padded length) at evaluation: cut at `limit`, up to `multiple`."""
-    used = min(num_frames, limit)
+def length_bucket(
+    num_frames: np.ndarray, *, multiple: int, limit: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(frames used, padded lengths) of whole sequences at evaluation: int [n] each.
+
+    Of each sequence at most `limit` frames are used (0: all); lengths are padded up to
+    a `multiple`, so that few shapes are compiled.
+    """
+    used = np.minimum(num_frames, limit) if limit else np.asarray(num_frames)
     return used, -(-used // multiple) * multiple

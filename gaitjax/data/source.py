@@ -6,6 +6,8 @@ TensorFlow: TFDS's `as_data_source` over array_record shards.
 
 import hashlib
 import json
+import re
+import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gaitjax.engine.atomic import replacing
+from gaitjax.engine.guards import require
 
 
 class Index(NamedTuple):
@@ -51,6 +54,9 @@ class Source(NamedTuple):
 
 ARRAYS = ("masks", "silhouettes", "keypoints")  # compressed in a record
 STORED = ("frames", *ARRAYS)  # modalities that a sequence may lack
+NAMES = ("subject", "condition", "view", "key")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+VERSION = r"[0-9]{1,9}(\.[0-9]{1,9}){2}"
 
 
 def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Source:
@@ -58,8 +64,9 @@ def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Sourc
 
     modalities: what is read of the records; other arrays stay compressed bytes there.
 
-    Raises ValueError where nothing is prepared, with the command that prepares it, and
-    where the split does not exist or is empty.
+    Raises ValueError where nothing is prepared, with the command that prepares it;
+    where the split does not exist or is empty; where a record cannot be read, or has a
+    name that is no plain name (see `_check_names`).
     """
     import tensorflow_datasets as tfds
 
@@ -72,12 +79,11 @@ def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Sourc
             f"The prepared data set at {folder} cannot be read ({error}). "
             f"Build it again: ./run.sh build {name} --overwrite"
         ) from error
-    if split not in splits:
-        raise ValueError(f"{name} has no split {split!r}; it has {splits}.")
+    require(split in splits, f"{name} has no split {split!r}; it has {splits}.")
     shards = [Path(file) for file in builder.info.splits[split].filepaths]
     check_shards(name, shards)
-    if builder.info.splits[split].num_examples == 0:
-        raise ValueError(f"{name}: split {split!r} has no sequences.")
+    found = builder.info.splits[split].num_examples
+    require(found, f"{name}: split {split!r} has no sequences.")
     bare = builder.as_data_source(split, decoders=_left_compressed(()))
     index, fingerprint, present = _index(folder, split, bare, shards)
     records = builder.as_data_source(split, decoders=_left_compressed(modalities))
@@ -89,7 +95,7 @@ def check_modalities(
 ) -> None:
     """Raises ValueError where more than `limit` of `rows` (None: of all) lack one.
 
-    Known from the index: no record is read. Heat maps are drawn from key points. A
+    The index knows, so no record is read. Heat maps are drawn from key points. A
     protocol needs all of its sequences, so none is left out silently.
     """
     for name in modalities:
@@ -100,11 +106,11 @@ def check_modalities(
         if len(absent) <= limit:
             continue
         start = f"{source.name}: {len(absent)} of {len(source.index.key)} sequences"
-        if len(absent) == len(source.index.key):
-            raise ValueError(
-                f"{start} have no {name!r}. The data set may not distribute this "
-                "modality; choose another model or data set."
-            )
+        require(
+            len(absent) < len(source.index.key),
+            f"{start} have no {name!r}. The data set may not distribute this modality; "
+            "choose another model or data set.",
+        )
         raise ValueError(
             f"{start} have no {name!r}, the first is {source.index.key[absent[0]]}; "
             "build_report.json tells why. Complete their files, or take them out of "
@@ -124,23 +130,24 @@ def _left_compressed(modalities) -> dict[str, Any]:
 def check_shards(name: str, shards: Sequence[Path]) -> None:
     """Raises ValueError where files of data set `name` are not there (any more)."""
     missing = [str(shard) for shard in shards if not shard.exists()]
-    if missing:
-        raise ValueError(
-            f"{name}: {len(missing)} of {len(shards)} shards are missing, the first is "
-            f"{missing[0]}. Bring the disk back, or build it again: "
-            f"./run.sh build {name} --overwrite"
-        )
+    require(
+        not missing,
+        f"{name}: {len(missing)} of {len(shards)} shards are missing, the first is "
+        f"{(missing or [''])[0]}. Bring the disk back, or build it again: "
+        f"./run.sh build {name} --overwrite",
+    )
 
 
 def _version_folder(data_dir: str, name: str) -> Path:
-    """DATA_DIR/NAME[/CONFIG]/VERSION of the newest version."""
+    """DATA_DIR/NAME[/CONFIG]/VERSION of the newest version; other folders are left."""
     root = Path(data_dir) / name
     candidates = [root, root / "default"]  # NAME alone means its config `default`
     for folder in candidates:
         versions = [
             path
             for path in (folder.iterdir() if folder.is_dir() else [])
-            if (path / "dataset_info.json").exists()
+            if re.fullmatch(VERSION, path.name)
+            and (path / "dataset_info.json").exists()
         ]
         if versions:
             return max(versions, key=lambda p: [int(x) for x in p.name.split(".")])
@@ -150,51 +157,93 @@ def _version_folder(data_dir: str, name: str) -> Path:
     )
 
 
-def _index(folder, split, records, shards):
+def _index(folder: Path, split: str, records, shards):
     """(Index, fingerprint, Source.present), scanned once and cached beside the shards.
 
-    The cache carries the shards' names, sizes and times, so a rebuilt data set is
-    scanned again, as is one whose cache was written before it had `present`; a folder
-    that cannot be written is scanned at every start.
+    The cache holds the shards' names, sizes and times, so a rebuilt data set is scanned
+    again. A cache that cannot be read is made anew; a folder that cannot be written is
+    scanned at every start.
     """
     state = [(s.name, s.stat().st_size, s.stat().st_mtime_ns) for s in shards]
     state = json.dumps(state)
     cache = folder / f"index_{split}.npz"
-    if cache.exists():
-        try:
-            with np.load(cache, allow_pickle=False) as stored:
-                if str(stored["state"]) == state:
-                    index = Index(*(stored[column] for column in Index._fields))
-                    present = dict(zip(STORED, stored["present"].T, strict=True))
-                    return index, str(stored["fingerprint"]), present
-        except (OSError, ValueError, KeyError):
-            pass  # a damaged cache is only slow
+    if found := _cached(cache, state, len(records)):
+        return found
+    rows, has = _scan(folder, split, records)
+    digest = hashlib.sha256()
+    for row in sorted(rows, key=lambda row: row[3]):
+        digest.update(repr(row).encode())
+    digest.update(repr([(s.name, s.stat().st_size) for s in shards]).encode())
+    fingerprint = digest.hexdigest()[:16]
+    index = Index(*(np.array(column) for column in zip(*rows)))
+    try:
+        columns = index._asdict() | {"present": has}
+        with replacing(cache, "wb") as file:
+            np.savez(file, state=state, fingerprint=fingerprint, **columns)
+    except OSError:
+        pass  # read-only folder
+    return index, fingerprint, dict(zip(STORED, has.T, strict=True))
+
+
+def _cached(cache: Path, state: str, count: int):
+    """What `_index` returns, from its cache; None where that is of no use.
+
+    That is so where it is absent or damaged in any way, or of other shards.
+    """
+    try:
+        with zipfile.ZipFile(cache) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size > cache.stat().st_size:
+            return None  # ours are not compressed; this one would fill the memory
+        with np.load(cache, allow_pickle=False) as stored:
+            if str(stored["state"]) != state:
+                return None
+            index = Index(*(stored[column] for column in Index._fields))
+            fingerprint, has = str(stored["fingerprint"]), stored["present"]
+        for name, column in index._asdict().items():
+            kind = "U" if name in NAMES else "i"
+            if column.shape != (count,) or column.dtype.kind != kind:
+                return None
+        if has.shape != (count, len(STORED)) or has.dtype != bool:
+            return None
+        for row in zip(*index[: len(NAMES)]):
+            _check_names(*row)
+    except Exception:  # zipfile, zlib and numpy have dozens
+        return None
+    return index, fingerprint, dict(zip(STORED, has.T, strict=True))
+
+
+def _scan(folder: Path, split: str, records) -> tuple[list[tuple], np.ndarray]:
+    """Of every record: (subject, condition, view, key, frames); bool [n STORED]."""
     rows, has = [], []
     for number in range(len(records)):
         try:
             record = records[number]
-            rows.append(_describe(record))
+            names = [_text(record[name]) for name in NAMES]
+            _check_names(*names)
+            rows.append((*names, len(record["ratios"])))
             has.append([_has(record[name]) for name in STORED])
         except Exception as error:  # array_record's own, for damaged bytes
             raise ValueError(
                 f"{folder}: record {number} of split {split!r} cannot be read "
                 f"({error}). Build it again with --overwrite."
             ) from error
-    index = Index(*(np.array(column) for column in zip(*rows)))
-    if len(set(index.key.tolist())) != len(index.key):
-        raise ValueError(f"{folder}: sequence keys of split {split!r} are not unique.")
-    digest = hashlib.sha256()
-    for row in sorted(rows, key=lambda row: row[3]):
-        digest.update(repr(row).encode())
-    digest.update(repr([(s.name, s.stat().st_size) for s in shards]).encode())
-    fingerprint = digest.hexdigest()[:16]
-    try:
-        columns = index._asdict() | {"present": np.array(has)}  # bool [n 4]
-        with replacing(cache, "wb") as file:
-            np.savez(file, state=state, fingerprint=fingerprint, **columns)
-    except OSError:
-        pass  # read-only folder
-    return index, fingerprint, dict(zip(STORED, np.array(has).T, strict=True))
+    unique = len({row[3] for row in rows}) == len(rows)
+    require(unique, f"{folder}: sequence keys of split {split!r} are not unique.")
+    return rows, np.array(has)
+
+
+def _check_names(subject: str, condition: str, view: str, key: str) -> None:
+    """Raises ValueError for names that could leave a folder or break a line.
+
+    Names become parts of file names, tables and logs: no control characters, no part
+    "..", and "/" in keys only, between their parts.
+    """
+    for name, text in zip(NAMES, (subject, condition, view, key)):
+        parts = text.split("/")
+        plain = len(parts) == 1 or (name == "key" and parts[0])
+        safe = not ({".", ".."} & set(parts)) and not CONTROL.search(text)
+        require(plain and safe, f"its {name} {text!r} is no plain name")
 
 
 def _has(value) -> bool:
@@ -202,11 +251,6 @@ def _has(value) -> bool:
     if isinstance(value, bytes):
         return bool(zlib.decompressobj().decompress(value, 1))
     return len(value) > 0
-
-
-def _describe(record) -> tuple[str, str, str, str, int]:
-    text = [_text(record[name]) for name in ("subject", "condition", "view", "key")]
-    return (*text, len(record["ratios"]))
 
 
 def _text(value) -> str:

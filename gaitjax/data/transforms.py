@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gaitjax.engine.guards import require
+
 IMAGE_LIKE = ("frames", "masks", "silhouettes", "heatmaps")  # width is axis 2
 MODALITIES = (*IMAGE_LIKE, "keypoints")
 # COCO-17 with left and right exchanged
 MIRRORED = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
-# How far the field's transforms go (`ZOO` C.7), as shares of width, degrees, shares of
+# How far the transforms go, as in OpenGait: shares of the width, degrees, shares of the
 # height, shares of the area, height / width
 PERSPECTIVE, ROTATION, SHIFT = 10 / 44, 10.0, 10 / 64
 ERASED_AREA, ERASED_ASPECT = (0.05, 0.2), (0.3, 3.3)
@@ -25,28 +27,26 @@ def decode_frames(encoded: list[bytes], key: str) -> np.ndarray:
     images = []
     for number, data in enumerate(encoded):
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        if image is None:
-            raise ValueError(
-                f"Sequence {key}: frame {number} is not a decodable image."
-            )
+        decoded = f"Sequence {key}: frame {number} is not a decodable image."
+        require(image is not None, decoded)
         images.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-    if len({image.shape for image in images}) != 1:
-        raise ValueError(f"Sequence {key}: frames differ in size.")
+    same = len({image.shape for image in images}) == 1
+    require(same, f"Sequence {key}: frames differ in size.")
     return np.stack(images)
 
 
 def cut_silhouettes(silhouettes: np.ndarray, key: str) -> np.ndarray:
     """Central 44 of 64 (88 of 128) columns: [T H H ...] -> [T H 11H/16 ...].
 
-    The field's "cut" (`ZOO` 0.6). Data that is already cut is refused, never cut twice.
+    Gait models read silhouettes cut so. Data that is already cut is refused.
     """
     height, width = silhouettes.shape[1:3]
-    if width != height or height % 16:
-        raise ValueError(
-            f"Sequence {key}: silhouettes are {height}x{width}; expected square ones "
-            "(64x64 or 128x128) as the builders store them. Already cut data must not "
-            "be cut again."
-        )
+    require(
+        width == height and height % 16 == 0,
+        f"Sequence {key}: silhouettes are {height}x{width}; expected square ones "
+        "(64x64 or 128x128) as the builders store them. Already cut data must not be "
+        "cut again.",
+    )
     margin = 5 * height // 32
     return silhouettes[:, :, margin : width - margin]
 
@@ -56,16 +56,14 @@ def flip(
 ) -> dict[str, np.ndarray]:
     """Mirrors every modality left to right, all frames of the sequence.
 
-    frame_width: of the frames in whose pixels keypoints are; needed for keypoints only.
-    Missing key points stay missing.
+    frame_width: of the frames whose pixels the key points are in; needed for keypoints
+    only. Missing key points stay missing.
     """
     mirrored = {
         name: np.ascontiguousarray(value[:, :, ::-1]) if name in IMAGE_LIKE else value
         for name, value in arrays.items()
     }
     if "keypoints" in arrays:
-        if frame_width is None:
-            raise ValueError("Key points are mirrored within frames: give frame_width.")
         points = arrays["keypoints"][:, list(MIRRORED)]  # [T 17 3]
         place = points.copy()
         place[..., 0] = frame_width - 1 - place[..., 0]
@@ -74,9 +72,9 @@ def flip(
 
 
 def _missing(points: np.ndarray) -> np.ndarray:
-    """bool [T 17 1]: key points (0, 0, 0), the field's mark of one not found.
+    """bool [T 17 1]: key points (0, 0, 0), the field's mark of one that was not found.
 
-    A confidence of 0 alone is none: renderers give places outside the frame.
+    A confidence of 0 alone does not count: renderers give places outside the frame.
     """
     return (points == 0).all(-1, keepdims=True)
 
@@ -115,8 +113,8 @@ def draw_warp(
 ) -> Warp | None:
     """A Warp whose parts are drawn with these probabilities; None: no change.
 
-    Ranges as the field's. Differs from the reference, which rotates about (h/2, w/2)
-    where (x, y) is meant, and whose perspective needs a width of at least 44.
+    Ranges are OpenGait's. Differs from OpenGait, which rotates about (h/2, w/2) where
+    (x, y) is meant, and whose perspective needs a width of at least 44.
     """
     made = Warp()
     if perspective and rng.random() < perspective:
@@ -135,10 +133,10 @@ def warp(
     change: Warp,
     frame_size: tuple[int, int] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Every modality under the same change; what comes from outside is 0.
+    """Every modality under the same change; pixels from outside the image are 0.
 
-    frame_size: (H, W) of the frames in whose pixels keypoints are. Masks stay 0/1,
-    missing key points missing.
+    frame_size: (H, W) of the frames whose pixels the key points are in; needed for
+    keypoints only. Masks stay 0/1, missing key points stay missing.
     """
     import cv2
 
@@ -154,8 +152,6 @@ def warp(
             ]
         )
     if "keypoints" in arrays:
-        if frame_size is None:
-            raise ValueError("Key points are warped as frames are: give frame_size.")
         points = arrays["keypoints"]
         matrix = change.matrix(*frame_size)
         ones = np.ones((*points.shape[:2], 1), points.dtype)
@@ -172,7 +168,7 @@ def erase(
     """Blackens one rectangle, the same share of every image in all frames.
 
     Its area is 5 to 20 % of the image, its height / width 0.3 to 3.3, both uniform
-    (Zhong et al., Random Erasing Data Augmentation, AAAI 2020; ranges of `ZOO` C.7), in
+    (Zhong et al., "Random Erasing Data Augmentation", AAAI 2020; OpenGait's ranges), in
     pixels of the first of IMAGE_LIKE that is there: images of another shape have the
     same shares of their height and width. Sides are rounded to whole pixels.
     """
@@ -204,7 +200,7 @@ def recolour(frames: np.ndarray, strength: float, rng: np.random.Generator):
     Each output channel is a random mix of the three (weights sum to 1), then gets a
     random gain and offset. strength 0 is the identity; at 1 hue, saturation and
     brightness say little about what somebody wears. Not in the papers: small training
-    sets have too few outfits to unlearn clothes by themselves.
+    sets have too few outfits for a model to learn to ignore clothes.
     """
     mix = rng.dirichlet((1.0, 1.0, 1.0), 3)  # [3 3]
     mix = (1 - strength) * np.eye(3) + strength * mix
@@ -228,9 +224,9 @@ def augment(
 ) -> dict[str, np.ndarray]:
     """Training augmentation of one sequence; draws from `rng` in a fixed order.
 
-    perspective, rotate, shift, erasing: probabilities for the whole sequence. What is
-    off draws nothing, so switching it on changes no other draw before it. frame_size:
-    (H, W) of the frames in whose pixels keypoints are.
+    perspective, rotate, shift, erasing: probabilities for the whole sequence. An
+    augmentation that is off draws nothing, so switching it on leaves the draws before
+    it as they were. frame_size: (H, W) of the frames whose pixels key points are in.
     """
     if rng.random() < flip_probability:
         arrays = flip(arrays, frame_size[1] if frame_size else None)

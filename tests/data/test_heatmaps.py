@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gaitjax.data import heatmaps, pipeline
+from gaitjax.data import heatmaps
+from gaitjax.data.clips import load_clip
 from gaitjax.data.source import Index, Source
 
 
@@ -93,11 +94,11 @@ def make_source(keypoints):
 def test_heatmaps_are_read_from_keypoints_and_cut_like_silhouettes():
     walk = np.stack([standing() + np.float32([t, 0, 0]) for t in range(4)])
     walk[2, 0] = 0
-    clip = pipeline.load_clip(make_source(walk), 0, np.array([2, 3]), ("heatmaps",))
+    clip = load_clip(make_source(walk), 0, np.array([2, 3]), ("heatmaps",))
     assert clip["heatmaps"].shape == (2, 64, 44, 2)
     whole = heatmaps.skeleton_maps(heatmaps.impute(walk))
     np.testing.assert_array_equal(clip["heatmaps"], whole[2:, :, 10:54])
     with pytest.raises(ValueError, match="has no 'heatmaps'"):
-        pipeline.load_clip(make_source(walk[:0]), 0, np.arange(0), ("heatmaps",))
-    points = pipeline.load_clip(make_source(walk), 0, np.array([1]), ("keypoints",))
+        load_clip(make_source(walk[:0]), 0, np.arange(0), ("heatmaps",))
+    points = load_clip(make_source(walk), 0, np.array([1]), ("keypoints",))
     np.testing.assert_array_equal(points["keypoints"], walk[1:2])

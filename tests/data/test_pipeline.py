@@ -6,6 +6,7 @@ import pytest
 
 from configs import lmgait
 from gaitjax.data import pipeline
+from gaitjax.data.clips import load_clip
 from gaitjax.data.source import Index, Source, check_modalities
 from gaitjax.engine import sharding
 
@@ -54,7 +55,6 @@ def config():
     config.data.update(ids_per_batch=3, seqs_per_id=2, num_frames=4, colour=0.0)
     config.data.image_size = (16, 8)
     config.evaluation.update(batch_size=2, frame_multiple=4, max_frames=9)
-    config.warmup.update(steps=2, ids_per_batch=0, num_frames=0)
     return config
 
 
@@ -77,12 +77,22 @@ def test_train_batches_are_a_function_of_the_step(config):
     assert any((whole[0]["frames"] != batch["frames"]).any() for batch in whole[1:])
 
 
-def test_the_warm_up_may_have_smaller_batches(config):
-    config.warmup.update(ids_per_batch=1, num_frames=3)
-    shapes = [batch["valid"].shape for batch in train(config, 0, 4)]
-    assert shapes == [(2, 3), (2, 3), (6, 4), (6, 4)]
-    resumed = train(config, 1, 3)
-    assert [batch["frames"].shape[:2] for batch in resumed] == [(2, 3), (6, 4)]
+def test_a_phase_with_other_sizes_reads_the_same_rows(config):
+    config.data.update(ids_per_batch=2, num_frames=3)
+    config.data.modalities = ("frames", "silhouettes")
+    whole, tail = train(config, 0, 4), train(config, 2, 4)
+    assert {batch["valid"].shape for batch in whole} == {(4, 3)}
+    for step, batch in enumerate(whole):
+        rows = pipeline.train_rows(make_source(), config, step)
+        np.testing.assert_array_equal(batch["labels"], rows // 2)
+        np.testing.assert_array_equal(batch["silhouettes"][:, 0, 0, 0], rows)
+    for expected, got in zip(whole[2:], tail, strict=True):
+        np.testing.assert_array_equal(expected["frames"], got["frames"])
+    # the number of frames changes no choice of sequences
+    config.data.num_frames = 5
+    for one, other in zip(whole, train(config, 0, 4), strict=True):
+        np.testing.assert_array_equal(one["labels"], other["labels"])
+        assert other["valid"].shape == (4, 5)
 
 
 def test_clips_may_differ_in_length(config):
@@ -159,13 +169,26 @@ def test_eval_batches_cover_every_row_once_in_buckets(config):
     assert lengths == {4, 8, 12}
 
 
+def test_max_frames_0_reads_all_frames(config):
+    config.evaluation.max_frames = 0
+    mesh = sharding.make_mesh(config.mesh)
+    batches = pipeline.eval_batches(make_source(), np.arange(8), config, mesh)
+    used = {
+        int(row): int(np.sum(batch["valid"][i]))
+        for batch, rows in batches
+        for i, row in enumerate(rows)
+    }
+    used.pop(-1, None)
+    assert used == dict(enumerate(LENGTHS))
+
+
 def test_missing_and_mismatched_modalities_are_named(config):
     source = make_source()
     with pytest.raises(ValueError, match="fake: sequence a/0 has no 'heatmaps'"):
-        pipeline.load_clip(source, 0, np.arange(2), ("heatmaps",))
+        load_clip(source, 0, np.arange(2), ("heatmaps",))
     source.records.rows[1]["masks"] = source.records.rows[1]["masks"][:3]
     with pytest.raises(ValueError, match="a/1 has 3 masks but 9 ratios"):
-        pipeline.load_clip(source, 1, np.arange(2), ("masks",))
+        load_clip(source, 1, np.arange(2), ("masks",))
 
 
 def test_a_sequence_without_a_modality_is_replaced(config):
@@ -178,6 +201,17 @@ def test_a_sequence_without_a_modality_is_replaced(config):
     shapes = {batch["masks"].shape for batch in batches}
     assert shapes == {(6, 4, 16, 8)} and list(damaged) == [0]
     assert "sequence a/0 has no 'masks'" in damaged[0]
+
+
+def test_a_sequence_without_frames_is_replaced(config):
+    config.data.modalities = ("silhouettes",)
+    source, damaged = make_source(), {}
+    source.index.num_frames[0] = 0
+    batches = pipeline.host_batches(
+        source, config, start_step=0, stop_step=6, damaged=damaged
+    )
+    assert {batch["silhouettes"].shape for batch in batches} == {(6, 4, 64, 44)}
+    assert damaged == {0: "fake: sequence a/0 has no frames."}
 
 
 def test_sequences_without_a_modality_are_named_before_any_is_read(config):

@@ -71,15 +71,12 @@ def test_unordered_has_no_repeats_where_it_can():
     assert len(sampling.clip_indices(2, 6, ordered=False, rng=rng)) == 6
 
 
-def test_no_frames():
-    with pytest.raises(ValueError, match="no frames"):
-        sampling.clip_indices(0, 6, ordered=True, rng=np.random.default_rng(0))
-
-
 def test_length_bucket():
-    assert sampling.length_bucket(24, multiple=24, limit=48) == (24, 24)
-    assert sampling.length_bucket(25, multiple=24, limit=48) == (25, 48)
-    assert sampling.length_bucket(500, multiple=24, limit=48) == (48, 48)
+    num_frames = np.array([24, 25, 500])
+    used, padded = sampling.length_bucket(num_frames, multiple=24, limit=48)
+    assert used.tolist() == [24, 25, 48] and padded.tolist() == [24, 48, 48]
+    used, padded = sampling.length_bucket(num_frames, multiple=24, limit=0)  # no limit
+    assert used.tolist() == [24, 25, 500] and padded.tolist() == [24, 48, 504]
 
 
 def test_cut_takes_the_central_columns_and_is_never_done_twice():

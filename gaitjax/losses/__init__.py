@@ -1,0 +1,158 @@
+"""Training losses, and the dict that configs choose them from.
+
+To add a loss: write a pure function in a module of this folder, then an adapter and an
+entry of `LOSSES` here. An adapter takes (output, batch, the loss's fields in
+config.loss) and returns a float32 scalar. Sequences and frames outside batch["valid"]
+change no value and no gradient.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gaitjax.engine.guards import choose, require
+from gaitjax.losses.contrastive import ranking_loss, supcon_loss
+from gaitjax.losses.maps import (
+    REDUCTIONS,
+    binary_cross_entropy,
+    diversity_loss,
+    smoothness_loss,
+)
+from gaitjax.losses.metric import (
+    batch_all_triplet,
+    batch_all_triplet_by_label,
+    strip_cross_entropy,
+)
+from gaitjax.losses.numerics import mean_where
+from gaitjax.parts.output import GaitOutput
+
+__all__ = ["LOSSES", "ranking_loss", "total_loss"]
+
+
+def _rows(batch):
+    """bool [B]: sequences with at least one valid frame."""
+    return jnp.any(batch["valid"], axis=1)
+
+
+def _aux(output, name, loss):
+    require(
+        name in output.aux,
+        f"Loss {loss!r} reads aux[{name!r}], which this model does not give (it gives "
+        f"{', '.join(sorted(output.aux)) or 'nothing'}); remove config.loss.{loss} or "
+        "switch on the branch that makes it.",
+    )
+    return output.aux[name]
+
+
+def _triplet(output, batch, config):
+    """seqs_per_id: set where the batch is grouped by identity; it saves memory."""
+    x, margin, rows = output.embeddings, config["margin"], _rows(batch)
+    if seqs_per_id := config.get("seqs_per_id"):
+        per_strip = batch_all_triplet(
+            x, seqs_per_id=seqs_per_id, margin=margin, valid=rows
+        )
+    else:
+        per_strip, _ = batch_all_triplet_by_label(
+            x, batch["labels"], margin=margin, valid=rows
+        )
+    return jnp.mean(per_strip)
+
+
+def _cross_entropy(output, batch, config):
+    require(
+        output.logits is not None,
+        "Loss 'cross_entropy' needs logits, which this model does not give; remove "
+        "config.loss.cross_entropy.",
+    )
+    rows = _rows(batch)
+    per_strip = strip_cross_entropy(
+        output.logits,
+        jnp.where(rows, batch["labels"], 0),
+        scale=config["scale"],
+        smoothing=config["smoothing"],
+    )
+    return mean_where(per_strip, rows)
+
+
+def _supcon(output, batch, config):
+    flat = output.embeddings.reshape(output.embeddings.shape[0], -1)  # [B S*D]
+    return supcon_loss(
+        flat, batch["labels"], temperature=config["temperature"], valid=_rows(batch)
+    )
+
+
+def _silhouette(output, batch, config):
+    per_token = binary_cross_entropy(
+        _aux(output, "foreground_probability", "silhouette"),
+        _aux(output, "silhouette_target", "silhouette"),
+    )  # [B T h w]
+    return mean_where(per_token, _aux(output, "token_valid", "silhouette"))
+
+
+def _reconstruction(output, batch, config):
+    rebuilt = _aux(output, "reconstruction", "reconstruction").astype(jnp.float32)
+    target = _aux(output, "reconstruction_target", "reconstruction")
+    squared = jnp.square(rebuilt - target.astype(jnp.float32))  # [B T h w C]
+    return mean_where(squared, _aux(output, "token_valid", "reconstruction"))
+
+
+def _smoothness(output, batch, config):
+    maps = _aux(output, "denoised", "smoothness")  # [B T h w C]
+    maps = maps.reshape((-1,) + maps.shape[2:])  # [B*T h w C]
+    reduce = choose(config["reduce"], REDUCTIONS, "config.loss.smoothness.reduce")
+    if reduce == "sum":
+        maps = maps[..., :-1]
+    return smoothness_loss(maps, batch["valid"].reshape(-1), reduce=reduce)
+
+
+def _diversity(output, batch, config):
+    maps = _aux(output, "denoised", "diversity")  # [B T h w C]
+    maps = maps.reshape((-1,) + maps.shape[2:])  # [B*T h w C]
+    return diversity_loss(maps, batch["valid"].reshape(-1))
+
+
+def _binary_cross_entropy(output, batch, config):
+    per_pixel = binary_cross_entropy(
+        _aux(output, "mask_probability", "binary_cross_entropy"),
+        _aux(output, "mask_target", "binary_cross_entropy"),
+    )  # [B T H W]
+    return mean_where(per_pixel, batch["valid"])
+
+
+# name -> loss(output, batch, its fields in config.loss) -> scalar
+LOSSES: dict[str, Callable[[GaitOutput, Mapping, Mapping], jax.Array]] = {
+    "triplet": _triplet,  # margin, seqs_per_id
+    "cross_entropy": _cross_entropy,  # scale, smoothing
+    "supcon": _supcon,  # temperature
+    "silhouette": _silhouette,
+    "reconstruction": _reconstruction,
+    "smoothness": _smoothness,  # reduce
+    "diversity": _diversity,
+    "binary_cross_entropy": _binary_cross_entropy,
+}
+
+
+def total_loss(
+    output: GaitOutput,
+    batch: Mapping[str, jax.Array],
+    config_losses: Mapping[str, Mapping[str, Any]],
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Weighted sum of the losses that the config names (LMGait eq. 18).
+
+    Args:
+      output: of the model, in training mode.
+      batch: valid bool [B T], labels int [B] and what the model read.
+      config_losses: name -> {"weight": w, fields of that loss}.
+
+    Returns (float32 scalar, {name: unweighted value, "total": the sum}). ValueError for
+    an unknown name, listing the choices.
+    """
+    terms = {}
+    total = jnp.float32(0)
+    for name, config in config_losses.items():
+        loss = choose(name, LOSSES, "config.loss")
+        terms[name] = loss(output, batch, config)
+        total = total + config["weight"] * terms[name]
+    return total, {**terms, "total": total}
