@@ -232,8 +232,8 @@ def test_help_names_the_flags_and_an_example():
 def test_training_imports_no_tensorflow_transformers_or_torch(data_dir, tmp_path):
     script = (
         "import sys; sys.argv[1:] = sys.argv[1:]\n"
-        "from absl import app; from gaitjax import main\n"
-        "try: app.run(main._main, flags_parser=main._parse)\n"
+        "from gaitjax import main\n"
+        "try: main.run()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "heavy = {'tensorflow', 'transformers', 'torch'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
