@@ -74,7 +74,6 @@ def wait_for(condition, what: str, seconds: float = 120) -> None:
 
 def _child(devices: int, output: str, *arguments: str) -> None:
     import jax
-    from absl import app
 
     from gaitjax import main
     from tests import checkpoint_task
@@ -88,7 +87,7 @@ def _child(devices: int, output: str, *arguments: str) -> None:
         if arguments[0] == "tests.checkpoint_task":
             checkpoint_task.run(*arguments[1:])
             raise SystemExit(0)
-        app.run(main._main, flags_parser=main._parse)
+        main.run()
     except SystemExit as end:
         sys.stdout.flush()
         atexit._run_exitfuncs()  # as at any exit: processes leave together

@@ -34,8 +34,9 @@ MAY_IMPORT = {
     | {"run_folder", "state"},
     "import_checkpoint": {"engine", "run_folder", "state", "weights"},
     "plan": {"engine", "rerank", "state", "train"},
+    "command_line": {"engine"},
     "main": {"engine", "evaluate", "import_checkpoint", "models", "plan", "train"}
-    | {"rerank.train"},
+    | {"command_line", "data.embedded", "rerank.train"},
 }
 NEVER = {"tensorflow", "transformers", "torch"}
 INSIDE_FUNCTIONS = {
