@@ -116,7 +116,7 @@ def base(name: str, dataset: str) -> ConfigDict:
         dict(
             name=name,  # stem of the run's folder, and the title of its pictures
             # "train" (continues what exists) | "evaluate" (a run) | "import" (published
-            # weights, docs/zoo.md)
+            # weights, docs/models.md)
             mode="train",
             base_run="",  # evaluate: folder of the run to evaluate; "": the workdir
             checkpoint="",  # import: the published file (.pt, .safetensors, .npz)
