@@ -132,6 +132,11 @@ def test_the_design_page_has_the_table_of_imports():
         assert found.get(name) == allowed, f"expected: | `{name}` | {cells} |"
 
 
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("[a-z]*.py")))
+def test_benchmarks_import(file):
+    importlib.import_module(f"benchmarks.{file.stem}")
+
+
 def test_tables_are_those_of_the_stored_measurements():
     from benchmarks import cargait_results, growth, memory, results, zoo_results
 
