@@ -35,7 +35,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import cargait as cargait_config
-from gaitjax.rerank import cargait, compare
+from gaitjax.rerank import cargait
+from gaitjax.rerank import compare as compare_rerankers
 from gaitjax.rerank.graph_methods import k_reciprocal
 from gaitjax.rerank.methods import RERANKERS
 from gaitjax.retrieval.distance import pairwise_distance
@@ -101,7 +102,7 @@ def make_cargait():
         jax.random.key(0), strips, strips[:, None], train=False,
         method="pairs_and_logits",
     )["params"]  # fmt: skip
-    return compare.trained_method(model, params, config.evaluation)
+    return compare_rerankers.trained_method(model, params, config.evaluation)
 
 
 def measure(probes: int, total: int, turns: int, batch1: int) -> dict:
