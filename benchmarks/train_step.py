@@ -3,11 +3,11 @@
     python -m benchmarks.train_step --config configs/lmgait.py [--steps 20] [--quick]
     python -m benchmarks.train_step --config configs/lmgait.py:ccpg --random
 
---random feeds random arrays (machines without the data set or TFDS); the wait is then
-null. The last line is one JSON object: step_ms, wait_share, host_to_device_ms,
-compute_ms, compile_s, peak_mib, flops_per_step, flops_share_of_peak, device; of the
-decoder's warm-up, where the config has one, warmup_step_ms and warmup_wait_share; and
-run_wait_share, the waiting of the whole run (both phases at their numbers of steps).
+--random feeds random arrays, for machines without the data set or TFDS; the wait is
+then null. The last line is one JSON object: step_ms, wait_share, host_to_device_ms,
+compute_ms, compile_s, peak_mib, flops_per_step, flops_share_of_peak, device. If the
+config has a warm-up of the decoder: warmup_step_ms, warmup_wait_share, and
+run_wait_share, the share of waiting in the whole run (both phases).
 """
 
 import argparse
@@ -43,7 +43,7 @@ def load_config(name: str):
 
 
 def random_batches(config, step):
-    """Random arrays of the shapes at this step, labels grouped by identity."""
+    """Random arrays shaped as this step's batch, labels grouped by identity."""
     rng = np.random.default_rng(0)
     people, frames = config.data.ids_per_batch, config.data.num_frames
     rows = people * config.data.seqs_per_id
@@ -90,9 +90,9 @@ def matmul_peak(dtype) -> float:
 
 
 def measure_phase(config, setup, step_function, first, steps, random) -> dict:
-    """Seconds of `steps` steps from step `first` on, after three that do not count.
+    """Times `steps` steps from step `first` on, after three that do not count.
 
-    Lists "wait", "transfer", "compute"; besides "compile_s" and "flops" of a step.
+    Returns lists of seconds "wait", "transfer", "compute", and "compile_s", "flops".
     """
     state, warm = setup.new_state(), 3
     rng = jax.random.key(1)
@@ -130,7 +130,7 @@ def measure(config, steps: int, random: bool) -> dict:
     median = {name: statistics.median(main[name]) for name in TIMES}
     step_s = sum(sum(main[name]) for name in TIMES) / steps
     memory = jax.devices()[0].memory_stats() or {}
-    peak = memory.get("peak_bytes_in_use")  # CPU devices report none: the process's
+    peak = memory.get("peak_bytes_in_use")  # none on CPU
     peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     flops, best = main["flops"], matmul_peak(jnp.dtype(config.model.dtype))
     result = {

@@ -7,7 +7,7 @@ Published Rank-1: our sources quote none. The recipe is OpenGait's: SGD 0.1, 30k
 of 8 x 4 sequences of 30 unordered frames, triplets and cross-entropy only; frames are
 resized to 448 x 224 whatever their aspect. DINOv2 and the mask branch are frozen:
 config.pretrained.decoder names the branch's weights (mode import of a published
-checkpoint writes both, docs/zoo.md). The grouped variant (42.8 M):
+checkpoint writes both, docs/models.md). The grouped variant (42.8 M):
 
     --config.model.layers_per_group=2 --config.model.num_recognisers=2
 

@@ -107,9 +107,9 @@ def get_config(dataset: str = "synthetic"):
 def _shrink(config):
     """A minute on one CPU core, on some 50 identities: larger steps, and few of them.
 
-    Chosen on held-out identities of the training split alone (docs/cargait.md): after
-    more than some 400 such steps the re-ranker knows its 48 identities by heart and
-    harms all others, which the frequent validation notices.
+    Chosen on held-out identities of the training split alone. After some 400 such steps
+    the re-ranker has memorised its 48 identities and harms all others; the frequent
+    validation picks the parameters from before that (docs/reranking.md).
     """
     config.model.update(num_heads=4, hidden_size=64, classifier_size=64)
     config.lists.update(without_negative="nearest", same_view=False)
