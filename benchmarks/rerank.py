@@ -37,7 +37,7 @@ import numpy as np
 from configs import cargait as cargait_config
 from gaitjax.rerank import cargait
 from gaitjax.rerank import compare as compare_rerankers
-from gaitjax.rerank.graph_methods import k_reciprocal
+from gaitjax.rerank.k_reciprocal import k_reciprocal
 from gaitjax.rerank.methods import RERANKERS
 from gaitjax.retrieval.distance import pairwise_distance
 
@@ -96,7 +96,8 @@ def make_cargait():
     config = cargait_config.get_config("gait3d")
     config.evaluation.shortlist = 10
     config.evaluation.chunk = 64
-    model = cargait.create(config, 1, "euclidean")
+    fields = {name: value for name, value in config.model.items() if name != "name"}
+    model = cargait.CarGait(1, **fields)
     strips = jnp.zeros((1, STRIPS, SIZE))
     params = model.init(
         jax.random.key(0), strips, strips[:, None], train=False,

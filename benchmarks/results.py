@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import tables
 from configs import gaitbase, gei, lmgait, prompts
-from gaitjax import evaluate, state, train
+from gaitjax import evaluate, restore, state, train
 from gaitjax.weights import encoders
 
 DOCUMENT, STORE = tables.DOCS / "results.md", tables.DOCS / "results.json"
@@ -101,7 +101,7 @@ def encoder_file(seed: int, folder: Path) -> Path:
         run_row("default", seed, folder, ["synthetic"], again=not trained)
         config = row_config("default", seed, "synthetic", folder)
         setup = state.build(config, state.example_batch(config))
-        trained = evaluate.load_run(setup, setup.new_state(), str(workdir))
+        trained = restore.load_run(setup, setup.new_state(), str(workdir))
         encoder = jax.device_get(trained.params["visual_encoder"])
         encoders.save(file, encoder)
     return file

@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from configs import lmgait
-from gaitjax import evaluate, train
+from gaitjax import restore, run_folder, train
 from gaitjax import state as states
 from gaitjax.data.source import Index, Source
 from gaitjax.engine import loop
@@ -108,21 +108,21 @@ def test_a_step_moves_everything_but_what_is_frozen(setup, batch, config):
 
 def test_a_run_made_otherwise_is_named_and_another_seed_refused(config, tmp_path):
     frozen, folder = {"text_encoder": {}}, str(tmp_path)
-    assert evaluate.made_otherwise(config, frozen, folder) == ""  # nothing tells
-    evaluate.write_config(config, folder)
-    assert evaluate.made_otherwise(config, frozen, folder) == ""
+    assert restore.made_otherwise(config, frozen, folder) == ""  # nothing tells
+    run_folder.write_config(config, folder)
+    assert restore.made_otherwise(config, frozen, folder) == ""
     other = config.copy_and_resolve_references()
     other.model.gait.embedding_size, other.seed = 5, 3
-    made = evaluate.made_otherwise(other, {}, folder)  # no frozen weights: any seed
+    made = restore.made_otherwise(other, {}, folder)  # no frozen weights: any seed
     assert "config.model.gait.embedding_size=4 (here 5)." in made and "seed" not in made
     with pytest.raises(ValueError, match="text_encoder.* of its seed 0, .* says 3"):
-        evaluate.made_otherwise(other, frozen, folder)
+        restore.made_otherwise(other, frozen, folder)
     gaitbase = config.copy_and_resolve_references()
     gaitbase.model.name = "gaitbase"
     with pytest.raises(ValueError, match="is of the model lmgait, .* of gaitbase"):
-        evaluate.made_otherwise(gaitbase, frozen, folder)
+        restore.made_otherwise(gaitbase, frozen, folder)
     other.pretrained.text_encoder = "a/file"
-    assert "text_encoder= (here a/file)" in evaluate.made_otherwise(
+    assert "text_encoder= (here a/file)" in restore.made_otherwise(
         other, frozen, folder
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from gaitjax import evaluate, run_folder
+from gaitjax import evaluate, restore, run_folder
 from gaitjax.data import pipeline, source
 from gaitjax.engine.atomic import replacing
 from gaitjax.engine.guards import require
@@ -73,7 +73,7 @@ def load_base(config) -> Base:
     """
     base_config = read_config(config)
     setup = build(base_config, example_batch(base_config))
-    state = evaluate.load_run(setup, setup.new_state(), config.base_run)
+    state = restore.load_run(setup, setup.new_state(), config.base_run)
     what = {
         "model": base_config.model.to_dict(),
         "modalities": base_config.data.modalities,

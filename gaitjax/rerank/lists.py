@@ -1,12 +1,14 @@
-"""What a re-ranker is trained on: each sequence's nearest others, and triplets of them.
+"""Training data of a re-ranker: each sequence's nearest others, and triplets of them.
 
-Pure numpy. A triplet batch is a function of (seed, step), so a resumed run draws what
-the first one would have drawn.
+Pure numpy. A triplet batch is a function of (seed, step), so a resumed run draws the
+triplets that an uninterrupted one would have drawn.
 """
 
 from typing import NamedTuple
 
 import numpy as np
+
+from gaitjax.engine.guards import require
 
 
 class RankingLists(NamedTuple):
@@ -14,8 +16,8 @@ class RankingLists(NamedTuple):
 
     anchor: int [n]. neighbours: int [n v], nearest first, the anchor itself removed.
     positive: bool [n v], neighbours of the anchor's identity. other_positive,
-    other_negative: int [n], what stands in where a list has no positive (no negative);
-    -1: nothing does, so that such an anchor is never drawn.
+    other_negative: int [n], the sequence to use if a list has no positive (negative);
+    -1: there is none, so that anchor is never drawn.
     """
 
     anchor: np.ndarray
@@ -26,7 +28,7 @@ class RankingLists(NamedTuple):
 
     @property
     def usable(self) -> np.ndarray:
-        """bool [n]: anchors with something to draw on both sides."""
+        """bool [n]: anchors with a positive and a negative to draw."""
         has_positive = self.positive.any(axis=1) | (self.other_positive >= 0)
         has_negative = (~self.positive).any(axis=1) | (self.other_negative >= 0)
         return has_positive & has_negative
@@ -46,16 +48,16 @@ def held_out_identities(subject: np.ndarray, *, share: float, seed: int) -> np.n
     `share` of the identities, at least two, chosen by `seed`.
 
     Raises:
-      ValueError: fewer than two identities would remain on either side.
+      ValueError: fewer than two identities would be left to train on.
     """
     identities, member = np.unique(subject, return_inverse=True)
     count = max(round(share * len(identities)), 2)
-    if len(identities) - count < 2:
-        raise ValueError(
-            f"config.validation.share={share} sets {count} of {len(identities)} "
-            "training identities apart; at least two must be left to train on. Lower "
-            "it, or choose a base run with more training identities."
-        )
+    require(
+        len(identities) - count >= 2,
+        f"config.validation.share={share} sets {count} of {len(identities)} training "
+        "identities apart; at least two must be left to train on. Lower it, or choose "
+        "a base run with more training identities.",
+    )
     chosen = np.random.default_rng(seed).permutation(len(identities))[:count]
     return np.isin(member, chosen)
 
@@ -63,7 +65,7 @@ def held_out_identities(subject: np.ndarray, *, share: float, seed: int) -> np.n
 def leave_out(neighbours: np.ndarray, out: np.ndarray, size: int) -> np.ndarray:
     """The first `size` of each row of int [n k] that are not in bool `out` [n k].
 
-    Fewer columns where a row has fewer left; the order is kept.
+    Their order is kept. If a row has fewer left, all rows get that many.
     """
     size = min(size, out.shape[1] - out.sum(axis=1).max())
     order = np.argsort(out, axis=1, kind="stable")[:, :size]
@@ -73,8 +75,8 @@ def leave_out(neighbours: np.ndarray, out: np.ndarray, size: int) -> np.ndarray:
 def draw_triplets(lists: RankingLists, *, count: int, seed: int, step: int) -> Triplets:
     """`count` usable anchors, each with one positive and one negative of its list.
 
-    Anchors are drawn without replacement (with, where there are fewer than `count`),
-    their partners uniformly from the list.
+    Anchors are drawn without replacement (with replacement if there are fewer than
+    `count`), their partners uniformly from the list.
     """
     rng = np.random.default_rng([seed, step])
     usable = np.flatnonzero(lists.usable)

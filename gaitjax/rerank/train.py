@@ -219,7 +219,8 @@ def build(config, strips: int, width: int, num_classes: int, metric: str) -> Set
     metric: of the base model, "euclidean" or "cosine".
     """
     mesh = sharding.make_mesh(config.mesh)
-    model = cargait.create(config, num_classes, metric)
+    fields = {name: value for name, value in config.model.items() if name != "name"}
+    model = cargait.CarGait(num_classes, metric=metric, **fields)
     schedule = optim.make_schedule(config.optimizer, config.train.steps)
     tx = optim.make_optimizer(config.optimizer, schedule)
 
@@ -410,7 +411,7 @@ def rerank(config, workdir: str) -> dict[str, Any]:
     where config.data.test_dataset names one), prints the table, returns rerank.json.
     """
     check_config(config)
-    compare_rerankers.check_names(config.evaluation.rerankers)
+    compare_rerankers.check_config(config.evaluation)
     base = base_run.load_base(config)
     # what cannot be evaluated is not trained
     data = base_run.open_base_split(base, "test", config.data.test_dataset)
@@ -419,7 +420,7 @@ def rerank(config, workdir: str) -> dict[str, Any]:
     cluster.leave_if_asked()
     embeddings, index = np.asarray(table.embeddings), data.index
     names = config.evaluation.protocols or base.config.evaluation.protocols
-    methods = compare_rerankers.methods(
+    methods = compare_rerankers.make_rerankers(
         reranker.model, reranker.params, config.evaluation, table.metric
     )
     compared = compare_rerankers.compare(
