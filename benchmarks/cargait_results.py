@@ -95,7 +95,8 @@ def run_base(name: str, seed: int, folder: Path, base_runs, smoke: bool) -> Path
     config.data.data_dir = str(ROOT / "data")
     if smoke:
         config.train.steps = SMOKE_STEPS
-        config.warmup.steps = min(config.warmup.steps, 2)
+        if "warmup" in config:
+            config.warmup.steps = min(config.warmup.steps, 2)
         config.evaluation.max_frames = config.evaluation.frame_multiple = 8
     train.run(config, str(own))
     return own

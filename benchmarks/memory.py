@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import tables
 from configs import lmgait
 from gaitjax import plan, state, train
-from gaitjax.engine import sharding
+from gaitjax.engine import checkpoints, sharding
 from gaitjax.parts.dinov2 import DINOV2_SIZES
 
 DOCUMENT, STORE = tables.DOCS / "scaling.md", tables.DOCS / "scaling.json"
@@ -61,8 +61,10 @@ def row(size: str, devices: int, remat: bool) -> dict[str, int]:
             leaves = getattr(setup.abstract_state, name)
             size_of = sharding.device_bytes(leaves, getattr(places, name))
             found[f"{name} {rules}"] = size_of
-    compiled = plan.compile_step(setup, example, train.step_functions(config, setup)[1])
-    parts = sharding.memory(setup.abstract_state, setup.shardings, compiled)
+    step = train.phases(config, setup)[-1].step
+    compiled = plan.compile_step(setup, example, step)
+    placed = checkpoints.abstract(setup.abstract_state, setup.shardings)
+    parts = sharding.memory(placed, compiled)
     sent = sum(x["bytes"] for x in plan.collectives(compiled.as_text()).values())
     return found | {x: parts[x] for x in ("batch", "activations")} | {"sent": sent}
 

@@ -39,7 +39,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks import memory
 from gaitjax import plan, state
 from gaitjax.data import pipeline
-from gaitjax.engine import sharding
+from gaitjax.engine import checkpoints, sharding
 
 # name -> (devices, data, model, name in config.sharding_rules)
 LAYOUTS = {
@@ -101,7 +101,6 @@ def lmgait_run(config):
 
     example = state.example_batch(config)
     setup = state.build(config, example)
-    train.check_batch(config, setup.mesh)
 
     def batch(step: int):
         rng = np.random.default_rng([7, step])
@@ -117,7 +116,7 @@ def lmgait_run(config):
         arrays["labels"] = np.repeat(ids, config.data.seqs_per_id).astype(np.int32)
         return arrays
 
-    return setup, train.step_functions(config, setup)[1], batch
+    return setup, train.phases(config, setup)[-1].step, batch
 
 
 def cargait_run(config):
@@ -125,8 +124,7 @@ def cargait_run(config):
     from gaitjax.rerank import train as train_reranker
 
     strips, width, classes = 8, 16, 10
-    setup = train_reranker.build_reranker(config, strips, width, classes, "euclidean")
-    step = train_reranker.step_function(config, setup)
+    setup = train_reranker.build(config, strips, width, classes, "euclidean")
 
     def batch(number: int):
         rng = np.random.default_rng([9, number])
@@ -138,7 +136,7 @@ def cargait_run(config):
             "candidate_labels": rng.integers(0, classes, (count, 2)).astype(np.int32),
         }
 
-    return setup, step, batch
+    return setup, setup.step, batch
 
 
 MODELS = {
@@ -185,6 +183,7 @@ def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) 
     kept = jax.jit(lambda x: x, out_shardings=whole)(kept)
     learned = abs(float(norm(state.params)) - first_norm)  # on all: a collective
     if jax.process_index() == 0:
+        placed = checkpoints.abstract(setup.abstract_state, setup.shardings)
         leaves = jax.tree_util.tree_leaves_with_path(kept)
         arrays = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
         report = {
@@ -192,7 +191,7 @@ def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) 
             "learned": learned,
             "step_ms": round(statistics.median(times[1:] or times), 1),
             "collectives": plan.collectives(compiled.as_text()),
-            "memory": sharding.memory(setup.abstract_state, setup.shardings, compiled),
+            "memory": sharding.memory(placed, compiled),
         }
         write(output, model, layout, report, arrays)
 

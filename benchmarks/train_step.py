@@ -28,7 +28,7 @@ import numpy as np
 
 from gaitjax import state as states
 from gaitjax.data import pipeline
-from gaitjax.train import step_functions
+from gaitjax.train import phases, warm_up_config
 
 TIMES = ("wait", "transfer", "compute")
 
@@ -42,8 +42,8 @@ def load_config(name: str):
     return module.get_config(variant) if variant else module.get_config()
 
 
-def random_batches(config, step):
-    """Random arrays shaped as this step's batch, labels grouped by identity."""
+def random_batches(config):
+    """Random arrays shaped as a batch of `config`, labels grouped by identity."""
     rng = np.random.default_rng(0)
     people, frames = config.data.ids_per_batch, config.data.num_frames
     rows = people * config.data.seqs_per_id
@@ -92,12 +92,14 @@ def matmul_peak(dtype) -> float:
 def measure_phase(config, setup, step_function, first, steps, random) -> dict:
     """Times `steps` steps from step `first` on, after three that do not count.
 
+    config: of the phase.
+
     Returns lists of seconds "wait", "transfer", "compute", and "compile_s", "flops".
     """
     state, warm = setup.new_state(), 3
     rng = jax.random.key(1)
     if random:
-        batches = random_batches(config, first)
+        batches = random_batches(config)
     else:
         batches = data_batches(config, first, steps + warm)
     example = pipeline.to_global(next(batches), setup.mesh)
@@ -124,9 +126,9 @@ def measure_phase(config, setup, step_function, first, steps, random) -> dict:
 def measure(config, steps: int, random: bool) -> dict:
     """Both phases of training; see the module's docstring for the names."""
     setup = states.build(config, states.example_batch(config))
-    warm_step, main_step = step_functions(config, setup)
-    warm_up = config.warmup.steps
-    main = measure_phase(config, setup, main_step, warm_up, steps, random)
+    *before, training = phases(config, setup)
+    first = training.last - config.train.steps
+    main = measure_phase(config, setup, training.step, first, steps, random)
     median = {name: statistics.median(main[name]) for name in TIMES}
     step_s = sum(sum(main[name]) for name in TIMES) / steps
     memory = jax.devices()[0].memory_stats() or {}
@@ -149,14 +151,15 @@ def measure(config, steps: int, random: bool) -> dict:
         "steps": steps,
         "device": f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s)",
     }
-    if warm_up:
-        warm = measure_phase(config, setup, warm_step, 0, 3 * steps, random)
+    if before:
+        own, step = warm_up_config(config), before[0].step
+        warm = measure_phase(own, setup, step, 0, 3 * steps, random)
         warm_s = sum(sum(warm[name]) for name in TIMES) / (3 * steps)
         result["warmup_step_ms"] = round(1e3 * warm_s, 1)
         if not random:
             waits = [sum(warm["wait"]) / (3 * steps), sum(main["wait"]) / steps]
             result["warmup_wait_share"] = round(waits[0] / warm_s, 4)
-            counts = (warm_up, config.train.steps)
+            counts = (first, config.train.steps)
             waited = sum(n * wait for n, wait in zip(counts, waits))
             total = sum(n * each for n, each in zip(counts, (warm_s, step_s)))
             result["run_wait_share"] = round(waited / total, 4)

@@ -71,11 +71,11 @@ def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]
 
     from benchmarks.train_step import random_batches
     from gaitjax import state as states
-    from gaitjax.train import losses_of, train_step
+    from gaitjax import train
 
     config = model_config(name)
     setup = states.build(config, states.example_batch(config))
-    batch = jax.device_put(next(random_batches(config, config.warmup.steps)))
+    batch = jax.device_put(next(random_batches(config)))
     state = jax.device_put(random_state(setup))
     rng = jax.random.key(0)
 
@@ -83,11 +83,8 @@ def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]
     def forward(variables, batch):
         return setup.model.apply(variables, batch, train=False).embeddings
 
-    step = jax.jit(
-        functools.partial(
-            train_step, model=setup.model, tx=setup.tx, losses=losses_of(config)
-        )
-    )
+    # not donated: the same state is used again
+    step = jax.jit(train.phases(config, setup)[-1].step.__wrapped__)
     step = step.lower(state, batch, rng).compile()
     variables = states.model_variables(state)
     calls = {

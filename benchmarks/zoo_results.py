@@ -60,7 +60,8 @@ def row_config(row: str, seed: int, dataset: str, smoke: bool):
     config.data.data_dir = str(ROOT / "data")
     if smoke and config.model.name != "gei":
         config.train.steps = SMOKE_STEPS
-        config.warmup.steps = min(config.warmup.steps, 2)
+        if "warmup" in config:
+            config.warmup.steps = min(config.warmup.steps, 2)
         config.optimizer.rise_steps = min(config.optimizer.rise_steps, 1)
         config.evaluation.max_frames = config.evaluation.frame_multiple = 8
     return config
