@@ -61,7 +61,7 @@ def row(size: str, devices: int, remat: bool) -> dict[str, int]:
             leaves = getattr(setup.abstract_state, name)
             size_of = sharding.device_bytes(leaves, getattr(places, name))
             found[f"{name} {rules}"] = size_of
-    step = train.phases(config, setup)[-1].step
+    step = train.loop_phases(config, setup)[-1].step
     compiled = plan.compile_step(setup, example, step)
     placed = checkpoints.abstract(setup.abstract_state, setup.shardings)
     parts = sharding.memory(placed, compiled)

@@ -116,7 +116,7 @@ def lmgait_run(config):
         arrays["labels"] = np.repeat(ids, config.data.seqs_per_id).astype(np.int32)
         return arrays
 
-    return setup, train.phases(config, setup)[-1].step, batch
+    return setup, train.loop_phases(config, setup)[-1].step, batch
 
 
 def cargait_run(config):

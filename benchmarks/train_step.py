@@ -28,7 +28,8 @@ import numpy as np
 
 from gaitjax import state as states
 from gaitjax.data import pipeline
-from gaitjax.train import phases, warm_up_config
+from gaitjax.phases import phases_of
+from gaitjax.train import loop_phases
 
 TIMES = ("wait", "transfer", "compute")
 
@@ -126,9 +127,9 @@ def measure_phase(config, setup, step_function, first, steps, random) -> dict:
 def measure(config, steps: int, random: bool) -> dict:
     """Both phases of training; see the module's docstring for the names."""
     setup = states.build(config, states.example_batch(config))
-    *before, training = phases(config, setup)
-    first = training.last - config.train.steps
-    main = measure_phase(config, setup, training.step, first, steps, random)
+    *before, training = zip(phases_of(config), loop_phases(config, setup))
+    first = training[0].first
+    main = measure_phase(config, setup, training[1].step, first, steps, random)
     median = {name: statistics.median(main[name]) for name in TIMES}
     step_s = sum(sum(main[name]) for name in TIMES) / steps
     memory = jax.devices()[0].memory_stats() or {}
@@ -152,8 +153,8 @@ def measure(config, steps: int, random: bool) -> dict:
         "device": f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s)",
     }
     if before:
-        own, step = warm_up_config(config), before[0].step
-        warm = measure_phase(own, setup, step, 0, 3 * steps, random)
+        phase, in_loop = before[0]
+        warm = measure_phase(phase.config, setup, in_loop.step, 0, 3 * steps, random)
         warm_s = sum(sum(warm[name]) for name in TIMES) / (3 * steps)
         result["warmup_step_ms"] = round(1e3 * warm_s, 1)
         if not random:

@@ -84,7 +84,7 @@ def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]
         return setup.model.apply(variables, batch, train=False).embeddings
 
     # not donated: the same state is used again
-    step = jax.jit(train.phases(config, setup)[-1].step.__wrapped__)
+    step = jax.jit(train.loop_phases(config, setup)[-1].step.__wrapped__)
     step = step.lower(state, batch, rng).compile()
     variables = states.model_variables(state)
     calls = {

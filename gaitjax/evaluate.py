@@ -15,6 +15,7 @@ from gaitjax import restore, run_folder
 from gaitjax.data import pipeline, source
 from gaitjax.engine import cluster, log
 from gaitjax.engine.guards import choose
+from gaitjax.phases import phases_of
 from gaitjax.pictures.run import draw
 from gaitjax.retrieval import grew_submission, protocols
 from gaitjax.retrieval.distance import METRICS
@@ -157,7 +158,7 @@ def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, A
     if config.pictures:
         path = folder / log.FILE_NAME
         history = log.read_metrics(path) if path.exists() else ()
-        phases = {"warm-up": config.warmup.steps} if config.get("warmup") else {}
+        phases = {phase.name: phase.last for phase in phases_of(config)[:-1]}
         names = draw(
             config, setup.model, variables, evaluation.data, embeddings,
             folder / "pictures", history=history, phases=phases,

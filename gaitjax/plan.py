@@ -54,7 +54,7 @@ def _planned(config) -> tuple[Setup, Any, Any]:
     if config.model.name != "cargait":
         batch = example_batch(config)
         setup = build(config, batch)
-        return setup, batch, train.phases(config, setup)[-1].step
+        return setup, batch, train.loop_phases(config, setup)[-1].step
     base = base_run.read_config(config)
     strips, width = _embedding_shape(base)
     setup = train_reranker.build(

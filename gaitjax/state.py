@@ -166,3 +166,16 @@ def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
     for name in data.modalities:
         choose(name, modalities, "config.data.modalities")
     return {name: jax.ShapeDtypeStruct(*shapes[name]) for name in wanted}
+
+
+def check_batch(config, mesh) -> None:
+    """Raises ValueError where a batch cannot be split over devices and parts."""
+    identities, parts = config.data.ids_per_batch, config.train.accumulate
+    require(
+        parts >= 1 and identities % parts == 0,
+        f"config.train.accumulate={parts} does not divide config.data.ids_per_batch="
+        f"{identities} (or config.warmup's); a part holds whole identities, choose a "
+        "divisor.",
+    )
+    size = identities * config.data.seqs_per_id
+    sharding.check_divides(size, mesh, "config.data.ids_per_batch x seqs_per_id", parts)

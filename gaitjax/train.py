@@ -15,9 +15,17 @@ from gaitjax import evaluate, run_folder
 from gaitjax.data import pipeline, source
 from gaitjax.engine import cluster, loop, optim, sharding
 from gaitjax.engine.checkpoints import abstract
-from gaitjax.engine.guards import require, require_regex
+from gaitjax.engine.guards import require
 from gaitjax.losses import total_loss
-from gaitjax.state import Setup, build, example_batch, model_variables, stored_part
+from gaitjax.phases import Phase, phases_of
+from gaitjax.state import (
+    Setup,
+    build,
+    check_batch,
+    example_batch,
+    model_variables,
+    stored_part,
+)
 
 
 def train_step(
@@ -69,51 +77,17 @@ def train_step(
     return new, {**terms, "gradient_norm": optax.global_norm(gradients)}
 
 
-def warm_up_config(config):
-    """The config of the decoder's warm-up: the run's, with what config.warmup changes.
-
-    Its learning rate is constant; with the schedules "cosine" and "onecycle" it rises
-    over a twentieth of the steps and falls to zero.
-    """
-    own, warm = config.warmup, config.copy_and_resolve_references()
-    require_regex(own.trainable, "config.warmup.trainable")
-    unknown = [name for name in own.losses if name not in config.loss]
-    require(
-        not unknown,
-        f"config.warmup.losses names {', '.join(map(repr, unknown))}, config.loss has "
-        f"{', '.join(sorted(config.loss)) or 'none'}.",
-    )
-    with warm.unlocked():
-        warm.loss = {name: config.loss[name] for name in own.losses}
-    for size in ("ids_per_batch", "num_frames"):
-        warm.data[size] = own[size] or config.data[size]
-    cycle = config.optimizer.schedule in ("cosine", "onecycle") and own.steps > 1
-    warm.optimizer.update(
-        schedule="onecycle" if cycle else "constant", rise_steps=own.steps // 20,
-        learning_rate=own.learning_rate or config.optimizer.learning_rate,
-        final_learning_rate=0.0,
-    )  # fmt: skip
-    warm.train.update(steps=own.steps, trainable=own.trainable)
-    return warm
-
-
-def phases(config, setup: Setup, data=None, damaged=None) -> list[loop.Phase]:
-    """The decoder's warm-up, where the config has one, and the training itself.
+def loop_phases(config, setup: Setup, data=None, damaged=None) -> list[loop.Phase]:
+    """`phases_of(config)` as the loop runs them.
 
     data: the training split; planning and benchmarks, which bring their own batches,
     have none. damaged: filled with the rows that could not be read.
     """
-    warm, found = config.get("warmup"), []
-    if warm and warm.steps:
-        own = warm_up_config(config)
-        found.append(_phase("warm-up", own, setup, 0, data, damaged, method="warm_up"))
-    first = found[-1].last if found else 0
-    found.append(_phase("training", config, setup, first, data, damaged))
-    return found
+    return [_loop_phase(phase, setup, data, damaged) for phase in phases_of(config)]
 
 
-def _phase(name, config, setup: Setup, first, data, damaged, method=None) -> loop.Phase:
-    """The phase after step `first` that `config` describes."""
+def _loop_phase(phase: Phase, setup: Setup, data, damaged) -> loop.Phase:
+    config = phase.config
     check_batch(config, setup.mesh)
     schedule = optim.make_schedule(config.optimizer, config.train.steps)
     tx = optim.make_optimizer(config.optimizer, schedule)
@@ -121,38 +95,25 @@ def _phase(name, config, setup: Setup, first, data, damaged, method=None) -> loo
     if "triplet" in losses:  # batches and their parts hold whole identities
         losses["triplet"]["seqs_per_id"] = config.data.seqs_per_id
     step = functools.partial(
-        train_step, model=setup.model, tx=tx, losses=losses, method=method,
+        train_step, model=setup.model, tx=tx, losses=losses, method=phase.method,
         trainable=config.train.trainable, parts=config.train.accumulate,
         devices=setup.mesh.shape["data"],
     )  # fmt: skip
     new_moments = jax.jit(tx.init, out_shardings=setup.shardings.opt_state)
     return loop.Phase(
-        name=name,
-        last=first + config.train.steps,
+        name=phase.name,
+        last=phase.last,
         step=jax.jit(step, donate_argnums=0, out_shardings=(setup.shardings, None)),
         batches=lambda start, stop: pipeline.train_batches(
             data, config, setup.mesh, start_step=start, stop_step=stop, damaged=damaged
         ),
-        rate=lambda done: schedule(done - first),
+        rate=lambda done: schedule(done - phase.first),
         name_rows=lambda step: (
             "Its sequences: "
             + ", ".join(data.index.key[pipeline.train_rows(data, config, step - 1)])
         ),
         enter=lambda state: state._replace(opt_state=new_moments(state.params)),
     )
-
-
-def check_batch(config, mesh) -> None:
-    """Raises ValueError where a batch cannot be split over devices and parts."""
-    identities, parts = config.data.ids_per_batch, config.train.accumulate
-    require(
-        parts >= 1 and identities % parts == 0,
-        f"config.train.accumulate={parts} does not divide config.data.ids_per_batch="
-        f"{identities} (or config.warmup's); a part holds whole identities, choose a "
-        "divisor.",
-    )
-    size = identities * config.data.seqs_per_id
-    sharding.check_divides(size, mesh, "config.data.ids_per_batch x seqs_per_id", parts)
 
 
 def run(config, workdir: str) -> dict[str, Any]:
@@ -171,7 +132,7 @@ def run(config, workdir: str) -> dict[str, Any]:
     setup, damaged = build(config, example_batch(config)), {}
     task = loop.Task(
         name=config.name,
-        phases=phases(config, setup, data, damaged),
+        phases=loop_phases(config, setup, data, damaged),
         new_state=setup.new_state,
         target=stored_part(abstract(setup.abstract_state, setup.shardings)),
         stored=stored_part,
@@ -182,27 +143,22 @@ def run(config, workdir: str) -> dict[str, Any]:
         differences=run_folder.differences,
         gauges=lambda: {"damaged_sequences": len(damaged)} if damaged else {},
     )
-    cluster.say(summary(setup, config, data, task.phases))
-    state = loop.fit(
-        task._replace(**_hooks(config, setup, task.phases, workdir)),
-        workdir,
-        sharding.key(config.seed + 1, setup.mesh),
-        log_every=config.train.log_every,
-        checkpoint_every=config.train.checkpoint_every,
-        keep=config.train.keep,
-        keep_best=config.train.keep_best,
-    )
+    cluster.say(summary(setup, config, data))
+    task = task._replace(**_hooks(config, setup, workdir))
+    rng = sharding.key(config.seed + 1, setup.mesh)
+    state = loop.fit(task, workdir, rng, config.train)
     return evaluate.finish(config, setup, state, workdir)
 
 
-def _hooks(config, setup: Setup, phases, workdir: str) -> dict[str, Any]:
+def _hooks(config, setup: Setup, workdir: str) -> dict[str, Any]:
     """The hooks of `loop.Task`: what is said at the start, evaluations in between.
 
     A checkpoint is written before the evaluation of its step, which a signal to end may
     interrupt. With keep_best the results are part of the checkpoint and come first.
     """
     every, best = config.evaluation.every_steps, config.train.keep_best
-    last, first = phases[-1].last, phases[-1].last - config.train.steps
+    training = phases_of(config)[-1]
+    first, last = training.first, training.last
 
     def started(state, step, log):
         run_folder.write_config(config, workdir)
@@ -225,16 +181,18 @@ def _hooks(config, setup: Setup, phases, workdir: str) -> dict[str, Any]:
     return {"started": started, "after_save": evaluated}
 
 
-def summary(setup: Setup, config, data, phases) -> str:
+def summary(setup: Setup, config, data) -> str:
     """One paragraph printed at the start: sizes, so that surprises are seen early."""
-    count = lambda tree: sum(x.size for x in jax.tree.leaves(tree))  # noqa: E731
-    state, steps = setup.abstract_state, [phase.last for phase in phases]
-    steps = [stop - start for start, stop in zip([0, *steps], steps)]
+    trainable, frozen = (
+        sum(x.size for x in jax.tree.leaves(tree))
+        for tree in (setup.abstract_state.params, setup.abstract_state.frozen)
+    )
+    steps = " + ".join(str(phase.last - phase.first) for phase in phases_of(config))
     return (
-        f"{config.name}: {count(state.params):,} trainable and "
-        f"{count(state.frozen):,} frozen parameters; {data.name}: "
-        f"{len(data.index.key):,} sequences of {config.data.num_classes} identities; "
-        f"batch {config.data.ids_per_batch} ids x {config.data.seqs_per_id} sequences "
-        f"x {config.data.num_frames} frames; {' + '.join(map(str, steps))} steps on "
-        f"{dict(setup.mesh.shape)} {jax.devices()[0].platform} devices."
+        f"{config.name}: {trainable:,} trainable and {frozen:,} frozen parameters; "
+        f"{data.name}: {len(data.index.key):,} sequences of {config.data.num_classes} "
+        f"identities; batch {config.data.ids_per_batch} ids x "
+        f"{config.data.seqs_per_id} sequences x {config.data.num_frames} frames; "
+        f"{steps} steps on {dict(setup.mesh.shape)} {jax.devices()[0].platform} "
+        "devices."
     )

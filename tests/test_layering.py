@@ -24,9 +24,18 @@ MAY_IMPORT = {
     "pictures": {"pictures", "data", "retrieval", "run_folder"},
     "pictures.charts": set(),
     "restore": {"engine", "run_folder", "state"},
-    "evaluate": {"engine", "data", "retrieval", "pictures", "restore", "run_folder"}
+    "phases": {"engine.guards"},
+    "evaluate": {
+        "phases",
+        "engine",
+        "data",
+        "retrieval",
+        "pictures",
+        "restore",
+        "run_folder",
+    }
     | {"state"},
-    "train": {"engine", "data", "losses", "evaluate", "run_folder", "state"},
+    "train": {"phases", "engine", "data", "losses", "evaluate", "run_folder", "state"},
     "rerank": {"rerank", "retrieval", "engine.guards"},
     "rerank.cargait": {"parts", "engine.guards"},
     "rerank.graph_methods": {"retrieval.distance"},

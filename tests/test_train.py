@@ -13,6 +13,7 @@ from gaitjax import restore, run_folder, train
 from gaitjax import state as states
 from gaitjax.data.source import Index, Source
 from gaitjax.engine import loop
+from gaitjax.phases import phases_of
 
 
 @pytest.fixture(scope="module")
@@ -165,18 +166,18 @@ def test_phases_that_cannot_run_are_refused(config, setup, change, message):
     changed.warmup.ids_per_batch = 0
     changed.update_from_flattened_dict(change)
     with pytest.raises(ValueError, match=message):
-        train.phases(changed, setup)
+        train.loop_phases(changed, setup)
 
 
 def test_the_warm_up_is_a_phase_with_sizes_and_rates_of_its_own(config, setup):
     changed = config.copy_and_resolve_references()
     changed.warmup.update(steps=40, ids_per_batch=1, num_frames=2, learning_rate=0.5)
     changed.train.steps = 60
-    warm, main = train.phases(changed, setup)
+    warm, main = train.loop_phases(changed, setup)
     assert (warm.name, warm.last, main.name, main.last) == (
         "warm-up", 40, "training", 100
     )  # fmt: skip
-    own = train.warm_up_config(changed)
+    own = phases_of(changed)[0].config
     assert set(own.loss) == {"silhouette"}
     assert (own.data.ids_per_batch, own.data.num_frames) == (1, 2)
     # a cycle of its own: rises from 1/25 over a twentieth, falls to 0
@@ -186,10 +187,10 @@ def test_the_warm_up_is_a_phase_with_sizes_and_rates_of_its_own(config, setup):
     assert rates[21] == pytest.approx(0.25)  # half of the cosine
     assert float(main.rate(40)) == pytest.approx(config.optimizer.learning_rate / 25)
     changed.optimizer.schedule, changed.warmup.learning_rate = "milestones", 0.0
-    (warm, _), rate = train.phases(changed, setup), config.optimizer.learning_rate
+    (warm, _), rate = train.loop_phases(changed, setup), config.optimizer.learning_rate
     assert all(float(warm.rate(step)) == pytest.approx(rate) for step in range(40))
     changed.warmup.steps = 0
-    assert [phase.name for phase in train.phases(changed, setup)] == ["training"]
+    assert [phase.name for phase in train.loop_phases(changed, setup)] == ["training"]
 
 
 def test_split_and_merge_are_inverse():
@@ -207,7 +208,7 @@ def test_nan_names_the_step_the_term_and_the_sequences(config, setup):
     metrics = {"total": np.nan, "triplet": np.nan, "cross_entropy": 1.0}
     config.data.update(ids_per_batch=2, seqs_per_id=2)
     config.warmup.ids_per_batch = 0
-    phase = train.phases(config, setup, data)[-1]
+    phase = train.loop_phases(config, setup, data)[-1]
     with pytest.raises(FloatingPointError) as caught:
         loop.check_finite(7, metrics, phase.name_rows)
     message = str(caught.value)

@@ -148,7 +148,7 @@ class Checkpoints:
                 return stored, step
             if read_by_all:
                 problem = "a checksum of its arrays differs"
-            problem = problem or "another process cannot read it"
+            problem = problem or "another process"
             logging.warning(
                 "Checkpoint %s of step %d cannot be read (%s); trying the one before "
                 "it.", self._folder, step, problem,

@@ -72,17 +72,11 @@ class Task(NamedTuple):
     after_save: Callable[[State, int, MetricLog], None] = lambda state, step, log: None
 
 
-def fit(
-    task: Task,
-    workdir: str,
-    rng: jax.Array,
-    *,
-    log_every: int,
-    checkpoint_every: int,
-    keep: int,
-    keep_best: str = "",
-) -> State:
+def fit(task: Task, workdir: str, rng: jax.Array, config) -> State:
     """Trains, or continues, `task` in `workdir`; returns the state after its last step.
+
+    config: how often to log and save, and what to keep: log_every, checkpoint_every,
+    keep and, where the task evaluates, keep_best (see `Checkpoints`).
 
     A signal to end (SIGTERM, Ctrl-C) lets the running step finish, saves it and leaves
     the program with code 0. An evaluation in after_step or after_save may raise Stopped
@@ -91,9 +85,9 @@ def fit(
     Raises FloatingPointError where a metric is not finite, and what `Checkpoints` does.
     """
     check_space(workdir, task.target)
-    state, step = task.new_state(), 0
+    state, step, first = task.new_state(), 0, 0
     description = task.describe(state)
-    store = Checkpoints(workdir, keep, keep_best)
+    store = Checkpoints(workdir, config.keep, config.get("keep_best", ""))
     with contextlib.closing(store), Stop():
         found = store.restore(task.target, description, task.differences)
         if found is not None:
@@ -101,15 +95,8 @@ def fit(
             state = task.restored(state, stored)
         with MetricLog(workdir, step) as log:
             state = task.started(state, step, log)
-            run = _Run(
-                task, workdir, rng, log, store, description, log_every, checkpoint_every
-            )
-            with tqdm(
-                total=run.last, initial=step, unit="step", dynamic_ncols=True,
-                smoothing=0.1, desc=f"train {task.name}", mininterval=1.0,
-                disable=jax.process_index() > 0,
-            ) as run.bar:  # fmt: skip
-                first = 0
+            run = _Run(task, workdir, rng, config, store, description, log)
+            with run.bar_from(step) as run.bar:
                 for phase in task.phases:
                     if step == first > 0:
                         state = phase.enter(state)
@@ -124,16 +111,20 @@ def fit(
 class _Run:
     """One call of `fit`: what its steps share."""
 
-    def __init__(
-        self, task, workdir, rng, log, store, description, log_every, checkpoint_every
-    ):
-        self.task, self.workdir, self.rng, self.log = task, workdir, rng, log
-        self.store, self.description = store, description
-        self.log_every, self.checkpoint_every = log_every, checkpoint_every
+    def __init__(self, task: Task, workdir, rng, config, store, description, log):
+        self.task, self.workdir, self.rng, self.config = task, workdir, rng, config
+        self.store, self.description, self.log = store, description, log
         self.last = task.phases[-1].last
         self.started, self.waited = time.time(), 0.0
         self.newest: Any = None  # arguments of `check_finite` for the newest step
         self.bar: Any = None
+
+    def bar_from(self, step: int) -> tqdm:
+        return tqdm(
+            total=self.last, initial=step, unit="step", dynamic_ncols=True,
+            smoothing=0.1, desc=f"train {self.task.name}", mininterval=1.0,
+            disable=jax.process_index() > 0,
+        )  # fmt: skip
 
     def steps(self, phase: Phase, state: State, step: int) -> State:
         """The phase's steps after `step`."""
@@ -148,7 +139,7 @@ class _Run:
             self._check_finite()  # of the step before, so the device is never idle
             self.newest = step, metrics, phase.name_rows
             self.bar.update()
-            if step % self.log_every == 0 or step == self.last:
+            if step % self.config.log_every == 0 or step == self.last:
                 self._log_row(phase, step, metrics)
             state = self._close(state, step)
         return state
@@ -161,7 +152,7 @@ class _Run:
             stopping = asked()
         except Stopped:
             stopping = True
-        due = step % self.checkpoint_every == 0 or step == self.last
+        due = step % self.config.checkpoint_every == 0 or step == self.last
         if due or stopping or results is not None:
             self._save(state, step, results)
             saved = True

@@ -294,14 +294,8 @@ def fit(config, workdir: str, table: Table) -> Reranker:
         started=started,
         after_step=after_step,
     )
-    state = loop.fit(
-        task,
-        workdir,
-        sharding.key(config.seed + 1, setup.mesh),
-        log_every=config.train.log_every,
-        checkpoint_every=config.train.checkpoint_every,
-        keep=config.train.keep,
-    )
+    rng = sharding.key(config.seed + 1, setup.mesh)
+    state = loop.fit(task, workdir, rng, config.train)
     best = state.best
     if jax.process_count() > 1:  # re-ranking is each process's own, on its own devices
         best = multihost_utils.process_allgather(best, tiled=True)

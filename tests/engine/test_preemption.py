@@ -333,12 +333,12 @@ def test_a_batch_that_does_not_divide_names_fields_and_a_mesh():
     config = silhouette_config(ids_per_batch=6, seqs_per_id=2)
     message = r"batch of 12 .*does not divide over the 8 devices.*--config.mesh.data=4"
     with pytest.raises(ValueError, match=message):
-        train.check_batch(config, Mesh8())
+        state.check_batch(config, Mesh8())
     config.data.seqs_per_id = 4
-    train.check_batch(config, Mesh8())
+    state.check_batch(config, Mesh8())
     config.train.accumulate = 4
     with pytest.raises(ValueError, match="accumulate=4 does not divide .*=6"):
-        train.check_batch(config, Mesh8())
+        state.check_batch(config, Mesh8())
 
 
 @pytest.mark.parametrize("model", [gaitbase, cargait])
@@ -422,7 +422,7 @@ def test_preempted_while_it_evaluates_it_saves_and_ends(tmp_path, monkeypatch, b
         return state._replace(step=state.step + 1), {"total": batch}
 
     config = silhouette_config()
-    config.train.update(steps=6, keep_best=best)
+    config.train.update(steps=6, checkpoint_every=2, log_every=9, keep_best=best)
     config.evaluation.every_steps = 2
     monkeypatch.setattr(evaluate, "evaluate_state", evaluated)
     monkeypatch.setattr(loop, "Checkpoints", Store)
@@ -435,13 +435,10 @@ def test_preempted_while_it_evaluates_it_saves_and_ends(tmp_path, monkeypatch, b
         name="fake", phases=[phase], target={}, stored=state.stored_part,
         new_state=lambda: state.TrainState(jax.numpy.int32(0), parameters, {}, {}, {}),
         restored=None, describe=lambda _: {}, differences=None,
-        **train._hooks(config, None, [phase], tmp_path),
+        **train._hooks(config, None, tmp_path),
     )  # fmt: skip
     with pytest.raises(SystemExit) as end:
-        loop.fit(
-            task, tmp_path, np.int32(0), log_every=9, checkpoint_every=2, keep=2,
-            keep_best=best,
-        )  # fmt: skip
+        loop.fit(task, tmp_path, np.int32(0), config.train)
     assert end.value.code == 0
     saved = [("save 2 of 2", {"metric": 1.0} if best else None), "evaluate 2"]
     cut = [("save 4 of 4", None), "evaluate 4"]
