@@ -203,21 +203,33 @@ have two options, do those steps only if you trust the source of the checkpoint.
 \tWeightsUnpickler error: """
 
 
+@pytest.mark.parametrize("error", [pickle.UnpicklingError, RuntimeError])
 @pytest.mark.parametrize("torch_says, message", [
-    ("Unsupported global: GLOBAL numpy.scalar was not an allowed global by default.",
-     r"holds numpy\.scalar besides tensors.*save the weights"),
+    ("Unsupported global: GLOBAL x was not an allowed global by default.", "refused"),
+    ("Any words of another version; set `weights_only` to `False`.", "refused"),
     ("\n\nUnsupported operand 60", r"no whole PyTorch file.*Unsupported operand 60\)"),
+    ("Use `torch.serialization.add_safe_globals([x])`.", r"no whole PyTorch.*or\)"),
 ])  # fmt: skip
-def test_what_torch_refuses_is_named(torch_says, message, tmp_path, monkeypatch):
+def test_what_torch_refuses_is_named_without_its_advice(
+    torch_says, message, error, tmp_path, monkeypatch
+):
     def refuse(file, map_location, weights_only):
-        raise pickle.UnpicklingError(TORCH_2_13 + torch_says)
+        raise error(TORCH_2_13 + torch_says)
 
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(load=refuse))
-    (tmp_path / "weights.pth").write_bytes(b"x")
-    with pytest.raises(ValueError, match=message):
-        files.read_published(tmp_path / "weights.pth")
+    file = tmp_path / "weights.pth"
+    if message == "refused":
+        file.write_bytes(pickle.dumps(np.float64(3), 2))
+        message = r"holds numpy\S+scalar besides tensors, which is refused.*save the w"
+    else:
+        file.write_bytes(b"x")
+    with pytest.raises(ValueError, match=message) as caught:
+        files.read_published(file)
+    assert caught.value.__suppress_context__ and "weights_only" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_whole_torch_files_with_more_than_weights(tmp_path):
     torch = pytest.importorskip("torch")
     file, model = tmp_path / "weights.pt", torch.nn.Linear(2, 2)

@@ -252,7 +252,7 @@ def test_damaged_pth(torch, tmp_path):
     tensor = state["blocks.1.attn.qkv.bias"].numpy().tobytes()
     place = content.index(tensor) + 100
     file.write_bytes(content[:place] + b"\0\1\2\3" + content[place + 4 :])
-    message = r"damaged at blocks\.1\.attn\.qkv\.bias \(96,\): its checksum"
+    message = r"damaged: the checksum of blocks\.1\.attn\.qkv\.bias \(96,\) is not"
     with pytest.raises(ValueError, match=message):
         pretrained.load_dinov2(file, model)
     for content, message in (
@@ -278,7 +278,7 @@ def test_code_in_a_pickle_is_not_run(torch, tmp_path):
             return (tmp_path.joinpath("touched").touch, ())
 
     torch.save({"x": Harmful()}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="no whole PyTorch file"):
+    with pytest.raises(ValueError, match="getattr besides tensors, which is refused"):
         pretrained.load_dinov2(tmp_path / "x.pth", DINO)
     assert not (tmp_path / "touched").exists()
 

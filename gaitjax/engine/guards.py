@@ -15,6 +15,24 @@ def require(condition, message: str, error: type[Exception] = ValueError) -> Non
         raise error(message)
 
 
+class Damaged(ValueError):
+    """A file that is not whole, or not what its name says.
+
+    The message is "FILE is damaged: fault. repair"; the fault says where and how. It is
+    cut short, because names in a damaged file can be of any length.
+    """
+
+    def __init__(self, file, fault: str, repair: str = "Fetch it again."):
+        short = fault if len(fault) <= 600 else fault[:597] + "..."
+        super().__init__(f"{file} is damaged: {short}. {repair}")
+
+
+def require_whole(condition, file, fault: str, repair="Fetch it again.") -> None:
+    """Raises `Damaged` unless `condition` holds."""
+    if not condition:
+        raise Damaged(file, fault, repair)
+
+
 def choose(name, table: Collection, what: str) -> Any:
     """What `table` holds under `name`; `name` itself where the table is no mapping.
 

@@ -1,6 +1,6 @@
 """Names and layouts of encoder weights: every published form <-> our parameter tree.
 
-Four namings exist; all meet in the second one.
+Four namings exist; all are translated by way of the second one.
 
 | naming | example | where |
 |---|---|---|
@@ -20,7 +20,7 @@ import numpy as np
 
 Tensors = Mapping[str, np.ndarray]
 
-# buffers and scalars that are no weights of a tower
+# buffers and scalars, which are no weights of a tower
 IGNORED = re.compile(
     r"(^|[./])(position_ids|logit_scale|logit_bias|input_resolution|context_length"
     r"|vocab_size|attn_mask)$"
@@ -72,12 +72,16 @@ def rename(name: str, renames) -> str:
     return name
 
 
+def _in_three(value: np.ndarray) -> bool:
+    return value.ndim > 0 and len(value) % 3 == 0
+
+
 def from_dinov2_repository(tensors: Tensors) -> dict[str, np.ndarray]:
     """DINOv2's own names -> Hugging Face's, the fused `attn.qkv` split in three."""
     out = {}
     for name, value in tensors.items():
         target = rename(name, DINOV2_RENAMES)
-        if ".attn.qkv." in target and value.shape[0] % 3 == 0:
+        if ".attn.qkv." in target and _in_three(value):
             parts = ("query", "key", "value")
             for part, piece in zip(parts, np.split(value, 3), strict=True):
                 out[target.replace(".attn.qkv.", f".attention.attention.{part}.")] = (
@@ -97,7 +101,7 @@ def from_openai_clip(tensors: Tensors) -> dict[str, np.ndarray]:
             continue
         target = rename(name, OPENAI_RENAMES)
         match = re.search(r"\.attn\.in_proj_(weight|bias)$", target)
-        if match and value.shape[0] % 3 == 0:
+        if match and _in_three(value):
             for part, piece in zip("qkv", np.split(value, 3), strict=True):
                 ending = f".self_attn.{part}_proj.{match[1]}"
                 out[target[: match.start()] + ending] = piece

@@ -9,12 +9,13 @@ with an index, Hugging Face's names or our own), or original `.pth` / `.pt` / `.
 files where torch is installed (read with `weights_only=True`; OpenAI's CLIP `.pt` are
 TorchScript archives, which torch runs: load those from OpenAI only).
 
-Every weight of the model must come from the file with its exact shape and every weight
-of the file must go somewhere: anything else raises ValueError with the names. Of a CLIP
-file the other tower and `logit_scale` are left aside, and so are a projection or a
-position table that the model was built without.
+Every weight of the model must be in the file with its exact shape, and every weight of
+the file must be used: anything else raises ValueError with the names. Of a CLIP file
+the other tower and `logit_scale` are not read, nor are a projection or a position table
+that the model was built without.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,8 +27,8 @@ from absl import logging
 from flax import traverse_util
 
 from gaitjax.engine.atomic import replacing
-from gaitjax.weights import encoder_names as weight_names
-from gaitjax.weights import files as weight_files
+from gaitjax.engine.guards import Damaged, require
+from gaitjax.weights import encoder_names, files
 from gaitjax.weights.files import LISTED, SUFFIXES
 
 # what a folder or a hub repository is searched for, in this order
@@ -82,7 +83,8 @@ def load_frozen(config, frozen: dict) -> dict:
       frozen: nested dict of arrays, the frozen parameters at their initial values.
 
     Returns:
-      The same tree, scopes with a source replaced; the rest is named in the log.
+      The same tree with the weights of every scope that has a source. Scopes without
+      one are named in the log.
     """
     sources = {k: v for k, v in config.get("pretrained", {}).items() if v}
     for scope in sorted(set(sources) - set(frozen)):  # an ablation without it, say
@@ -106,8 +108,8 @@ def load(source: str | Path, expected: Mapping) -> dict:
     count = sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(expected))
     file = locate(source, int(count))
     try:
-        tensors = weight_files.read(file)
-    except weight_files.Damaged as error:
+        tensors = files.read(file)
+    except Damaged as error:
         leaves = traverse_util.flatten_dict(expected, sep="/")
         first = min(leaves)
         raise ValueError(
@@ -124,7 +126,7 @@ def to_parameters(
     """Flat tensors in any published naming -> a tree with exactly `expected`'s leaves.
 
     Args:
-      tensors: {name: array}, names as in weight_names.
+      tensors: {name: array}, names as in encoder_names.
       expected: nested dict of arrays or shapes, our parameter tree.
       origin: where the tensors come from, for the error.
 
@@ -135,7 +137,7 @@ def to_parameters(
       ValueError: lists missing, extra, mis-shaped and non-finite weights by name.
     """
     wanted = traverse_util.flatten_dict(expected, sep="/")
-    found = _of_tower(weight_names.to_paths(tensors), wanted)
+    found = _of_tower(encoder_names.to_paths(tensors), wanted)
     faults = {
         "missing": sorted(set(wanted) - set(found)),
         "extra": [f"{k} {found[k].shape}" for k in sorted(set(found) - set(wanted))],
@@ -154,26 +156,26 @@ def to_parameters(
     faults["not finite"] = [
         k for k, v in sorted(out.items()) if not np.isfinite(v).all()
     ]
-    if any(faults.values()):
-        lines = [
-            f"{len(names)} {kind}: " + "; ".join(names[:LISTED])
-            + (f"; and {len(names) - LISTED} more" if len(names) > LISTED else "")
-            for kind, names in faults.items()
-            if names
-        ]  # fmt: skip
-        raise ValueError(
-            f"{origin} does not hold the weights of this model ({len(found)} found, "
-            f"{len(wanted)} expected). " + " | ".join(lines) + ". Check that the file "
-            "is whole and that the model's size fields are those of the file."
-        )
+    lines = [
+        f"{len(names)} {kind}: " + "; ".join(names[:LISTED])
+        + (f"; and {len(names) - LISTED} more" if len(names) > LISTED else "")
+        for kind, names in faults.items()
+        if names
+    ]  # fmt: skip
+    require(
+        not lines,
+        f"{origin} does not hold the weights of this model ({len(found)} found, "
+        f"{len(wanted)} expected). {' | '.join(lines)}. Check that the file is whole "
+        "and that the model's size fields are those of the file.",
+    )
     return traverse_util.unflatten_dict(out, sep="/")
 
 
 def _of_tower(found: dict, wanted: Mapping) -> dict:
     """Without the other CLIP tower and what a CLIP model was built without."""
     for own, other in (
-        (weight_names.TEXT, weight_names.IMAGE),
-        (weight_names.IMAGE, weight_names.TEXT),
+        (encoder_names.TEXT, encoder_names.IMAGE),
+        (encoder_names.IMAGE, encoder_names.TEXT),
     ):
         if any(own.search(name) for name in wanted):
             found = {k: v for k, v in found.items() if not other.search(k)}
@@ -193,7 +195,7 @@ def save(path: str | Path, parameters: Mapping) -> None:
 
 def to_huggingface(parameters: Mapping) -> dict[str, np.ndarray]:
     """A parameter tree -> {Hugging Face PyTorch name: array in PyTorch's layout}."""
-    return weight_names.to_huggingface(traverse_util.flatten_dict(parameters, sep="/"))
+    return encoder_names.to_huggingface(traverse_util.flatten_dict(parameters, sep="/"))
 
 
 def locate(source: str | Path, count: int = 0) -> Path:
@@ -201,28 +203,31 @@ def locate(source: str | Path, count: int = 0) -> Path:
 
     `count` is the model's number of parameters, for the error's estimate of the size.
     """
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(source))
+    if os.path.isfile(path):
         return path
-    if path.is_dir():
-        named = [path / name for name in FILES if (path / name).is_file()]
-        others = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES]
-        if named or len(others) == 1:
-            return (named or others)[0]
+    if os.path.isdir(path):
+        there = [file for file in sorted(path.iterdir()) if os.path.isfile(file)]
+        named = [path / name for name in FILES if path / name in there]
+        others = [file for file in there if file.suffix in SUFFIXES]
         listing = ", ".join(file.name for file in others) or "none of them"
-        raise FileNotFoundError(
+        require(
+            named or len(others) == 1,
             f"{path} must hold one of {', '.join(FILES)} or a single weights file "
-            f"({', '.join(SUFFIXES)}); it holds {listing}. Name the file itself."
+            f"({', '.join(SUFFIXES)}); it holds {listing}. Name the file itself.",
+            FileNotFoundError,
         )
-    if re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)):
-        return _from_hub(str(source), count)
-    raise FileNotFoundError(
-        f"No weights at {path}: not a file, a folder or a hub id (owner/name)."
+        return (named or others)[0]
+    require(
+        re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(source)),
+        f"No weights at {path}: not a file, a folder or a hub id (owner/name).",
+        FileNotFoundError,
     )
+    return _from_hub(str(source), count)
 
 
 def _from_hub(repository: str, count: int) -> Path:
-    """Finds in the cache or downloads; a sharded index brings its shards along."""
+    """The file of a hub id, from the cache or downloaded; with an index, its shards."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -258,7 +263,7 @@ def _from_hub(repository: str, count: int) -> Path:
         except EntryNotFoundError:
             continue
         if name.endswith(".index.json"):
-            for shard in sorted(set(weight_files.shards(file).values())):
+            for shard in sorted(set(files.shards(file).values())):
                 fetch(shard)
         return file
     raise FileNotFoundError(

@@ -2,82 +2,104 @@
 
     tensors = read(Path("model.safetensors"))
 
-Names and layouts stay the file's own (weight_names translates them). Nothing in a file
-is run, except in TorchScript archives (`_read_torch`). A file that is not whole raises
-`Damaged` with the first tensor that it lacks, as far as its format tells: safetensors
-and msgpack do; a PyTorch archive has its table of contents at the end, so a truncated
-one names no tensor, but it holds checksums, so that changed weights are found. The
-other two have none: a changed value that is still finite goes unnoticed there.
+Names and layouts stay the file's own; encoder_names and zoo_names translate them. No
+code in a file is run, except in TorchScript archives of encoders (`read`). A file that
+is not whole raises `Damaged`, with the first tensor that it lacks where its format
+tells: safetensors and msgpack do. A PyTorch archive has its table of contents at the
+end, so a truncated one names no tensor, but it holds checksums, so changed weights are
+found. The other two have no checksums: a changed value that is finite goes unnoticed.
 """
 
+import functools
 import json
-import pickle
-import re
+import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import serialization, traverse_util
+
+from gaitjax.engine.guards import Damaged, require, require_whole
+from gaitjax.weights.torch_files import read_torch
 
 SUFFIXES = (".safetensors", ".msgpack", ".pth", ".pt", ".bin", ".index.json")
 LISTED = 20  # names per kind of fault in an error
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32")
 DTYPES += ("U16", "U8", "BOOL")  # of safetensors that numpy reads
+JSON_BYTES = 100_000_000  # of a header or index; safetensors has the same limit
+UNPACKED = 100, 2**26  # an .npz may unpack to so many times its size, and bytes more
 
 
-class Damaged(ValueError):
-    """The file is not whole, or not what its name says."""
+def read(file: Path, scripts: bool = True) -> dict[str, np.ndarray]:
+    """Every tensor of a weights file (or of the shards of an index), flat.
 
-
-def read(file: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a weights file (or of the shards of an index), flat."""
-    name = file.name
-    if name.endswith(".index.json"):
-        return _read_shards(file)
-    if name.endswith(".safetensors"):
-        return _read_safetensors(file)
-    if name.endswith(".msgpack"):
-        return _read_msgpack(file)
-    if name.endswith((".pth", ".pt", ".bin")):
-        return _read_torch(file)
-    raise ValueError(f"{file} must end in one of {', '.join(SUFFIXES)}.")
+    scripts: TorchScript archives are read too; torch runs them, so they must come from
+    a source you trust (OpenAI's CLIP files are such archives).
+    """
+    torch = functools.partial(read_torch, scripts=scripts)
+    readers = {
+        ".safetensors": _read_safetensors,
+        ".index.json": _read_shards,
+        ".msgpack": _read_msgpack,
+        ".npz": _read_npz,
+        **dict.fromkeys((".pth", ".pt", ".bin"), torch),
+    }
+    found = [reader for end, reader in readers.items() if file.name.endswith(end)]
+    require(found, f"{file} must end in one of {', '.join(SUFFIXES)}.")
+    return _only_tensors(file, found[0](file))
 
 
 def read_published(file: Path) -> dict[str, np.ndarray]:
     """Every tensor of a gait model's checkpoint: .pt, .pth, .bin, .safetensors or .npz.
 
-    Nothing in the file is run: PyTorch files are read with `weights_only=True` and
-    TorchScript archives are refused, .npz without pickled objects.
+    Nothing in the file is run: TorchScript archives and pickled objects are refused.
     """
-    if not file.is_file():
-        raise ValueError(f"There is no file {file} (config.checkpoint).")
-    if file.suffix == ".npz":
-        try:
-            with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except Exception as error:  # zipfile, zlib and numpy have their own
-            raise Damaged(
-                f"{file} is no whole .npz of plain arrays ({error})."
-            ) from error
-    if file.suffix in (".pt", ".pth", ".bin"):
-        return _read_torch(file, scripts=False)
-    return read(file)
+    require(os.path.isfile(file), f"There is no file {file} (config.checkpoint).")
+    return read(file, scripts=False)
+
+
+def _only_tensors(file: Path, tensors: Mapping) -> dict[str, np.ndarray]:
+    """`tensors`; ValueError unless it is a non-empty {str: array of numbers}."""
+    kinds = (jnp.floating, jnp.integer, jnp.bool_)
+
+    def plain(value) -> bool:
+        found = isinstance(value, (np.ndarray, np.generic))
+        return found and any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
+
+    strange = [
+        str(name)[:100]
+        for name, value in tensors.items()
+        if not (isinstance(name, str) and plain(value))
+    ]
+    require(tensors, f"{file} is empty, expected {{name: tensor}}.")
+    require(
+        not strange,
+        f"{file} must hold {{name: tensor}}; these are no tensors: "
+        f"{', '.join(strange[:LISTED])}.",
+    )
+    return {name: np.asarray(value) for name, value in tensors.items()}
 
 
 def shards(index: Path) -> dict[str, str]:
     """{tensor: file name beside the index} of an index of shards."""
+    require_whole(
+        index.stat().st_size <= JSON_BYTES, index, "it is too large for an index"
+    )
     content = _json(index, index.read_bytes())
     names = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(names, dict) or not names:
-        raise Damaged(f"{index} must hold a weight_map of {{tensor: shard}}.")
+    found = isinstance(names, dict) and names
+    require_whole(found, index, "it must hold a weight_map of {tensor: shard}")
     for name, shard in names.items():
         plain = isinstance(shard, str) and Path(shard).name == shard
-        if not plain or not shard.endswith((".safetensors", ".bin")):
-            raise Damaged(
-                f"{index} must name a .safetensors or .bin file beside it for {name}, "
-                f"got {shard!r}."
-            )
+        require_whole(
+            plain and shard.endswith((".safetensors", ".bin")),
+            index,
+            f"it must name a .safetensors or .bin file beside it for {name[:100]}, got "
+            f"{shard!r}",
+        )
     return names
 
 
@@ -85,17 +107,18 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
     names, tensors = shards(index), {}
     for shard in sorted(set(names.values())):
         file = index.parent / shard
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{index} names the shard {shard}, which is not beside it. Fetch it."
-            )
+        require(
+            os.path.isfile(file),
+            f"{index} names the shard {shard[:100]}, which is not beside it. Fetch it.",
+            FileNotFoundError,
+        )
         found = read(file)
         listed = {name for name, place in names.items() if place == shard}
-        for name in sorted(listed ^ set(found)):
-            raise Damaged(
-                f"{index} and {shard} do not belong together: {name} is only in the "
-                f"{'index' if name in listed else 'shard'}. Fetch both again."
-            )
+        apart = sorted(listed ^ set(found))
+        first = f"{apart[0]} is only in the " if apart else ""
+        where = "index" if apart and apart[0] in listed else "shard"
+        fault = f"{shard} does not belong to it: {first}{where}"
+        require_whole(not apart, index, fault, "Fetch both again.")
         tensors |= found
     return tensors
 
@@ -103,10 +126,8 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
 def _json(file: Path, text: bytes) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise Damaged(
-            f"{file} is damaged: its header is no JSON. Fetch it again."
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise Damaged(file, "its header is no JSON") from error
 
 
 def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
@@ -116,7 +137,7 @@ def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
     try:
         return load_file(file)
     except Exception as error:  # SafetensorError, KeyError of an unknown type, ...
-        raise Damaged(f"{file} is damaged: {error}. Fetch it again.") from error
+        raise Damaged(file, str(error)) from error
 
 
 def _check_header(file: Path) -> None:
@@ -124,35 +145,41 @@ def _check_header(file: Path) -> None:
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise Damaged(
-                f"{file} is damaged: {size} bytes, expected a header of {length} bytes "
-                "and the tensors after it. Fetch it again."
-            )
+        require_whole(
+            size >= 8 and length <= min(size - 8, JSON_BYTES),
+            file,
+            f"{size} bytes, expected a header of {length} bytes (at most {JSON_BYTES}) "
+            "and the tensors after it",
+        )
         header = _json(file, stream.read(length))
-    ends = []
     try:
-        for name, entry in header.items():
-            if name != "__metadata__":
-                _, end = entry["data_offsets"]
-                ends.append((end, name, tuple(entry["shape"]), entry["dtype"]))
-        ends.sort()
+        ends = sorted(
+            _entry(name, entry)
+            for name, entry in header.items()
+            if name != "__metadata__"
+        )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise Damaged(
-            f"{file} is damaged: its header has no {{name: dtype, shape, data_offsets}}"
-            f" ({type(error).__name__}: {error}). Fetch it again."
-        ) from error
+        kind = f"{type(error).__name__}: {error}"
+        fault = f"its header has no {{name: dtype, shape, data_offsets}} ({kind})"
+        raise Damaged(file, fault) from error
     for end, name, shape, dtype in ends:
-        if dtype not in DTYPES:
-            raise Damaged(
-                f"{file} holds {name} {shape} as {dtype!r}, expected one of "
-                f"{', '.join(DTYPES)}."
-            )
-        if end > size - 8 - length:
-            raise Damaged(
-                f"{file} is truncated at {name}: expected shape {shape} up to byte "
-                f"{8 + length + end}, found {size} bytes. Fetch it again."
-            )
+        known = ", ".join(DTYPES)
+        fault = f"it holds {name[:100]} {shape} as {dtype!r}, expected one of {known}"
+        require_whole(dtype in DTYPES, file, fault)
+        require_whole(
+            end <= size - 8 - length,
+            file,
+            f"it is truncated at {name[:100]}: expected shape {shape} up to byte "
+            f"{8 + length + end}, found {size} bytes",
+        )
+
+
+def _entry(name: str, entry: Mapping) -> tuple[int, str, tuple, str]:
+    start, end = entry["data_offsets"]
+    shape = tuple(entry["shape"])
+    if not all(type(number) is int for number in (start, end, *shape)):
+        raise TypeError(f"{name[:100]} has offsets or sizes that are no integers")
+    return end, name, shape, entry["dtype"]
 
 
 def _read_msgpack(file: Path) -> dict[str, np.ndarray]:
@@ -163,18 +190,15 @@ def _read_msgpack(file: Path) -> dict[str, np.ndarray]:
         flat = traverse_util.flatten_dict(tree, sep="/")
     except Exception as error:  # msgpack raises its own, ValueError and TypeError
         name, shape = _first_broken(content)
-        if name:
-            raise Damaged(
-                f"{file} is truncated at {name}: expected "
-                f"{f'shape {shape}' if shape is not None else 'its entries'}, found "
-                f"the end of the file after {len(content)} bytes. Fetch it again."
-            ) from error
-        raise Damaged(
-            f"{file} is no whole Flax msgpack ({type(error).__name__}: {error}); "
-            "expected a dict of arrays. Fetch it again."
-        ) from error
-    _only(file, flat, (np.ndarray, np.generic))
-    return {name: np.asarray(value) for name, value in flat.items()}
+        expected = f"shape {shape}" if shape is not None else "its entries"
+        truncated = (
+            f"it is truncated at {name[:100]}: expected {expected}, found the end of "
+            f"the file after {len(content)} bytes"
+        )
+        kind = f"{type(error).__name__}: {error}"
+        other = f"it is no whole Flax msgpack ({kind}); expected a dict of arrays"
+        raise Damaged(file, truncated if name else other) from error
+    return flat
 
 
 def _first_broken(content: bytes, path: str = "") -> tuple[str, tuple | None]:
@@ -214,97 +238,24 @@ def _array_shape(content: bytes) -> tuple[int, ...] | None:
         return None
 
 
-def _only(file: Path, tensors: Mapping, kinds) -> None:
-    """ValueError unless `tensors` is a non-empty {str: one of kinds}."""
-    strange = [
-        str(name)
-        for name, value in tensors.items()
-        if not (isinstance(name, str) and isinstance(value, kinds))
-    ]
-    if not tensors:
-        raise ValueError(f"{file} is empty, expected {{name: tensor}}.")
-    if strange:
-        raise ValueError(
-            f"{file} must hold {{name: tensor}}; these are no tensors: "
-            f"{', '.join(strange[:LISTED])}."
-        )
-
-
-def _read_torch(file: Path, scripts: bool = True) -> dict[str, np.ndarray]:
-    """Tensors of a `torch.save` file; with `scripts`, of a TorchScript archive too."""
+def _read_npz(file: Path) -> dict[str, np.ndarray]:
+    tensors, name = {}, "its table of contents"
     try:
-        import torch
-    except ImportError as error:
-        raise ValueError(
-            f"{file} needs torch to be read; run `pip install torch`, or give the "
-            "model.safetensors or flax_model.msgpack of the same model."
-        ) from error
-    import zipfile
-
-    bad = None
-    try:
-        names = []
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                names, bad = archive.namelist(), archive.testzip()
-        if scripts and any(name.endswith("/constants.pkl") for name in names):
-            state = torch.jit.load(file, map_location="cpu").state_dict()
-        else:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds
-        reason = _reason(error)
-        if not bad and (refused := _refused(reason)):
-            raise ValueError(
-                f"{file} holds {refused} besides tensors, which is refused: only "
-                "tensors, numbers, strings and containers of them are read, because "
-                "more could run code. Fetching it again changes nothing; if you trust "
-                "its source, load it in the program that wrote it and save the weights "
-                "alone: torch.save(model.state_dict(), FILE), or .safetensors."
-            ) from error
+        with zipfile.ZipFile(file) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        times, more = UNPACKED
+        most = times * file.stat().st_size + more
+        fault = f"it unpacks to {unpacked:,} bytes, more than {most:,}"
+        require_whole(unpacked <= most, file, fault)
+        with np.load(file, allow_pickle=False) as archive:
+            for name in archive.files:
+                tensors[name] = archive[name]
+    except Damaged:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy have their own
         raise Damaged(
-            f"{file} is no whole PyTorch file of weights ({file.stat().st_size} bytes; "
-            f"{type(error).__name__}: {reason}). Fetch it again."
-        ) from error
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{file} holds a {type(state).__name__}, expected a dict.")
-    for key in ("state_dict", "model"):  # beside the optimizer of a training run
-        inner = state.get(key)
-        state = inner if isinstance(inner, Mapping) else state
-    if bad:
-        raise Damaged(
-            f"{file} is damaged at {_stored_as(bad, names, state)}: its checksum is "
-            "not that of its content. Fetch it again."
-        )
-    _only(file, state, torch.Tensor)
-    try:
-        return {name: x.detach().float().numpy() for name, x in state.items()}
-    except (RuntimeError, TypeError, NotImplementedError) as error:
-        raise ValueError(
-            f"{file} must hold plain tensors, neither sparse nor quantised ({error})."
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """One line of what torch says; behind its advice to unpickle without limits."""
-    text = str(error)
-    if isinstance(error, pickle.UnpicklingError):
-        text = text.rpartition("WeightsUnpickler error:")[2]
-    return (text.strip().splitlines() or [""])[0]
-
-
-def _refused(reason: str) -> str:
-    """What a reader of weights alone refused, such as a class; "" for other faults."""
-    found = re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", reason)
-    if found:
-        return found[1]
-    return "a TorchScript program" if "TorchScript" in reason else ""
-
-
-def _stored_as(record: str, names: list[str], state: Mapping) -> str:
-    """The tensor of an archive's record, where records and tensors come in pairs."""
-    parts = [name.rpartition("/data/")[2] for name in names if "/data/" in name]
-    number = record.rpartition("/data/")[2]
-    if number in parts and len(parts) == len(state) and number.isdigit():
-        name = list(state)[int(number)]
-        return f"{name} {tuple(getattr(state[name], 'shape', ()))}"
-    return record
+            file,
+            f"it is no whole .npz of plain arrays: {name} cannot be read "
+            f"({type(error).__name__}); object arrays are refused",
+        ) from None
+    return tensors

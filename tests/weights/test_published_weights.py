@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from gaitjax.parts.clip_image import CLIPImage
 from gaitjax.parts.clip_text import CLIPText
 from gaitjax.parts.dinov2 import DINOv2
-from gaitjax.weights import encoders as pretrained
+from gaitjax.weights import encoders
 
 SIZE = dict(hidden_size=8, num_layers=2, num_heads=2, patch_size=2, table_size=3)
 DINO = DINOv2(**SIZE)
@@ -28,9 +28,9 @@ MODELS = {
     "clip_image": CLIPImage(**SIZE),
 }
 LOAD = {
-    DINOv2: pretrained.load_dinov2,
-    CLIPText: pretrained.load_clip_text,
-    CLIPImage: pretrained.load_clip_image,
+    DINOv2: encoders.load_dinov2,
+    CLIPText: encoders.load_clip_text,
+    CLIPImage: encoders.load_clip_image,
 }
 
 
@@ -43,7 +43,7 @@ def parameters_of(model, seed=0):
         inputs = jnp.zeros((1, 1), jnp.int32)
     else:
         inputs = jnp.zeros((1, model.patch_size, model.patch_size, 3))
-    shapes = pretrained.abstract_parameters(model, inputs)
+    shapes = encoders.abstract_parameters(model, inputs)
     generator = np.random.default_rng(seed)
     return jax.tree.map(
         lambda leaf: generator.normal(size=leaf.shape).astype(np.float32), shapes
@@ -69,7 +69,7 @@ def assert_equal(ours, theirs):
 def test_our_safetensors_are_bit_equal(name, tmp_path):
     parameters = parameters_of(MODELS[name])
     file = tmp_path / "encoder.safetensors"
-    pretrained.save(file, parameters)
+    encoders.save(file, parameters)
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
     for source in (file, str(tmp_path)):
         assert_equal(load(source, MODELS[name]), parameters)
@@ -78,23 +78,23 @@ def test_our_safetensors_are_bit_equal(name, tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_hugging_face_names_round_trip_bit_equal(name, tmp_path):
     parameters = parameters_of(MODELS[name])
-    theirs = pretrained.to_huggingface(parameters)
+    theirs = encoders.to_huggingface(parameters)
     assert not any("/" in key for key in theirs)
     save_file(theirs, tmp_path / "model.safetensors", metadata={"format": "pt"})
     loaded = load(tmp_path, MODELS[name])
     assert_equal(loaded, parameters)
-    again = pretrained.to_huggingface(loaded)
+    again = encoders.to_huggingface(loaded)
     assert set(again) == set(theirs)
     for key in theirs:
         np.testing.assert_array_equal(again[key], theirs[key])
 
 
 def test_hugging_face_layouts():
-    theirs = pretrained.to_huggingface(parameters_of(MODELS["dinov2_giant"]))
+    theirs = encoders.to_huggingface(parameters_of(MODELS["dinov2_giant"]))
     assert theirs["embeddings.patch_embeddings.projection.weight"].shape == (8, 3, 2, 2)
     assert theirs["encoder.layer.1.mlp.weights_in.weight"].shape == (48, 8)
     assert theirs["encoder.layer.0.norm1.weight"].shape == (8,)
-    theirs = pretrained.to_huggingface(parameters_of(MODELS["clip_text"]))
+    theirs = encoders.to_huggingface(parameters_of(MODELS["clip_text"]))
     assert theirs["text_model.embeddings.token_embedding.weight"].shape == (11, 8)
 
 
@@ -108,7 +108,7 @@ def test_flax_msgpack_loads_without_renaming(name, tmp_path):
 
 def test_shards(tmp_path):
     parameters = parameters_of(DINO)
-    theirs = pretrained.to_huggingface(parameters)
+    theirs = encoders.to_huggingface(parameters)
     shards = {"a.safetensors": {}, "b.safetensors": {}}
     index = {}
     for position, (key, value) in enumerate(theirs.items()):
@@ -186,7 +186,7 @@ def original_dinov2(parameters, registers):
 def test_original_dinov2_names(name):
     parameters = parameters_of(MODELS[name])
     tensors = original_dinov2(parameters, name == "dinov2_giant")
-    assert_equal(pretrained.to_parameters(tensors, parameters), parameters)
+    assert_equal(encoders.to_parameters(tensors, parameters), parameters)
 
 
 def original_clip(text, image):
@@ -242,10 +242,10 @@ def test_original_clip_names_hold_both_towers():
     text = parameters_of(MODELS["clip_text_projection"])
     image = parameters_of(MODELS["clip_image"], seed=1)
     tensors = original_clip(text, image)
-    assert_equal(pretrained.to_parameters(tensors, text), text)
-    assert_equal(pretrained.to_parameters(tensors, image), image)
+    assert_equal(encoders.to_parameters(tensors, text), text)
+    assert_equal(encoders.to_parameters(tensors, image), image)
     bare = parameters_of(MODELS["clip_text"])
-    loaded = pretrained.to_parameters(tensors, bare)
+    loaded = encoders.to_parameters(tensors, bare)
     assert "text_projection" not in loaded
     assert_equal(loaded, {"text_model": text["text_model"]})
 
@@ -253,7 +253,7 @@ def test_original_clip_names_hold_both_towers():
 def test_towers_of_a_whole_hugging_face_model(tmp_path):
     text = parameters_of(MODELS["clip_text_projection"])
     image = parameters_of(MODELS["clip_image"], seed=1)
-    theirs = pretrained.to_huggingface(text) | pretrained.to_huggingface(image)
+    theirs = encoders.to_huggingface(text) | encoders.to_huggingface(image)
     theirs["logit_scale"] = np.float32([4.6])
     theirs["visual_projection.weight"] = np.zeros((6, 8), np.float32)
     theirs["text_model.embeddings.position_ids"] = np.arange(5)[None]
@@ -269,7 +269,7 @@ def test_towers_saved_without_their_prefix(name, tmp_path):
     parameters = parameters_of(MODELS[name])
     theirs = {
         key.removeprefix("text_model.").removeprefix("vision_model."): value
-        for key, value in pretrained.to_huggingface(parameters).items()
+        for key, value in encoders.to_huggingface(parameters).items()
     }
     save_file(theirs, tmp_path / "model.safetensors")
     assert_equal(load(tmp_path, MODELS[name]), parameters)
@@ -277,7 +277,7 @@ def test_towers_saved_without_their_prefix(name, tmp_path):
 
 def test_a_model_with_sinusoidal_positions_leaves_the_table_aside(tmp_path):
     parameters = parameters_of(MODELS["clip_text"])
-    pretrained.save(tmp_path / "text.safetensors", parameters)
+    encoders.save(tmp_path / "text.safetensors", parameters)
     loaded = load(tmp_path, MODELS["clip_text"].clone(positions="sinusoidal"))
     del parameters["text_model"]["embeddings"]["position_embedding"]
     assert_equal(loaded, parameters)
@@ -286,7 +286,7 @@ def test_a_model_with_sinusoidal_positions_leaves_the_table_aside(tmp_path):
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precision_files_become_float32(dtype, tmp_path):
     half = jax.tree.map(lambda leaf: leaf.astype(dtype), parameters_of(DINO))
-    pretrained.save(tmp_path / "half.safetensors", half)
+    encoders.save(tmp_path / "half.safetensors", half)
     expected = jax.tree.map(lambda leaf: leaf.astype(np.float32), half)
     assert_equal(load(tmp_path, DINO), expected)
 
@@ -297,7 +297,7 @@ def test_half_precision_files_become_float32(dtype, tmp_path):
 def write(tmp_path, change):
     tree = flat(parameters_of(DINO))
     change(tree)
-    pretrained.save(tmp_path / "x.safetensors", tree)
+    encoders.save(tmp_path / "x.safetensors", tree)
     return tmp_path / "x.safetensors"
 
 
@@ -417,7 +417,7 @@ def test_places_without_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match="it holds none of them"):
         load(tmp_path, DINO)
     for name in ("a.safetensors", "b.safetensors"):
-        pretrained.save(tmp_path / name, {"x": np.zeros(1, np.float32)})
+        encoders.save(tmp_path / name, {"x": np.zeros(1, np.float32)})
     with pytest.raises(FileNotFoundError, match=r"a\.safetensors, b\.safetensors"):
         load(tmp_path, DINO)
 
@@ -478,15 +478,15 @@ def test_frozen_scopes_get_their_sources(tmp_path, caplog):
         "text_encoder": parameters_of(MODELS["clip_text"]),
     }
     trained = parameters_of(DINO, seed=5)
-    pretrained.save(tmp_path / "dino.safetensors", trained)
+    encoders.save(tmp_path / "dino.safetensors", trained)
     sources = {"visual_encoder": str(tmp_path / "dino.safetensors"), "text_encoder": ""}
     config = ConfigDict({"pretrained": sources})
-    loaded = pretrained.load_frozen(config, frozen)
+    loaded = encoders.load_frozen(config, frozen)
     assert_equal(loaded["visual_encoder"], trained)
     assert_equal(loaded["text_encoder"], frozen["text_encoder"])
-    assert_equal(pretrained.load_frozen(ConfigDict(), frozen), frozen)
+    assert_equal(encoders.load_frozen(ConfigDict(), frozen), frozen)
     sources["absent"] = "x"  # an ablation may build the model without this scope
-    loaded = pretrained.load_frozen(ConfigDict({"pretrained": sources}), frozen)
+    loaded = encoders.load_frozen(ConfigDict({"pretrained": sources}), frozen)
     assert set(loaded) == set(frozen)
     assert "config.pretrained.absent = x is not read" in caplog.text
     assert "Frozen text_encoder keeps its random initial values" in caplog.text
