@@ -99,11 +99,11 @@ def _function_of(config):
     """The function (config, workdir) that does what config.mode says."""
     from gaitjax import evaluate, import_checkpoint, train
     from gaitjax.models import check_name
-    from gaitjax.rerank import train as train_reranker
+    from gaitjax.rerank import run as rerank_run
 
     if config.model.name == "cargait":
-        rerank = train_reranker.rerank
-        modes = {"train": train_reranker.run, "rerank": rerank, "evaluate": rerank}
+        rerank = rerank_run.rerank
+        modes = {"train": rerank_run.run, "rerank": rerank, "evaluate": rerank}
     else:
         check_name(config.model.name)
         modes = {"train": train.run, "evaluate": evaluate.run}

@@ -100,7 +100,7 @@ def _serve() -> None:
     import tensorflow_datasets  # noqa: F401
 
     import gaitjax.evaluate
-    import gaitjax.rerank.train
+    import gaitjax.rerank.run
     import gaitjax.train  # noqa: F401
 
     for line in sys.stdin:

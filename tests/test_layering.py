@@ -41,13 +41,13 @@ MAY_IMPORT = {
     "rerank.graph_methods": {"retrieval.distance"},
     "rerank.compare": {"rerank", "retrieval", "engine"},
     "rerank.base_run": {"engine", "data", "evaluate", "restore", "run_folder", "state"},
-    "rerank.train": {"rerank", "engine", "data", "losses", "pictures", "retrieval"}
-    | {"run_folder", "state"},
+    "rerank.train": {"rerank", "engine", "data", "losses", "run_folder"},
+    "rerank.run": {"rerank", "engine", "pictures", "retrieval", "run_folder", "state"},
     "import_checkpoint": {"engine", "run_folder", "state", "weights"},
     "plan": {"engine", "rerank", "state", "train"},
     "command_line": {"engine"},
     "main": {"engine", "evaluate", "import_checkpoint", "models", "plan", "train"}
-    | {"command_line", "data.embedded", "rerank.train"},
+    | {"command_line", "data.embedded", "rerank.run"},
 }
 NEVER = {"tensorflow", "transformers", "torch"}
 INSIDE_FUNCTIONS = {

@@ -169,36 +169,6 @@ def table(
     )
 
 
-def results_table(results: Mapping[str, float]) -> str:
-    """One table per protocol, rows = tasks ("mean" last), columns = metrics.
-
-    Args:
-      results: flat keys "protocol/task/metric", as in results.json.
-
-    Raises:
-      ValueError: a key has not these three parts.
-    """
-    blocks: dict[str, dict[str, dict[str, float]]] = {}
-    for key, value in results.items():
-        protocol, _, rest = key.partition("/")
-        task, _, metric = rest.rpartition("/")
-        if not (protocol and task and metric):
-            raise ValueError(
-                f'Result key "{key}", expected "protocol/task/metric", for example '
-                '"ccpg_gait/CL/rank1". A bare metric does not say how it was measured.'
-            )
-        blocks.setdefault(protocol, {}).setdefault(task, {})[metric] = value
-    return "\n\n".join(
-        f"{protocol}\n{table(dict(sorted(tasks.items(), key=_mean_last)))}"
-        for protocol, tasks in blocks.items()
-    )
-
-
-def _mean_last(item: tuple[str, Any]) -> bool:
-    """Sort key; sorting is stable, so the other tasks keep their order."""
-    return item[0] == "mean"
-
-
 def _drop_rows_after(path: Path, step: int) -> None:
     """Rewrites the file, atomically, without rows after `step` (where 0: all rows)."""
     if not path.exists():

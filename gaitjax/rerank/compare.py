@@ -1,6 +1,6 @@
 """Every re-ranker on one gallery: results, costs, rankings and the table.
 
-Arrays in, plain dicts out; `rerank.train.rerank` provides the model and the data.
+Arrays in, plain dicts out; `rerank.run.rerank` provides the model and the data.
 """
 
 import functools

@@ -1,14 +1,18 @@
 """Training data of a re-ranker: each sequence's nearest others, and triplets of them.
 
-Pure numpy. A triplet batch is a function of (seed, step), so a resumed run draws the
+A triplet batch is a function of (seed, step), so a resumed run draws the
 triplets that an uninterrupted one would have drawn.
 """
 
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
 
-from gaitjax.engine.guards import require
+from gaitjax.engine.guards import choose, require
+from gaitjax.retrieval import distance
+
+WITHOUT_NEGATIVE = ("skip", "nearest")
 
 
 class RankingLists(NamedTuple):
@@ -60,6 +64,68 @@ def held_out_identities(subject: np.ndarray, *, share: float, seed: int) -> np.n
     )
     chosen = np.random.default_rng(seed).permutation(len(identities))[:count]
     return np.isin(member, chosen)
+
+
+def build_lists(table, rows: np.ndarray, config, mesh) -> RankingLists:
+    """Top-v lists of the sequences `rows` of `table` (base_run.Table) among themselves.
+
+    config: `lists` of the run: size (v); same_view: False leaves out what protocols do
+    not count, sequences of the anchor's identity from the anchor's view;
+    without_negative: "skip" leaves out anchors whose whole list is of their own
+    identity, "nearest" gives them the nearest sequence of another one. A list without a
+    positive gets the nearest positive of all.
+
+    Raises:
+      ValueError: unknown without_negative; no anchor is left to draw.
+    """
+    choose(config.without_negative, WITHOUT_NEGATIVE, "config.lists.without_negative")
+    embeddings, subject = np.asarray(table.embeddings[rows]), table.subject[rows]
+    place = np.arange(len(rows))
+    # where the own view counts, each sequence is a view of its own
+    view = place if config.same_view else table.view[rows]
+
+    def no_pair(one, other):
+        return (subject[one] == subject[other]) & (view[one] == view[other])
+
+    ((_, most),) = Counter(zip(subject.tolist(), view.tolist())).most_common(1)
+    _, near = distance.nearest(
+        embeddings, embeddings, k=config.size + most, metric=table.metric, mesh=mesh
+    )
+    out = no_pair(place[:, None], near)
+    near = leave_out(near, out, config.size)  # [n v]
+    positive = subject[near] == subject[:, None]  # [n v]
+    other_positive, other_negative = np.full((2, len(rows)), -1)
+
+    def nearest_of(row: int, allowed: np.ndarray) -> int:
+        found = distance.pairwise_distance(
+            embeddings[[row]], embeddings[allowed], metric=table.metric
+        )
+        return rows[allowed[found[0].argmin()]]
+
+    for row in np.flatnonzero(~positive.any(axis=1)):
+        own = np.flatnonzero((subject == subject[row]) & ~no_pair(row, place))
+        if len(own):
+            other_positive[row] = nearest_of(row, own)
+    if config.without_negative == "nearest":
+        for row in np.flatnonzero(positive.all(axis=1)):
+            other = np.flatnonzero(subject != subject[row])
+            other_negative[row] = nearest_of(row, other)
+    lists = RankingLists(rows, rows[near], positive, other_positive, other_negative)
+    require(
+        positive.any() or (other_positive >= 0).any(),
+        f"None of {len(rows)} sequences has another one of its identity"
+        f"{'' if config.same_view else ' from another view'} to learn from. Choose a "
+        "data set with several sequences of an identity"
+        f"{'.' if config.same_view else ' or set --config.lists.same_view=True.'}",
+    )
+    require(
+        lists.usable.any(),
+        f"None of {len(rows)} lists of the {config.size} nearest sequences holds a "
+        "sequence of another identity: the base model ranks its training data "
+        "perfectly. Raise config.lists.size or set "
+        "--config.lists.without_negative=nearest.",
+    )
+    return lists
 
 
 def leave_out(neighbours: np.ndarray, out: np.ndarray, size: int) -> np.ndarray:

@@ -1,13 +1,11 @@
-"""Trains CarGait on the stored embeddings of a finished run, and compares re-rankers.
+"""Trains CarGait on the stored embeddings of a finished run.
 
-base run -> its model -> train split embedded once -> top-v lists -> triplets -> steps
-(log, validate, save) -> the parameters of the lowest validation ranking loss.
+top-v lists -> triplets -> steps (engine/loop.py logs, checkpoints and calls the hooks
+that validate) -> the parameters of the lowest validation ranking loss.
 """
 
 import functools
-from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,19 +19,16 @@ from gaitjax import run_folder
 from gaitjax.data import pipeline
 from gaitjax.engine import cluster, loop, optim, sharding
 from gaitjax.engine.checkpoints import abstract
-from gaitjax.engine.guards import choose, require
 from gaitjax.engine.log import MetricLog
 from gaitjax.losses import ranking_loss
-from gaitjax.pictures import reranking as rerank_pictures
-from gaitjax.rerank import base_run, cargait
-from gaitjax.rerank import compare as compare_rerankers
-from gaitjax.rerank import lists as ranking_lists
+from gaitjax.rerank import cargait
 from gaitjax.rerank.base_run import Table
-from gaitjax.retrieval import distance
-from gaitjax.run_folder import write_json
-from gaitjax.state import check_positive
-
-WITHOUT_NEGATIVE = ("skip", "nearest")
+from gaitjax.rerank.lists import (
+    RankingLists,
+    build_lists,
+    draw_triplets,
+    held_out_identities,
+)
 
 
 class Best(NamedTuple):
@@ -74,77 +69,8 @@ class Reranker(NamedTuple):
     loss: float
 
 
-# ---------------------------------------------------------------- what is learned from
-
-
-def build_lists(
-    table: Table, rows: np.ndarray, config, mesh
-) -> ranking_lists.RankingLists:
-    """Top-v lists of the sequences `rows` among themselves, under the base model.
-
-    config: `lists` of the run: size (v); same_view: False leaves out what protocols do
-    not count, sequences of the anchor's identity from the anchor's view;
-    without_negative: "skip" leaves out anchors whose whole list is of their own
-    identity, "nearest" gives them the nearest sequence of another one. A list without a
-    positive gets the nearest positive of all.
-
-    Raises:
-      ValueError: unknown without_negative; no anchor is left to draw.
-    """
-    choose(config.without_negative, WITHOUT_NEGATIVE, "config.lists.without_negative")
-    embeddings, subject = np.asarray(table.embeddings[rows]), table.subject[rows]
-    place = np.arange(len(rows))
-    # where the own view counts, each sequence is a view of its own
-    view = place if config.same_view else table.view[rows]
-
-    def no_pair(one, other):
-        return (subject[one] == subject[other]) & (view[one] == view[other])
-
-    ((_, most),) = Counter(zip(subject.tolist(), view.tolist())).most_common(1)
-    _, near = distance.nearest(
-        embeddings, embeddings, k=config.size + most, metric=table.metric, mesh=mesh
-    )
-    out = no_pair(place[:, None], near)
-    near = ranking_lists.leave_out(near, out, config.size)  # [n v]
-    positive = subject[near] == subject[:, None]  # [n v]
-    other_positive, other_negative = np.full((2, len(rows)), -1)
-
-    def nearest_of(row: int, allowed: np.ndarray) -> int:
-        found = distance.pairwise_distance(
-            embeddings[[row]], embeddings[allowed], metric=table.metric
-        )
-        return rows[allowed[found[0].argmin()]]
-
-    for row in np.flatnonzero(~positive.any(axis=1)):
-        own = np.flatnonzero((subject == subject[row]) & ~no_pair(row, place))
-        if len(own):
-            other_positive[row] = nearest_of(row, own)
-    if config.without_negative == "nearest":
-        for row in np.flatnonzero(positive.all(axis=1)):
-            other = np.flatnonzero(subject != subject[row])
-            other_negative[row] = nearest_of(row, other)
-    lists = ranking_lists.RankingLists(
-        rows, rows[near], positive, other_positive, other_negative
-    )
-    require(
-        positive.any() or (other_positive >= 0).any(),
-        f"None of {len(rows)} sequences has another one of its identity"
-        f"{'' if config.same_view else ' from another view'} to learn from. Choose a "
-        "data set with several sequences of an identity"
-        f"{'.' if config.same_view else ' or set --config.lists.same_view=True.'}",
-    )
-    require(
-        lists.usable.any(),
-        f"None of {len(rows)} lists of the {config.size} nearest sequences holds a "
-        "sequence of another identity: the base model ranks its training data "
-        "perfectly. Raise config.lists.size or set "
-        "--config.lists.without_negative=nearest.",
-    )
-    return lists
-
-
 def triplet_batches(
-    table: Table, lists: ranking_lists.RankingLists, labels, config, mesh, steps: range
+    table: Table, lists: RankingLists, labels, config, mesh, steps: range
 ) -> Iterator[dict[str, jax.Array]]:
     """One batch per step, global arrays, a function of (config.seed, step).
 
@@ -155,9 +81,7 @@ def triplet_batches(
     sharding.check_divides(count, mesh, "config.train.anchors")
     own = sharding.own_rows(count, mesh)
     for step in steps:
-        drawn = ranking_lists.draw_triplets(
-            lists, count=count, seed=config.seed, step=step
-        )
+        drawn = draw_triplets(lists, count=count, seed=config.seed, step=step)
         anchor = drawn.anchor[own]
         pair = np.stack([drawn.positive[own], drawn.negative[own]], axis=1)  # [B 2]
         batch = {
@@ -167,9 +91,6 @@ def triplet_batches(
             "candidate_labels": labels[pair],
         }
         yield pipeline.to_global(batch, mesh, count)
-
-
-# ---------------------------------------------------------------- training
 
 
 def ranking_terms(model, params, batch, rngs, loss) -> dict[str, jax.Array]:
@@ -250,7 +171,7 @@ def fit(config, workdir: str, table: Table) -> Reranker:
     that never gets better than the base model is therefore the base model.
     """
     identities = table.subject
-    held_out = ranking_lists.held_out_identities(
+    held_out = held_out_identities(
         identities, share=config.validation.share, seed=config.seed
     )
     known, own = np.unique(identities[~held_out], return_inverse=True)
@@ -357,7 +278,7 @@ def _validation(config, setup: Setup, table: Table, lists, labels):
 
 
 def _name_triplets(config, table: Table, lists, step: int) -> str:
-    drawn = ranking_lists.draw_triplets(
+    drawn = draw_triplets(
         lists, count=config.train.anchors, seed=config.seed, step=step - 1
     )
     rows = "; ".join(", ".join(table.key[list(row)]) for row in zip(*drawn))
@@ -373,101 +294,3 @@ def _summary(config, setup: Setup, table: Table, lists, step: int) -> str:
         f"anchors, {lists.positive.mean():.0%} of their lists are positives; "
         f"{config.train.anchors} anchors a step, step {step} of {config.train.steps}."
     )
-
-
-# ---------------------------------------------------------------- entries
-
-
-def check_config(config) -> None:
-    """Raises ValueError, naming the field, for what would fail late."""
-    check_positive(
-        config, "train.anchors", "train.log_every", "train.checkpoint_every",
-        "train.keep", "validation.batches", "validation.every_steps",
-    )  # fmt: skip
-    sharding.check_rules(sharding.rules_of(config))
-
-
-def run(config, workdir: str) -> Reranker:
-    """Mode "train": trains or continues the re-ranker of config.base_run."""
-    check_config(config)
-    return _train(config, workdir, base_run.load_base(config))
-
-
-def _train(config, workdir: str, base: base_run.Base) -> Reranker:
-    data = base_run.open_base_split(base, "train", config.data.train_dataset)
-    return fit(config, workdir, base_run.stored_embeddings(base, data, workdir))
-
-
-def rerank(config, workdir: str) -> dict[str, Any]:
-    """Mode "rerank": trains if not finished, then compares all re-rankers.
-
-    Writes WORKDIR/rerank.json, rankings.npz and pictures/ (with the data set's name
-    where config.data.test_dataset names one), prints the table, returns rerank.json.
-    """
-    check_config(config)
-    compare_rerankers.check_config(config.evaluation)
-    base = base_run.load_base(config)
-    # what cannot be evaluated is not trained
-    data = base_run.open_base_split(base, "test", config.data.test_dataset)
-    reranker = _train(config, workdir, base)
-    table = base_run.stored_embeddings(base, data, workdir)
-    cluster.leave_if_asked()
-    embeddings, index = np.asarray(table.embeddings), data.index
-    names = config.evaluation.protocols or base.config.evaluation.protocols
-    methods = compare_rerankers.make_rerankers(
-        reranker.model, reranker.params, config.evaluation, table.metric
-    )
-    compared = compare_rerankers.compare(
-        methods, names, embeddings, index, table.metric
-    )
-    report = {
-        "config": config.name,
-        "base_run": config.base_run,
-        "base_config": base.config.name,
-        "base_step": int(base.state.step),
-        "step": reranker.step,  # of the lowest validation ranking loss
-        "validation_ranking_loss": reranker.loss,
-        "parameters": sum(x.size for x in jax.tree.leaves(reranker.params)),
-        "shortlist": config.evaluation.shortlist,
-        "dataset": data.name,
-        "split": base.config.data.test_split,
-        "identities": len(np.unique(index.subject)),
-        "sequences": len(index.key),
-        "embedding": list(embeddings.shape[1:]),
-        "metric": table.metric,
-        **compared,
-    }
-    if jax.process_index() > 0:
-        return report
-    suffix = "_" + data.name.replace("/", "_") if config.data.test_dataset else ""
-    path = Path(workdir) / f"rerank{suffix}.json"
-    write_json(path, report)
-    score_fn = compare_rerankers.pair_score(reranker.model, reranker.params)
-    lists = compare_rerankers.all_rankings(
-        methods, names, embeddings, index, table.metric, score_fn, config.evaluation
-    )
-    flat = {
-        f"{key}/{name}": x for key, item in lists.items() for name, x in item.items()
-    }
-    np.savez(Path(workdir) / f"rankings{suffix}.npz", **flat)
-    print(
-        f"\n{base.config.name} re-ranked on {data.name}/{report['split']}: "
-        f"{report['sequences']:,} sequences of {report['identities']} identities never "
-        f"seen in training. CarGait: K={report['shortlist']}, parameters of step "
-        f"{reranker.step:,} of {config.train.steps:,}.\n"
-    )
-    print(compare_rerankers.table(compared))
-    print(f"results: {path}")
-    if config.pictures:
-        folder = Path(workdir) / f"pictures{suffix}"
-        task, ranking = next(iter(lists.items()))
-        modality = base.config.data.modalities[0]
-        name = f"reranked_{task.rpartition('/')[2]}.png"
-        rerank_pictures.ranked_lists(ranking, data, modality, folder / name)
-        if config.model.cross_attention:
-            rerank_pictures.attention(
-                reranker.model, reranker.params, embeddings, ranking, index.subject,
-                folder / "attention.png",
-            )  # fmt: skip
-        print(f"pictures: {folder}/")
-    return report

@@ -118,28 +118,3 @@ def test_table_aligns_names_left_and_numbers_right():
         "GEI     8.50 ± 0.25      -  a"
     )
     assert log.table([{"a": 1, "b": 0.25}], ["b"], digits=1) == "  b\n---\n0.2"
-
-
-def test_results_table_prints_one_block_per_protocol_with_the_mean_last():
-    results = {
-        "ccpg_gait/mean/rank1": 45.5,
-        "ccpg_gait/CL/rank1": 40.0,
-        "ccpg_gait/BG/rank1": 51.0,
-        "ccpg_reid/CL/rank1": 60.0,
-        "ccpg_reid/CL/mAP": 31.25,
-    }
-    assert log.results_table(results) == (
-        "ccpg_gait\n"
-        "      rank1\n"
-        "----  -----\n"
-        "CL    40.00\n"
-        "BG    51.00\n"
-        "mean  45.50\n"
-        "\n"
-        "ccpg_reid\n"
-        "    rank1    mAP\n"
-        "--  -----  -----\n"
-        "CL  60.00  31.25"
-    )
-    with pytest.raises(ValueError, match='"rank1", expected "protocol/task/metric"'):
-        log.results_table({"rank1": 1.0})

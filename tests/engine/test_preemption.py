@@ -20,7 +20,7 @@ from gaitjax.data import pipeline
 from gaitjax.engine import checkpoints, cluster, log, loop, sharding
 from gaitjax.engine.log import read_metrics
 from gaitjax.rerank import base_run
-from gaitjax.rerank import train as train_reranker
+from gaitjax.rerank import run as rerank_run
 from tests.data.test_pipeline import make_source
 from tests.fake_datasets import tiny_synthetic
 from tests.forked_runs import Runs, wait_for
@@ -346,7 +346,7 @@ def test_a_batch_that_does_not_divide_names_fields_and_a_mesh():
 def test_fields_that_would_lose_a_run_are_refused(model, field):
     config = model.get_config()
     config.train[field] = 0
-    check = train_reranker.check_config if model is cargait else state.check_config
+    check = rerank_run.check_config if model is cargait else state.check_config
     with pytest.raises(ValueError, match=f"config.train.{field} must be 1 or more"):
         check(config)
 

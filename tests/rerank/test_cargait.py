@@ -15,8 +15,13 @@ from gaitjax.data.source import Index, Source
 from gaitjax.engine import loop
 from gaitjax.engine.log import read_metrics
 from gaitjax.pictures import clips, reranking
-from gaitjax.rerank import base_run, cargait, compare, methods, train
-from gaitjax.rerank.lists import draw_triplets, held_out_identities, leave_out
+from gaitjax.rerank import base_run, cargait, compare, methods, run, train
+from gaitjax.rerank.lists import (
+    build_lists,
+    draw_triplets,
+    held_out_identities,
+    leave_out,
+)
 from gaitjax.retrieval.distance import pairwise_distance
 from gaitjax.retrieval.metrics import rank_metrics
 from gaitjax.state import Setup, TrainState
@@ -223,7 +228,7 @@ def lists_of(table, size, without_negative="skip", same_view=True):
     config.size, config.without_negative = size, without_negative
     config.same_view = same_view
     rows = np.arange(len(table.subject))
-    return train.build_lists(table, rows, config, mesh=None)
+    return build_lists(table, rows, config, mesh=None)
 
 
 def test_top_lists_by_hand():
@@ -564,7 +569,7 @@ def test_the_comparison_of_rerankers(tmp_path, monkeypatch, capsys):
     embedded = toy_base(monkeypatch)
     config = toy_config(steps=200)
     config.evaluation.rerankers = ("kr", "cargait", "cascade")  # all: test_methods.py
-    report = train.rerank(config, tmp_path)
+    report = run.rerank(config, tmp_path)
     assert report == json.loads((tmp_path / "rerank.json").read_text())
     assert list(report["rerankers"]) == ["base", "kr", "cargait", "cascade"]
     rank1 = {
@@ -594,7 +599,7 @@ def test_the_comparison_of_rerankers(tmp_path, monkeypatch, capsys):
     assert embedded == ["train", "test"]
     config.data.test_dataset = "other"
     config.evaluation.rerankers = ("cargait",)
-    other = train.rerank(config, tmp_path)
+    other = run.rerank(config, tmp_path)
     assert embedded == ["train", "test"] and other["dataset"] == "other"
     results = [row["rerankers"]["cargait"]["results"] for row in (report, other)]
     assert results[0] == results[1]
@@ -605,7 +610,7 @@ def test_wrong_options_are_named_before_anything_is_trained(tmp_path):
     config = toy_config()
     config.evaluation.rerankers = ("kr", "magic")
     with pytest.raises(ValueError, match="rerankers 'magic'; choose from kr,.*cargait"):
-        train.rerank(config, tmp_path)
+        run.rerank(config, tmp_path)
     config.evaluation.rerankers = ("kr",)
     for field, value, message in (
         ("shortlist", 0, "evaluation.shortlist must be 1 or more; got 0"),
@@ -613,7 +618,7 @@ def test_wrong_options_are_named_before_anything_is_trained(tmp_path):
     ):
         config.evaluation[field] = value
         with pytest.raises(ValueError, match=message):
-            train.rerank(config, tmp_path)
+            run.rerank(config, tmp_path)
 
 
 def test_shown_probes_alternate_between_gains_and_losses():
@@ -628,4 +633,4 @@ def test_a_missing_base_run_is_explained(tmp_path):
     config = toy_config()
     config.base_run = str(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is no trained run.*run.sh train"):
-        train.run(config, tmp_path)
+        run.run(config, tmp_path)
