@@ -87,7 +87,7 @@ def main(argv) -> int:
         return 0
     checkpoints.check_folder(workdir)
     try:
-        if config.mode == "train":
+        if config.mode != "import":  # it reads no data
             embedded.prepare(config.data)
         run_mode(config, workdir)
     except cluster.Stopped:
