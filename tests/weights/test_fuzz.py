@@ -5,7 +5,9 @@ import json
 import os
 import pickle
 import struct
+import sys
 import zipfile
+from types import SimpleNamespace
 
 import msgpack
 import numpy as np
@@ -14,7 +16,7 @@ from flax import serialization
 from safetensors.numpy import save
 
 from gaitjax.engine.guards import Damaged
-from gaitjax.weights import encoders, files, torch_files
+from gaitjax.weights import encoders, files
 from tests.mutants import mutants, read_all
 
 TREE = {
@@ -172,38 +174,56 @@ class Harmful:
         return os.system, ("touch /nowhere/at/all",)
 
 
+@pytest.fixture
+def torch_that_must_not_load(monkeypatch):
+    """Stands for any version of torch, installed or not."""
+
+    def load(*_, **__):
+        raise AssertionError("torch was asked to load it")
+
+    module = SimpleNamespace(load=load, jit=SimpleNamespace(load=load))
+    monkeypatch.setitem(sys.modules, "torch", module)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("protocol", range(6))
-def test_what_a_pickle_names_is_read_without_running_it(protocol, tmp_path):
+def test_a_pickle_that_would_run_code_never_reaches_torch(
+    protocol, zipped, tmp_path, torch_that_must_not_load
+):
     file = tmp_path / "x.pth"
-    file.write_bytes(pickle.dumps({"w": [1.0], "x": Harmful()}, protocol))
-    assert torch_files._not_of_tensors(file)[0].endswith(".system")
-    content = archive({"a/data.pkl": file.read_bytes(), "a/version": b"3"})
-    file.write_bytes(content)
-    assert torch_files._not_of_tensors(file)[0].endswith(".system")
-    for content in mutants(pickle.dumps(Harmful(), protocol), 100, protocol):
+    content = pickle.dumps({"w": [1.0], "x": Harmful()}, protocol)
+    if zipped:
+        content = archive({"a/data.pkl": content, "a/version": b"3"})
+    for scripts in (True, False):
         file.write_bytes(content)
-        torch_files._not_of_tensors(file)  # never an error
+        with pytest.raises(
+            ValueError, match="system besides tensors.*refused"
+        ) as found:
+            files.read(file, scripts)
+        assert "weights_only" not in str(found.value)
+        assert "torch.save(model.state_dict(), FILE)" in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["torch.hub.load", "torch." + "x" * 10**6, "numpy.x"])
+def test_names_other_than_tensors_are_refused(name, tmp_path, torch_that_must_not_load):
+    module, _, attribute = name.rpartition(".")
+    content = f"c{module}\n{attribute}\n.".encode()
+    (message,) = read_all([content], tmp_path / "x.pth", files.read, ValueError)
+    assert f"holds {name[:90]}" in message and "refused" in message
 
 
 TORCH_BOMBS = {
     "deflated": archive({"a/data.pkl": bytes(10**8)}, zipfile.ZIP_DEFLATED),
     "no directory": b"PK\3\4" + bytes(100),
-    "empty": b"",
+    "operations": b"N0" * 600_000 + b".",
+    "cut": b"\x80\2}q\0X\5\0\0\0ab",
     "program": archive({"a/data.pkl": b"N.", "a/constants.pkl": b"N."}),
 }
 
 
 @pytest.mark.parametrize("name", TORCH_BOMBS)
-def test_hostile_archives_never_reach_torch(name, tmp_path, monkeypatch):
-    import sys
-    from types import SimpleNamespace
-
-    def load(*_, **__):
-        raise EOFError
-
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(load=load))
-    file = tmp_path / "x.pt"
-    content = [TORCH_BOMBS[name]]
+def test_hostile_archives_never_reach_torch(name, tmp_path, torch_that_must_not_load):
+    content, file = [TORCH_BOMBS[name]], tmp_path / "x.pt"
     (message,) = read_all(content, file, files.read_published, ValueError)
     refused = "a TorchScript program besides tensors, which is refused"
     assert (refused if name == "program" else "is damaged") in message
@@ -239,19 +259,6 @@ def test_torch_views_that_claim_more_than_the_file(tmp_path):
     torch.save({"x": torch.ones(1).half().expand(10**5, 10**5)}, file)
     with pytest.raises(Damaged, match="its tensors would take 20,000,000,000 bytes"):
         files.read(file)
-
-
-@pytest.mark.parametrize("protocol", [2, 4])
-def test_torch_says_refused(protocol, tmp_path):
-    pytest.importorskip("torch")
-    file = tmp_path / "x.pt"
-    file.write_bytes(archive({
-        "a/data.pkl": pickle.dumps({"x": Harmful()}, protocol), "a/version": b"3"
-    }))  # fmt: skip
-    with pytest.raises(ValueError, match=r"system besides tensors.*refused") as caught:
-        files.read_published(file)
-    assert "weights_only" not in str(caught.value)
-    assert "torch.save(model.state_dict(), FILE)" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["blocks.0.attn.qkv.weight", "resblocks.0.attn."])
