@@ -66,7 +66,7 @@ def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Sourc
 
     Raises ValueError where nothing is prepared, with the command that prepares it;
     where the split does not exist or is empty; where a record cannot be read, or has a
-    name that is no plain name (see `_check_names`).
+    name that is no plain name (see `_check_name`).
     """
     import tensorflow_datasets as tfds
 
@@ -186,31 +186,31 @@ def _index(folder: Path, split: str, records, shards):
 
 
 def _cached(cache: Path, state: str, count: int):
-    """What `_index` returns, from its cache; None where that is of no use.
+    """What `_index` returns, from its cache; None where the cache is of no use.
 
-    That is so where it is absent or damaged in any way, or of other shards.
+    That is so where it is absent, damaged in any way, or of other shards.
     """
+    expected = {name: ((count,), "U") for name in NAMES}
+    expected |= {"num_frames": ((count,), "i"), "present": ((count, len(STORED)), "b")}
+    expected |= {"state": ((), "U"), "fingerprint": ((), "U")}
     try:
         with zipfile.ZipFile(cache) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > cache.stat().st_size:
-            return None  # ours are not compressed; this one would fill the memory
+            return None  # ours are not compressed; this one could fill the memory
         with np.load(cache, allow_pickle=False) as stored:
-            if str(stored["state"]) != state:
-                return None
-            index = Index(*(stored[column] for column in Index._fields))
-            fingerprint, has = str(stored["fingerprint"]), stored["present"]
-        for name, column in index._asdict().items():
-            kind = "U" if name in NAMES else "i"
-            if column.shape != (count,) or column.dtype.kind != kind:
-                return None
-        if has.shape != (count, len(STORED)) or has.dtype != bool:
+            columns = dict(stored)
+        found = {name: (x.shape, x.dtype.kind) for name, x in columns.items()}
+        if found != expected or str(columns["state"]) != state:
             return None
-        for row in zip(*index[: len(NAMES)]):
-            _check_names(*row)
+        index = Index(*(columns[name] for name in Index._fields))
+        for name in NAMES:
+            for text in set(columns[name].tolist()):
+                _check_name(name, text)
     except Exception:  # zipfile, zlib and numpy have dozens
         return None
-    return index, fingerprint, dict(zip(STORED, has.T, strict=True))
+    present = dict(zip(STORED, columns["present"].T, strict=True))
+    return index, str(columns["fingerprint"]), present
 
 
 def _scan(folder: Path, split: str, records) -> tuple[list[tuple], np.ndarray]:
@@ -220,7 +220,8 @@ def _scan(folder: Path, split: str, records) -> tuple[list[tuple], np.ndarray]:
         try:
             record = records[number]
             names = [_text(record[name]) for name in NAMES]
-            _check_names(*names)
+            for name, text in zip(NAMES, names):
+                _check_name(name, text)
             rows.append((*names, len(record["ratios"])))
             has.append([_has(record[name]) for name in STORED])
         except Exception as error:  # array_record's own, for damaged bytes
@@ -233,17 +234,17 @@ def _scan(folder: Path, split: str, records) -> tuple[list[tuple], np.ndarray]:
     return rows, np.array(has)
 
 
-def _check_names(subject: str, condition: str, view: str, key: str) -> None:
-    """Raises ValueError for names that could leave a folder or break a line.
+def _check_name(field: str, text: str) -> None:
+    """Raises ValueError for a name that could leave a folder or break a line.
 
     Names become parts of file names, tables and logs: no control characters, no part
-    "..", and "/" in keys only, between their parts.
+    "..", and "/" in keys only, between their parts. Subject and key are not empty.
     """
-    for name, text in zip(NAMES, (subject, condition, view, key)):
-        parts = text.split("/")
-        plain = len(parts) == 1 or (name == "key" and parts[0])
-        safe = not ({".", ".."} & set(parts)) and not CONTROL.search(text)
-        require(plain and safe, f"its {name} {text!r} is no plain name")
+    parts = text.split("/")
+    plain = parts[0] if field == "key" else len(parts) == 1
+    plain = plain and (text or field != "subject")
+    safe = not ({".", ".."} & set(parts)) and not CONTROL.search(text)
+    require(plain and safe, f"its {field} {text!r} is no plain name")
 
 
 def _has(value) -> bool:

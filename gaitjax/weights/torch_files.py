@@ -1,7 +1,8 @@
 """PyTorch's weights files -> {name: array}; torch is imported where one is read.
 
-No code in a file is run: torch reads with `weights_only=True`. TorchScript archives are
-programs; they are refused unless the caller allows them.
+No code in a file is run. What a file's pickles name is read first: more than tensors is
+refused, whatever the version of torch would do. Then torch reads, with
+`weights_only=True`. TorchScript archives are programs; the caller must allow them.
 """
 
 import itertools
@@ -17,20 +18,35 @@ import numpy as np
 from gaitjax.engine.guards import Damaged, require, require_whole
 
 COPIES = 4  # tensors may take so many times their file: some share their memory
-OPERATIONS = 1_000_000  # of a pickle, read to say what it holds
-# what a file of plain weights names
+OPERATIONS = 1_000_000  # of a pickle: twenty for each tensor
+# what the pickles of weights name: tensors, their types, and containers
 TENSORS = (
-    r"torch\.\w+|torch\.(_utils\._rebuild|storage\.|nn\.parameter\.)\w+"
-    r"|collections\.OrderedDict"
+    r"torch\.\w{1,50}|torch\.(cuda|sparse|storage|nn\.parameter)\.\w{1,50}"
+    r"|torch\.(_utils|_tensor)\._rebuild\w{1,50}|torch\.serialization\._get_layout"
+    r"|collections\.(OrderedDict|Counter)|_codecs\.encode"
+    r"|(builtins|__builtin__)\.(set|bytearray|complex)"
 )
+
+
+class Refused(ValueError):
+    """A file that holds more than weights."""
+
+    def __init__(self, file: Path, what: str):
+        super().__init__(
+            f"{file} holds {what[:100]} besides tensors, which is refused: only "
+            "tensors, numbers, strings and containers of them are read, because more "
+            "could run code. Fetching it again changes nothing; if you trust its "
+            "source, load it in the program that wrote it and save the weights alone: "
+            "torch.save(model.state_dict(), FILE), or .safetensors."
+        )
 
 
 def read_torch(file: Path, *, scripts: bool) -> dict[str, Any]:
     """{name: array, None for what is no tensor} of a `torch.save` file.
 
     scripts: a TorchScript archive is run by torch, not refused. Raises Damaged where
-    the file is not whole; ValueError where it holds more than weights, which would have
-    to be run. torch's own messages are not repeated: they advise to run it.
+    the file is not whole, Refused where it holds more than weights. torch's advice to
+    run such a file is not repeated.
     """
     try:
         import torch
@@ -39,19 +55,20 @@ def read_torch(file: Path, *, scripts: bool) -> dict[str, Any]:
             f"{file} needs torch to be read; run `pip install torch`, or give the "
             "model.safetensors or flax_model.msgpack of the same model."
         ) from error
-    names, broken = _entries(file)
-    script = any(name.endswith("constants.pkl") for name in names)
-    if script and not scripts:
-        raise _refused(file, "a TorchScript program")
     try:
+        names, broken = _entries(file)
+        script = any(name.endswith("constants.pkl") for name in names)
+        others = ["a TorchScript program"] if script else _not_of_tensors(file)
+        if others and not (script and scripts):
+            raise Refused(file, others[0])
         if script:
             state = torch.jit.load(file, map_location="cpu").state_dict()
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, other ones in each version
-        found = [] if broken else _not_of_tensors(file)
-        fault = _refused(file, found[0]) if found else _damaged(file, error)
-        raise fault from None
+    except (Damaged, Refused):
+        raise
+    except Exception as error:  # zipfile, pickletools and torch raise many kinds
+        raise _damaged(file, error) from None
     require(
         isinstance(state, Mapping),
         f"{file} holds a {type(state).__name__}, expected a dict.",
@@ -79,69 +96,43 @@ def _arrays(file: Path, tensors: Mapping) -> dict[str, np.ndarray]:
         ) from error
 
 
+def _zipped(file: Path) -> bool:
+    """As torch decides; before version 1.6 it wrote pickles one after the other."""
+    with file.open("rb") as stream:
+        return stream.read(4) == b"PK\3\4"
+
+
 def _entries(file: Path) -> tuple[list[str], str]:
     """(entries of a zip archive, the first whose checksum is wrong or ""); [] if none.
 
     torch does not compress what it saves, so an archive that unpacks to more than its
     size is refused before it is unpacked.
     """
-    with file.open("rb") as stream:
-        zipped = stream.read(2) == b"PK"
-    if not zipped and not zipfile.is_zipfile(file):
-        return [], ""  # torch before 1.6 wrote pickles one after the other
-    try:
-        with zipfile.ZipFile(file) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-            fault = f"it unpacks to {unpacked:,} bytes, more than its size"
-            require_whole(unpacked <= file.stat().st_size, file, fault)
-            return archive.namelist(), archive.testzip() or ""
-    except Damaged:
-        raise
-    except Exception as error:  # zipfile and zlib have their own
-        raise _damaged(file, error) from None
-
-
-def _damaged(file: Path, error: Exception) -> Damaged:
-    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
-    line = (text.splitlines() or [""])[0]
-    if re.search(r"weights_only|safe_globals|torch\.load", line):
-        line = ""  # advice to load it with less care
-    kind = f"{type(error).__name__}{line and ': '}{line}"
-    size = file.stat().st_size
-    return Damaged(
-        file, f"it is no whole PyTorch file of weights ({size} bytes; {kind})"
-    )
-
-
-def _refused(file: Path, what: str) -> ValueError:
-    return ValueError(
-        f"{file} holds {what[:100]} besides tensors, which is refused: only tensors, "
-        "numbers, strings and containers of them are read, because more could run "
-        "code. Fetching it again changes nothing; if you trust its source, load it in "
-        "the program that wrote it and save the weights alone: "
-        "torch.save(model.state_dict(), FILE), or .safetensors."
-    )
+    if not _zipped(file):
+        return [], ""
+    with zipfile.ZipFile(file) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+        fault = f"it unpacks to {unpacked:,} bytes, more than its size"
+        require_whole(unpacked <= file.stat().st_size, file, fault)
+        return archive.namelist(), archive.testzip() or ""
 
 
 def _not_of_tensors(file: Path) -> list[str]:
     """Classes and functions that the pickles of `file` name, besides those of tensors.
 
-    [] where a pickle is not whole: the file is damaged. Pickles are read, never run.
+    Pickles are read, never run. Raises errors of many kinds where one is not whole.
     """
     names: list[str] = []
-    try:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                entries = [x for x in archive.namelist() if x.endswith("data.pkl")]
-                for entry in entries:
+    if _zipped(file):
+        with zipfile.ZipFile(file) as archive:
+            for entry in archive.infolist():
+                if entry.filename.endswith("data.pkl"):
                     names += _globals(pickletools.genops(archive.read(entry)))
-        else:
-            with file.open("rb") as stream:
-                for _ in range(4):  # magic number, version, system, the object
-                    if stream.tell() < file.stat().st_size:
-                        names += _globals(pickletools.genops(stream))
-    except Exception:  # pickletools raises ValueError, struct and Unicode errors
-        return []
+    else:
+        with file.open("rb") as stream:
+            for _ in range(4):  # magic number, version, system, the object
+                if stream.tell() < file.stat().st_size:
+                    names += _globals(pickletools.genops(stream))
     return [name for name in names if not re.fullmatch(TENSORS, name)]
 
 
@@ -160,11 +151,25 @@ def _globals(operations: Iterable) -> list[str]:
     raise ValueError("The pickle is too long to be read.")
 
 
+def _damaged(file: Path, error: Exception) -> Damaged:
+    """With torch's first line, unless that is advice to load the file anyway."""
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
+    line = (text.splitlines() or [""])[0]
+    if re.search(r"weights_only|safe_globals|torch\.load", line):
+        line = ""
+    kind = f"{type(error).__name__}{line and ': '}{line}"
+    size = file.stat().st_size
+    return Damaged(
+        file, f"it is no whole PyTorch file of weights ({size} bytes; {kind})"
+    )
+
+
 def _stored_as(record: str, names: list[str], state: Mapping) -> str:
     """The tensor of an archive's record, where records and tensors come in pairs."""
     parts = [name.rpartition("/data/")[2] for name in names if "/data/" in name]
     number = record.rpartition("/data/")[2]
-    if number in parts and len(parts) == len(state) and number.isdigit():
-        name = list(state)[int(number)]
+    paired = {str(i): name for i, name in enumerate(state)}
+    if number in parts and len(parts) == len(state) and number in paired:
+        name = paired[number]
         return f"{name} {tuple(getattr(state[name], 'shape', ()))}"
     return record
