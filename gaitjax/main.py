@@ -62,9 +62,8 @@ def main(argv) -> int:
         return 0
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
 
-    from gaitjax import evaluate, import_checkpoint, plan, train
+    from gaitjax import evaluate, import_checkpoint, models, plan, train
     from gaitjax.engine import checkpoints, cluster
-    from gaitjax.models import check_name
     from gaitjax.rerank import train as train_reranker
 
     modes = {
@@ -76,7 +75,7 @@ def main(argv) -> int:
         rerank = train_reranker.rerank
         modes = {"train": train_reranker.run, "rerank": rerank, "evaluate": rerank}
     else:
-        check_name(config.model.name)  # before any data is opened
+        models.check(config)  # before any data is opened
     if config.mode not in modes:
         raise ValueError(
             f"Unknown config.mode {config.mode!r} of {config.name}; choose from "

@@ -16,8 +16,8 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
+from gaitjax import models
 from gaitjax.engine import optim, sharding
-from gaitjax.models import create_model
 from gaitjax.weights import encoders as pretrained
 
 
@@ -98,7 +98,7 @@ def build(config, example_batch) -> Setup:
     """
     check_config(config)
     mesh = sharding.make_mesh(config.mesh)
-    model = create_model(config)
+    model = models.make(config)
     warm = optim.make_warm_up_schedule(config.optimizer, config.warmup)
     main = optim.make_schedule(config.optimizer, config.train.steps)
     warm_tx, tx = (optim.make_optimizer(config.optimizer, x) for x in (warm, main))
@@ -128,13 +128,7 @@ def build(config, example_batch) -> Setup:
 
 def check_config(config) -> None:
     """Raises ValueError, naming the field, for what would fail late or deep inside."""
-    try:
-        jnp.dtype(config.model.get("dtype", "float32"))
-    except TypeError:
-        raise ValueError(
-            f"Unknown config.model.dtype {config.model.dtype!r}; choose from float32, "
-            "bfloat16."
-        ) from None
+    models.check(config)
     check_positive(config, "train.log_every", "train.checkpoint_every", "train.keep")
     for name in config.warmup.losses:
         if name not in config.loss:

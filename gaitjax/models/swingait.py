@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from gaitjax.engine.fields import Positive, Share
+from gaitjax.engine.guards import require
 from gaitjax.parts.heads import SeparateBNNeck, SeparateDense, horizontal_pool
 from gaitjax.parts.layers import (
     fold_frames,
@@ -19,13 +21,15 @@ from gaitjax.parts.layers import (
     resize_bilinear,
     set_pool,
 )
+from gaitjax.parts.model import Dtype, FourStages, GaitModel
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.resnet import Stage, Stem
 from gaitjax.parts.transformer import LayerNorm, PatchEmbedding, dense, gelu
 
 EPSILON = 1e-5  # of every LayerNorm
 PATCH = 2
-Size = tuple[int, int, int]
+Pair = tuple[Positive, Positive]
+Size = tuple[Positive, Positive, Positive]
 
 
 class Linear(nn.Module):
@@ -202,34 +206,34 @@ class SwinBlock(nn.Module):
         return jnp.where(kept.reshape(-1, 1, 1, 1, 1), y / keep, 0)
 
 
-class SwinGait(nn.Module):
+class SwinGait(GaitModel):
     """DeepGaitV2's stages 0 to 2 -> two Swin stages -> strips -> BN neck.
-
-    Args:
-      channels: of the stem with stage 1 and of stage 2 (P3D, spatial stride 2).
-      layers: blocks of stage 1 and 2 and of the two Swin stages; (1, 4, 4, 2) for
-        Gait3D and GREW, (1, 1, 2, 2) for CCPG and SUSTech1K.
-      widths, heads: of the two Swin stages.
-      window: tokens along (time, height, width); odd blocks shift it by half.
-      token_grid: the maps are resized to twice as many rows and columns, and each
-        token covers 2 x 2. Its rows are the strips.
-      drop_path: stochastic depth of the last block, rising from 0.
 
     Differences from the paper: the neck has a strip more than come out of the network
     (the last one twice), as in the published weights, so that those of DeepGaitV2's
     16-strip head can be loaded. Frames must be consecutive and in order.
     """
 
-    num_classes: int
-    channels: tuple[int, int] = (64, 128)
-    layers: tuple[int, int, int, int] = (1, 4, 4, 2)
-    widths: tuple[int, int] = (256, 512)
-    heads: tuple[int, int] = (16, 32)
-    window: Size = (3, 3, 5)
-    token_grid: tuple[int, int] = (15, 10)
-    drop_path: float = 0.1
-    embedding_size: int = 256
-    dtype: jnp.dtype = jnp.float32
+    reads = ("silhouettes",)
+    channels: Pair = (64, 128)  # of the stem with stage 1; of stage 2 (P3D, stride 2)
+    # blocks of stages 1 and 2 and of the two Swin stages; CCPG, SUSTech1K: (1, 1, 2, 2)
+    layers: FourStages = (1, 4, 4, 2)
+    widths: Pair = (256, 512)  # of the Swin stages
+    heads: Pair = (16, 32)  # of their attention
+    window: Size = (3, 3, 5)  # tokens along time, height, width; odd blocks shift it
+    # maps are resized to 2 x 2 pixels per token; the rows of tokens are the strips
+    token_grid: Pair = (15, 10)
+    drop_path: Share = 0.1  # stochastic depth of the last block, rising from 0
+    embedding_size: Positive = 256
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        require(
+            not any(width % heads for width, heads in zip(self.widths, self.heads)),
+            f"config.model.widths must be multiples of config.model.heads, "
+            f"{self.heads}; got {self.widths}.",
+        )
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
@@ -293,19 +297,3 @@ class SwinGait(nn.Module):
                 )(x, train=train, valid=valid)
                 block += 1
         return LayerNorm(EPSILON, name="norm")(x)
-
-
-def create(config, num_classes: int) -> SwinGait:
-    model = config.model
-    return SwinGait(
-        num_classes,
-        channels=tuple(model.channels),
-        layers=tuple(model.layers),
-        widths=tuple(model.widths),
-        heads=tuple(model.heads),
-        window=tuple(model.window),
-        token_grid=tuple(model.token_grid),
-        drop_path=model.drop_path,
-        embedding_size=model.embedding_size,
-        dtype=jnp.dtype(model.dtype),
-    )

@@ -69,11 +69,6 @@ def interpolation_weights(size: int, target: int, rule: str) -> np.ndarray:
     Target i reads around source (i + 0.5) * size / (target + offset) - 0.5 with the
     cubic convolution kernel of Keys (1981); see INTERPOLATIONS.
     """
-    if rule not in INTERPOLATIONS:
-        raise ValueError(
-            f"position_interpolation must be one of {', '.join(INTERPOLATIONS)}, "
-            f"got {rule!r}."
-        )
     a, offset, antialias, border = INTERPOLATIONS[rule]
     step = size / (target + offset)  # source positions per target position
     stretch = max(step, 1.0) if antialias else 1.0
@@ -277,17 +272,8 @@ class DINOv2(nn.Module):
         Returns:
           (tokens after the final LayerNorm, block outputs in the order of `blocks`),
           each [N 1+R+h*w D] in `dtype`: class token, registers, patches row by row.
-
-        Raises:
-          ValueError: an id out of range, a side that is no multiple of the patch size,
-            an unknown interpolation.
         """
         blocks = tuple(blocks)
-        if any(not 0 <= block < self.num_layers for block in blocks):
-            raise ValueError(
-                f"blocks must lie in 0..{self.num_layers - 1} for {self.num_layers} "
-                f"layers, got {blocks}."
-            )
         frames = images.shape[0]
         if not self.frames_per_chunk or frames <= self.frames_per_chunk:
             return self.encode(images, blocks)

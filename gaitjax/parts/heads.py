@@ -18,15 +18,9 @@ def horizontal_pool(x: jax.Array, num_strips: int) -> jax.Array:
     """Mean + maximum of equal horizontal bands: [B H W C] -> [B S C].
 
     Source: Fu et al., "Horizontal Pyramid Matching for Person Re-identification"
-    (AAAI 2019), as used by GaitSet and its successors. ValueError where S does not
-    divide H.
+    (AAAI 2019), as used by GaitSet and its successors. S must divide H.
     """
     batch, height, width, channels = x.shape
-    if height % num_strips:
-        raise ValueError(
-            f"horizontal_pool: {num_strips} strips do not divide the {height} rows of "
-            "the feature map; choose num_strips (or the strides) so that they do."
-        )
     x = x.reshape(batch, num_strips, height // num_strips * width, channels)
     return jnp.mean(x, axis=2) + max_over(x, 2)  # [B S C]
 

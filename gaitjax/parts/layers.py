@@ -74,11 +74,6 @@ class BatchNorm(nn.Module):
 
 def _entries(valid, x):
     """valid as a mask that broadcasts against x."""
-    if valid.shape != x.shape[: valid.ndim] or valid.ndim >= x.ndim:
-        raise ValueError(
-            f"BatchNorm: valid has shape {valid.shape}; expected a leading part of "
-            f"{x.shape[:-1]}, the shape of x without channels."
-        )
     return valid.reshape(valid.shape + (1,) * (x.ndim - valid.ndim))
 
 
@@ -246,11 +241,6 @@ def resize_bilinear(
 
 def image_sequence(batch: dict[str, jax.Array], name: str) -> jax.Array:
     """batch[name] as float32 [B T H W C]: integers / 255, a channel axis if absent."""
-    if name not in batch:
-        raise ValueError(
-            f"The model reads {name!r}, the batch has {', '.join(sorted(batch))}; set "
-            "config.data.modalities accordingly."
-        )
     images = batch[name]
     if jnp.issubdtype(images.dtype, jnp.integer):
         images = images.astype(jnp.float32) / 255

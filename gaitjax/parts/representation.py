@@ -11,8 +11,6 @@ from flax import linen as nn
 
 from gaitjax.parts.layers import BatchNorm
 
-SUPERVISIONS = ("silhouette", "reconstruction")
-FUSIONS = ("mask", "gate", "softmax")
 # BigGait's edge rule: so many set pixels among the outermost rows mean that channel 0
 # of an unsupervised decoder is the background.
 EDGE_ROWS = 5
@@ -86,12 +84,8 @@ def text_attention(features: jax.Array, vectors: jax.Array, fusion: str) -> jax.
     if fusion == "softmax":
         positions = features.shape[1] * features.shape[2]
         weights = jax.nn.softmax(scores, axis=(1, 2)) * positions
-    elif fusion in FUSIONS:
-        weights = nn.sigmoid(scores)
     else:
-        raise ValueError(
-            f"text.fusion must be one of {', '.join(FUSIONS)}; got {fusion!r}."
-        )
+        weights = nn.sigmoid(scores)
     return jnp.mean(weights, axis=-1)  # [N h w]
 
 
@@ -119,11 +113,6 @@ class Decoder(nn.Module):
         Returns probabilities [N h w 2], zero outside `valid`, and the reconstruction
         [N h w d] or None.
         """
-        if self.supervision not in SUPERVISIONS:
-            raise ValueError(
-                f"decoder.supervision must be one of {', '.join(SUPERVISIONS)}; "
-                f"got {self.supervision!r}."
-            )
         hidden = nn.Dropout(self.dropout, deterministic=not train)(tokens)
         hidden = BatchNorm(affine=False, name="norm")(hidden, train=train, valid=valid)
         logits = nn.Dense(2, dtype=self.dtype, name="classify")(hidden)

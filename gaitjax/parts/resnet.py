@@ -13,8 +13,6 @@ from flax import linen as nn
 from gaitjax.parts.convolution import Conv, Conv3D, TemporalConv
 from gaitjax.parts.layers import BatchNorm, fold_frames, mask_frames
 
-BLOCK_KINDS = ("2d", "p3d", "3d")
-
 
 class Shortcut(nn.Module):
     """1x1 convolution and batch norm where the shape changes, else the identity."""
@@ -134,11 +132,6 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array) -> jax.Array:
         """x [B T H W C], valid bool [B T] -> [B T h w features]."""
-        if self.kind not in BLOCK_KINDS:
-            raise ValueError(
-                f"The kind of block must be one of {', '.join(BLOCK_KINDS)}; got "
-                f"{self.kind!r}."
-            )
         leading, flat = x.shape[:2], valid.reshape(-1)
         for index in range(self.blocks):
             options = dict(
@@ -174,12 +167,6 @@ def residual_stages(
     kinds, channels, layers (blocks), strides: one entry per stage. For the body of a
     compact module, whose submodules "stageFIRST" and so on they become.
     """
-    if not len(kinds) == len(channels) == len(layers) == len(strides):
-        raise ValueError(
-            "model.channels, layers and strides need one entry per stage; got "
-            f"{tuple(channels)}, {tuple(layers)} and {tuple(strides)} for "
-            f"{len(kinds)} stages."
-        )
     stages = zip(kinds, channels, layers, strides, strict=True)
     for index, (kind, features, blocks, stride) in enumerate(stages, first):
         stage = Stage(kind, features, blocks, stride, dtype, name=f"stage{index}")

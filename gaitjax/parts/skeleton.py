@@ -38,23 +38,6 @@ def adjacency(max_hop: int) -> np.ndarray:
     return (np.stack(rings) / degree).astype(np.float32)
 
 
-def keypoint_sequence(batch: dict[str, jax.Array], features: tuple) -> jax.Array:
-    """batch["keypoints"] as float32, [B T 17 3] or already prepared [B T *features]."""
-    if "keypoints" not in batch:
-        raise ValueError(
-            f"The model reads 'keypoints', the batch has {', '.join(sorted(batch))}; "
-            "set config.data.modalities to ('keypoints',)."
-        )
-    keypoints = batch["keypoints"].astype(jnp.float32)
-    if keypoints.shape[2:] not in ((JOINTS, 3), features):
-        raise ValueError(
-            f"keypoints must be [B T {JOINTS} 3] (x, y, confidence of COCO-17 joints) "
-            f"or prepared features [B T {' '.join(map(str, features))}]; got "
-            f"{keypoints.shape}."
-        )
-    return keypoints
-
-
 def parts(keypoints: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
     """Positions and their differences: each [B T V 2], confidence [B T V 1].
 

@@ -311,15 +311,9 @@ class Encoder(nn.Module):
 def patches(images: Array, patch_size: int) -> Array:
     """Images [N H W C] cut into flattened patches [N h*w p*p*C], row by row.
 
-    Raises:
-      ValueError: the height or width is no multiple of the patch size.
+    H and W must be multiples of the patch size.
     """
     frames, height, width, channels = images.shape
-    if height % patch_size or width % patch_size:
-        raise ValueError(
-            f"Images must have sides that are multiples of the patch size "
-            f"{patch_size}, got {height}x{width}; resize them before the encoder."
-        )
     rows, columns = height // patch_size, width // patch_size
     grid = images.reshape(
         frames, rows, patch_size, columns, patch_size, channels
