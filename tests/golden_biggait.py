@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from golden_files import GoldenFile
-from golden_models import to_torch
+from golden_models import from_torch, to_torch
 
 from gaitjax import losses
 from gaitjax.import_checkpoint import plain_names
@@ -288,7 +288,7 @@ def check_biggait(golden: GoldenFile) -> None:
     batch = batch_of(golden, "eval")
     init = functools.partial(model.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), batch)
-    variables = torch_names.from_torch("lmgait", plain_names(golden.weights()), shapes)
+    variables = from_torch("lmgait", plain_names(golden.weights()), shapes)
     variables = jax.tree.map(jnp.asarray, variables)
     forward = jax.jit(functools.partial(run, model, train=False))
     out, _, calls = forward(variables, batch)

@@ -249,7 +249,7 @@ def check_model(golden: GoldenFile) -> None:
         lambda: model.init(jax.random.key(0), batches["eval"], train=False)
     )
     abstract = {"batch_stats": {}, **abstract}
-    variables = torch_names.from_torch(name, golden.weights(), abstract)
+    variables = from_torch(name, golden.weights(), abstract)
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert count == golden.meta["n_params"], (count, golden.meta["n_params"])
     for mode in ("eval", "eval_packed"):
@@ -446,6 +446,17 @@ def check_train(golden, name, model, variables, mode, entries) -> None:
         except AssertionError:
             if attempt == 3:
                 raise
+
+
+def from_torch(name, state_dict, abstract_variables) -> dict:
+    """Our variables, a tree like abstract_variables, from a PyTorch state dict.
+
+    Both must have the same entries.
+    """
+    values, parity = torch_names.fit(name, state_dict, abstract_variables)
+    assert not parity.faults()
+    structure = jax.tree.structure(abstract_variables)
+    return jax.tree.unflatten(structure, list(values.values()))
 
 
 def to_torch(name, tree, params) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 from flax import traverse_util
 
 from configs import gaitedge
-from gaitjax import losses
+from gaitjax import losses, models
 from gaitjax.models.biggergait import BiggerGait
 from gaitjax.models.deepgaitv2 import DeepGaitV2
 from gaitjax.models.gaitbase import GaitBase
@@ -384,18 +384,22 @@ def test_every_variable_has_a_torch_name_of_its_own(name):
     assert len(names) == len(set(names))
 
 
+def test_every_model_that_is_trained_has_torch_names():
+    assert models.MODELS.keys() - torch_names.RULES.keys() == {"gei"}
+
+
 def test_a_checkpoint_that_does_not_fit_lists_what_is_wrong():
     variables = variables_of("gaitset")
     state = {"module.Head.fc_bin": np.zeros((1, 2, 3)), "other.weight": np.zeros(2)}
     state["x.num_batches_tracked"] = np.zeros(())
-    with pytest.raises(ValueError) as error:
-        torch_names.from_torch("gaitset", state, variables)
-    message = str(error.value)
+    message = torch_names.fit("gaitset", state, variables)[1].faults()
     assert "missing: gl_block2.0.conv.weight" in message
     assert "extra: other.weight" in message
     assert "wrong shape: Head.fc_bin (1, 2, 3) for dense/kernel (14, 8, 6)" in message
-    with pytest.raises(ValueError, match="gaitbase, gaitedge"):
-        torch_names.from_torch("gait", state, variables)
+    with pytest.raises(
+        ValueError, match="published weights: 'gait'; choose from gaitb"
+    ):
+        torch_names.fit("gait", state, variables)
 
 
 def test_the_neck_goes_from_channel_major_to_strip_major():
@@ -413,6 +417,7 @@ def test_the_neck_goes_from_channel_major_to_strip_major():
     kernel = np.arange(24.0).reshape(strips, size, 4)
     scale = np.arange(size)[:, None] * 10 + np.arange(strips)[None]  # [D S]
     state = {"BNNecks.fc_bin": kernel, "BNNecks.bn1d.weight": scale.reshape(-1)}
-    ours = torch_names.from_torch("gaitbase", state, shapes)["params"]["head"]["neck"]
+    values, _ = torch_names.fit("gaitbase", state, shapes)
+    ours = {name.removeprefix("params/head/neck/"): x for name, x in values.items()}
     np.testing.assert_array_equal(ours["kernel"], kernel)
-    np.testing.assert_array_equal(ours["norm"]["scale"].reshape(strips, size), scale.T)
+    np.testing.assert_array_equal(ours["norm/scale"].reshape(strips, size), scale.T)
