@@ -57,7 +57,7 @@ class Projection(nn.Module):
 
 
 class Recogniser(nn.Module):
-    """GaitBase on such maps: stem, residual stages, strip head."""
+    """GaitBase on the maps of a group of layers: stem, residual stages, strip head."""
 
     num_classes: int
     channels: Sequence[int]
@@ -82,11 +82,11 @@ class Recogniser(nn.Module):
 class BiggerGait(GaitModel):
     """Frames -> hidden states of all DINOv2 layers -> a map each -> a GaitBase each.
 
-    Phases: published encoders and mask branches come trained, and config.frozen names
-    "^visual_encoder/" and "^decoder/". Where there are none, `warm_up` trains both on
-    silhouettes (loss "silhouette"). In the main phase neither gets a gradient. As in
-    the published training the mask branch normalises by batch statistics there; its
-    dropout is left out.
+    Phases: with published weights, encoder and mask branch are already trained, and
+    config.frozen names "^visual_encoder/" and "^decoder/". Without them, `warm_up`
+    trains both on silhouettes (loss "silhouette"). In the main phase neither gets a
+    gradient. There the mask branch normalises by batch statistics, as in the published
+    training; its dropout is left out.
 
     Differences from the paper: the warm-up on silhouettes, for encoders that start at
     random; the published mask branch is BigGait's unsupervised one.

@@ -27,8 +27,8 @@ class GaitBase(GaitModel):
 
     It reads the silhouettes, the heat maps or the frames, whichever the batch holds.
 
-    Differences from the paper: none known; batch norm counts valid frames only, which
-    is the same where there is no padding.
+    Differences from the paper: none known. Batch norm counts valid frames only, which
+    makes no difference without padding.
     """
 
     images = 1

@@ -33,12 +33,12 @@ def synthesise(probability: jax.Array, mask: jax.Array, size: int) -> jax.Array:
 
 
 def person_box(mask: jax.Array, ratios: jax.Array, size: tuple[int, int]):
-    """Where the aligned crop lies: (top, bottom, left, right), float32 [N] each.
+    """The crop to align: (top, bottom, left, right), float32 [N] each.
 
-    The rows from the first to the last with a set pixel; around the median column of
-    the mask, as many columns as fill `size` at the person's aspect: the mask's height
-    in rows becomes size[0], and a frame that is `ratios` times as wide as high gets its
-    columns in proportion, plus what is missing to size[1].
+    It reaches from the first to the last row with a set pixel; these rows become
+    size[0]. Its columns are centred on the median column of the mask. Their number
+    keeps the person's aspect, where `ratios` is width / height of the frame, and fills
+    the size[1] columns of the output.
     """
     height, width = mask.shape[1:]
     occupied = jnp.any(mask, axis=2)  # [N H]
@@ -101,11 +101,11 @@ class GaitEdge(GaitModel):
     """RGB -> U-Net -> silhouette with a predicted edge -> GaitAlign -> GaitGL.
 
     Phases: `warm_up` is the paper's first phase, the segmentation alone (with the loss
-    "binary_cross_entropy"); then everything is trained together. The interior comes
-    from the given masks, in evaluation too.
+    "binary_cross_entropy"); then everything is trained together. The interior of the
+    silhouette is that of the given masks, in evaluation too.
 
-    Differences from the paper: none known; GaitGL can be trained beforehand or not.
-    Frames must be consecutive and in order.
+    Differences from the paper: none known. The paper trains GaitGL alone before the
+    second phase; here that is optional. Frames must be consecutive and in order.
     """
 
     reads = ("frames", "masks")

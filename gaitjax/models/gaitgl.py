@@ -63,8 +63,8 @@ class GeM(nn.Module):
     """Generalised mean over the width, with a learnable exponent.
 
     Source: Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human
-    Annotation" (TPAMI 2019), eq. 3. Values are clamped at 1e-6. The maximum is taken
-    out before the power: 1e-6 ** 6.5 is below what float32 holds.
+    Annotation" (TPAMI 2019), eq. 3. Values are clamped at 1e-6. They are divided by
+    their maximum before the power, as 1e-6 ** 6.5 is too small for float32.
     """
 
     @nn.compact

@@ -19,16 +19,16 @@ from gaitjax.parts.model import Dtype, GaitModel
 from gaitjax.parts.output import GaitOutput
 
 MAX_HOP = 3  # the adjacency counts neighbours up to it
-HOPS = 3  # of which hops 0, 1 and 2 have weights
+HOPS = 3  # hops 0, 1 and 2 have weights
 WINDOW = 9  # frames of a temporal convolution
 
 
 def branch_features(keypoints: jax.Array, valid: jax.Array) -> jax.Array:
     """Joints, velocities and bones: [B T V 3], bool [B T] -> [B T V 3 5].
 
-    As the published weights expect, with the gaps of the code they were trained with:
-    velocities lack the horizontal one over two frames and bones the angle to the
-    horizontal axis, in whose places stands the confidence; their channel 2 is zero.
+    These are the features that the published weights were trained with, which differ
+    from the paper: the confidence replaces the horizontal velocity over two frames and
+    the bone's angle to the horizontal axis, and channel 2 of both branches is zero.
     """
     p = skeleton.parts(keypoints, valid)
     confidence, bone = p["confidence"], p["bone"]

@@ -40,8 +40,8 @@ def input_features(keypoints: jax.Array, valid: jax.Array) -> jax.Array:
 class JointNorm(nn.Module):
     """Batch norm with statistics per joint and channel: [B T V C] -> [B T V C].
 
-    Its parameters lie joint by joint or, channel_major, channel by channel, as in the
-    published weights.
+    Its parameters are ordered joint by joint or, with channel_major, channel by
+    channel, as the published weights are.
     """
 
     channel_major: bool = False

@@ -1,4 +1,4 @@
-"""MultiGait++: what two modalities share and what each has alone.
+"""MultiGait++: what two modalities share and what is specific to each.
 
 Paper: Jin et al., "Exploring More from Multiple Gait Modalities for Human
 Identification" (AAAI 2025), section "C2Fusion".
@@ -50,11 +50,11 @@ class Attention(nn.Module):
 
 
 class CommonAndSpecific(nn.Module):
-    """Splits two maps into what they share and what is each one's own.
+    """Splits two maps into what they share and what is specific to each.
 
-    Per pixel and channel the softmax of both maps' attention says whose a feature is;
-    where neither prevails (the smaller weight is large, compared with the pixel's other
-    channels) it is common to both.
+    For every pixel and channel, the softmax of both maps' attention weighs one map
+    against the other. Where neither prevails (the smaller weight is large, compared
+    with the pixel's other channels) the feature is common to both.
     """
 
     squeeze: int = 16
@@ -66,8 +66,8 @@ class CommonAndSpecific(nn.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """first, second [N H W C], valid bool [N].
 
-        Returns the shared map and the weights of the first's and the second's own
-        features, [N H W C] each.
+        Returns the shared map and the weights of the features specific to the first
+        and to the second map, [N H W C] each.
         """
         logits = [
             Attention(self.squeeze, self.dtype, name=name)(x, train=train, valid=valid)

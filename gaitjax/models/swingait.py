@@ -53,8 +53,10 @@ class Linear(nn.Module):
 
 
 def relative_positions(window: Size, used: Size) -> np.ndarray:
-    """int [N N]: row of the bias table of `window` for each pair of tokens of a window
-    that is `used` large (smaller where the map is)."""
+    """int [N N]: row of the bias table of `window` for each pair of tokens.
+
+    used: the size of the window, which is smaller than `window` on a smaller map.
+    """
     spans = [2 * size - 1 for size in window]
     axes = np.meshgrid(*(np.arange(size) for size in used), indexing="ij")
     place = np.stack([axis.reshape(-1) for axis in axes])  # [3 N]
@@ -64,8 +66,8 @@ def relative_positions(window: Size, used: Size) -> np.ndarray:
 
 
 def same_region(size: int, window: int, shift: int) -> np.ndarray:
-    """bool [windows window window]: pairs along one axis that may attend to each other
-    after a cyclic shift of a map that is `size` (a multiple of `window`) long."""
+    """bool [windows window window]: which pairs along one axis may attend to each other
+    after a cyclic shift of a map of length `size`, a multiple of `window`."""
     region = np.zeros(size, int)
     if shift:
         region[size - window : size - shift] = 1
@@ -111,11 +113,11 @@ class WindowAttention(nn.Module):
 class SwinBlock(nn.Module):
     """Pre-norm window attention and MLP.
 
-    shift: moves the windows by so many tokens along (time, height, width), along those
-    axes that are longer than their window. Frames beyond a sequence's end count as
-    Video Swin's padding does: zeros up to a full window, and none in a sequence that
-    fits in one window. Time is shifted by padding at its start instead of cyclically,
-    so that a sequence gives the same result in a batch of any length.
+    shift: moves the windows by so many tokens along (time, height, width), on the axes
+    that are longer than their window. As in Video Swin, a sequence is padded with zeros
+    up to a whole number of windows, and not at all if it fits in one. Time is shifted
+    by padding at its start instead of cyclically, so that a sequence gives the same
+    result in a batch of any length.
     """
 
     window: Size
@@ -209,9 +211,9 @@ class SwinBlock(nn.Module):
 class SwinGait(GaitModel):
     """DeepGaitV2's stages 0 to 2 -> two Swin stages -> strips -> BN neck.
 
-    Differences from the paper: the neck has a strip more than come out of the network
-    (the last one twice), as in the published weights, so that those of DeepGaitV2's
-    16-strip head can be loaded. Frames must be consecutive and in order.
+    Differences from the paper: the neck sees the last strip twice, as in the published
+    weights, so that those of DeepGaitV2's 16-strip head can be loaded. Frames must be
+    consecutive and in order.
     """
 
     reads = ("silhouettes",)

@@ -5,12 +5,13 @@ with 49,408 tokens and 77 positions. Ids equal those of OpenAI's `clip.tokenize`
 transformers' slow CLIPTokenizer where ftfy is installed) on the sentences of
 tests/parts/test_clip_tokenizer.py.
 
-Text is cleaned as OpenAI does, HTML entities unescaped, white space collapsed, lower
-case. OpenAI runs the library ftfy first; of it, this file has what acts on characters:
-ligatures, full-width forms, curly quotes, control characters, NFC.
-Difference from the original: text whose encoding was mangled ("schÃ¶n") is not mended.
+Text is cleaned as OpenAI does: HTML entities are unescaped, white space is collapsed,
+letters become lower case. OpenAI first runs the library ftfy; this file does what ftfy
+does to single characters: ligatures, full-width forms, curly quotes, control
+characters, NFC.
+Difference from the original: text with a mangled encoding ("schÃ¶n") is not repaired.
 
-Vocabularies that are read: `bpe_simple_vocab_16e6.txt.gz` (inside the PyPI wheels of
+It reads `bpe_simple_vocab_16e6.txt.gz` (inside the PyPI wheels of
 open_clip_torch and clip-anytorch), `vocab.json` with `merges.txt`, `tokenizer.json`.
 """
 

@@ -1,4 +1,4 @@
-"""What follows the feature maps: horizontal strips, a matrix each, BN neck, logits.
+"""From feature maps to logits: horizontal strips, a matrix per strip, BN neck.
 
 Initialisation follows the conventions of the field's PyTorch code, so that published
 weights and schedules mean the same here.
@@ -37,8 +37,8 @@ def _strip_init(key, shape, dtype=jnp.float32):
     """Xavier-uniform as PyTorch computes it of a [S C D] tensor as a whole.
 
     It takes fan_in = C*D and fan_out = S*D, not C and D: the bound is
-    sqrt(6 / (C*D + S*D)), 0.0067 instead of 0.088 for (16, 512, 256). Published
-    results were trained from there, so it is kept.
+    sqrt(6 / (C*D + S*D)), 0.0067 instead of 0.088 for (16, 512, 256). The published
+    models were trained from this initialisation.
     """
     strips, channels, features = shape
     bound = (6 / (channels * features + strips * features)) ** 0.5
@@ -95,7 +95,7 @@ class SeparateBNNeck(nn.Module):
 class StripHead(nn.Module):
     """Temporal maximum, horizontal pooling, matrix per strip and BN neck.
 
-    The head of GaitBase and of the models after it. Returns float32 embeddings [B S D]
+    The head of GaitBase and of models based on it. Returns float32 embeddings [B S D]
     (before the neck: what retrieval uses) and logits [B S N].
     """
 

@@ -164,8 +164,9 @@ def residual_stages(
 ) -> jax.Array:
     """Stages one after the other: x [B T H W C], valid bool [B T] -> [B T h w C'].
 
-    kinds, channels, layers (blocks), strides: one entry per stage. For the body of a
-    compact module, whose submodules "stageFIRST" and so on they become.
+    kinds, channels, layers (blocks), strides: one entry per stage. To be called in a
+    compact module: the stages become its submodules "stage1", "stage2", ... from
+    `first` on.
     """
     stages = zip(kinds, channels, layers, strides, strict=True)
     for index, (kind, features, blocks, stride) in enumerate(stages, first):
@@ -178,9 +179,10 @@ class AttentionFusion(nn.Module):
     """Mixes two maps with weights per pixel and channel that sum to 1.
 
     Source: Fan et al., "SkeletonGait" (AAAI 2024), section 3.3; BigGait (Ye et al.,
-    CVPR 2024), section 3.4. Both sources' softmax logits come from one bottleneck of
-    1x1, 3x3 and 1x1 convolutions, C / squeeze wide. Its output channel s * C + c weighs
-    channel c of source s; interleaved (BigGait), 2 * c + s does.
+    CVPR 2024), section 3.4. One bottleneck of 1x1, 3x3 and 1x1 convolutions, which is
+    C / squeeze wide, gives the softmax logits of both maps. Its output channel
+    s * C + c weighs channel c of map s; if interleaved (BigGait), channel 2 * c + s
+    does.
     """
 
     squeeze: int = 16

@@ -1,4 +1,4 @@
-"""What the skeleton models share: the COCO-17 joints, their graph and input features.
+"""Parts of the skeleton models: the COCO-17 joints, their graph and input features.
 
 Keypoints are float32 [B T 17 3]: x and y in pixels and a confidence, in COCO's order
 (0 nose, 1-2 eyes, 3-4 ears, 5-6 shoulders, 7-8 elbows, 9-10 wrists, 11-12 hips, 13-14

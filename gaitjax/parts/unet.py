@@ -34,8 +34,8 @@ class ConvNorm(nn.Module):
 class UNet(nn.Module):
     """Foreground probability of each pixel.
 
-    Four levels, halved by 2x2 maxima and doubled by repetition; each level of the
-    decoder reads the encoder's map of its size beside what comes from below.
+    Four levels, halved by 2x2 maxima and doubled by repetition. Each level of the
+    decoder reads the encoder's map of its size and the output of the level below.
     """
 
     channels: Sequence[int] = (16, 32, 64, 128)
