@@ -98,7 +98,7 @@ def main(argv) -> int:
 def _function_of(config):
     """The function (config, workdir) that does what config.mode says."""
     from gaitjax import evaluate, import_checkpoint, train
-    from gaitjax.models import check_name
+    from gaitjax import models
     from gaitjax.rerank import run as rerank_run
 
     if config.model.name == "cargait":

@@ -11,12 +11,10 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
+from gaitjax import models
 from gaitjax.engine import optim, sharding
-from gaitjax.engine.guards import choose, require, require_regex
-from gaitjax.models import create_model
+from gaitjax.engine.guards import require, require_regex
 from gaitjax.weights import encoders as pretrained
-
-DTYPES = ("float32", "bfloat16")  # of a model's matmuls and convolutions
 
 
 class TrainState(NamedTuple):
@@ -90,7 +88,7 @@ def build(config, example_batch) -> Setup:
     """
     check_config(config)
     mesh = sharding.make_mesh(config.mesh)
-    model = create_model(config)
+    model = models.make(config)
     schedule = optim.make_schedule(config.optimizer, config.train.steps)
     tx = optim.make_optimizer(config.optimizer, schedule)
 
@@ -114,7 +112,7 @@ def build(config, example_batch) -> Setup:
 
 def check_config(config) -> None:
     """Raises ValueError, naming the field, for what would fail late or deep inside."""
-    choose(config.model.get("dtype", "float32"), DTYPES, "config.model.dtype")
+    models.check(config)
     check_positive(config, "train.log_every", "train.checkpoint_every", "train.keep")
     best, protocols = config.train.keep_best, config.evaluation.protocols
     if best and config.mode == "train":

@@ -170,7 +170,7 @@ MISTAKES = {
     "mode": (["--config=configs/gaitbase.py", "--config.mode=fly"], "train, evaluate"),
     "model": (
         ["--config=configs/gaitbase.py", "--config.model.name=x"],
-        "Unknown model 'x'",
+        "Unknown config.model.name 'x'",
     ),
     "data": (
         ["--config=configs/gaitbase.py:ccpg", "--config.data.data_dir=nowhere"],

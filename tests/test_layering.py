@@ -11,10 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 # module or folder -> what of gaitjax it may import; the longest matching key counts
 MAY_IMPORT = {
     "engine": {"engine"},
-    "parts": {"parts"},
-    "models": {"parts"},
-    "models.__init__": {"models", "parts.output"},
-    "models.gaitedge": {"parts", "models.gaitgl"},  # a wrapper over a stated base
+    # what a model accepts is stated in its fields, and refused by one helper
+    "parts": {"parts", "engine.fields", "engine.guards"},
+    "models": {"parts", "engine.fields", "engine.guards"},
+    "models.__init__": {"models", "parts", "engine.fields", "engine.guards"},
+    # a wrapper over a stated base
+    "models.gaitedge": {"parts", "models.gaitgl", "engine.fields", "engine.guards"},
     "losses": {"losses", "engine.guards", "parts.output"},
     "retrieval": {"retrieval", "engine.guards"},
     "data": {"data", "engine"},

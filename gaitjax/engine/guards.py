@@ -39,7 +39,7 @@ def choose(name, table: Collection, what: str) -> Any:
     what: the field or flag the name comes from, for instance "config.optimizer.name".
     Raises ValueError, which lists the choices, for a name that is not in the table.
     """
-    if name not in table:
+    if name not in list(table):  # an unhashable name is unknown, too
         choices = ", ".join(map(str, table)) or "nothing"
         raise ValueError(f"Unknown {what} {name!r}; choose from {choices}.")
     return table[name] if isinstance(table, Mapping) else name
