@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from gaitjax import __version__
 from gaitjax.engine.guards import require
@@ -47,6 +48,18 @@ def _parse(module, arguments):
         if "--traceback" in arguments:
             raise
         _exit(error)
+
+
+def read_empty_tuples(config) -> None:
+    """Makes () of every tuple that was given as "--config.field=".
+
+    ml_collections reads ('',), which as a tuple of patterns would match everything.
+    """
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            read_empty_tuples(value)
+        elif value == ("",):
+            config[name] = ()
 
 
 def _find_config(match: re.Match) -> str:

@@ -62,6 +62,7 @@ def main(argv) -> int:
         config is not None,
         "No --config given, for instance --config=configs/lmgait.py.",
     )
+    command_line.read_empty_tuples(config)
     if _PRINT_CONFIG.value:
         print(config)
         return 0

@@ -267,6 +267,7 @@ def check(config) -> None:
         f"field model.name, as those in configs/ do; got {type(config).__name__}.",
     )
     reranker = config.model.name == "cargait"
+    choose(config.model.name, [*sorted(models.MODELS), "cargait"], "config.model.name")
     fields.check(config, RerankRun if reranker else Run, "config")
     sharding.check_rules(sharding.rules_of(config))
     optimizer = config.optimizer
@@ -288,6 +289,8 @@ def check(config) -> None:
             f"config.model.num_heads={config.model.num_heads}; choose one that is.",
         )
         return
+    for scope, source in (config.get("pretrained") or {}).items():
+        fields.check_value(source, str, f"config.pretrained.{scope}")
     models.check(config)
     for name in config.loss:
         choose(name, LOSSES, "config.loss")

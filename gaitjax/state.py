@@ -125,17 +125,16 @@ def check_patterns(config, model, state: TrainState) -> None:
     }
     if warm := config.get("warmup"):
         named["warmup.trainable"] = [x for x in [warm.trainable] if x and warm.steps]
-    paths = traverse_util.flatten_dict(
-        merge_frozen(state.params, state.frozen), sep="/"
-    )
-    names = [*paths, *(f"{part}/" for part in model.optional)]
+    params = merge_frozen(state.params, state.frozen)
+    names = list(traverse_util.flatten_dict(params, sep="/"))
+    names += [f"{part}/" for part in model.optional]
     for field, patterns in named.items():
         for pattern in patterns:
             require(
                 any(re.search(pattern, name) for name in names),
                 f"config.{field}: {pattern!r} matches no parameter of this model, "
-                f"whose parts are {', '.join(dict.fromkeys(n.split('/')[0] for n in paths))}. "
-                "Several patterns are written ('a','b').",
+                f"whose parts are {', '.join(params)}. Several patterns are written "
+                "('a','b').",
             )
 
 

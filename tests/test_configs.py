@@ -9,14 +9,14 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from gaitjax import losses, models, state
+from gaitjax import losses, models, settings, state
 from gaitjax.engine import optim
 from gaitjax.retrieval.protocols import PROTOCOLS
 
 CONFIGS = sorted(
     path.stem
     for path in (Path(__file__).parents[1] / "configs").glob("*.py")
-    if path.stem not in ("__init__", "common", "prompts", "cargait")  # no gait model
+    if path.stem not in ("__init__", "common", "prompts", "sharding_rules", "cargait")
 )
 
 # (config, variant) -> (trainable, frozen) parameters; "" is the embedded default.

@@ -224,7 +224,7 @@ def test_torchs_advice_is_not_repeated(
     with pytest.raises(
         ValueError, match=r"holds numpy\S+scalar besides .* refused.*sa"
     ):
-        weight_files.read_published(file)
+        files.read_published(file)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
