@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from etils import epath
 
+from tfds_builders.damage import Damaged, naming, read_text
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
@@ -16,7 +18,7 @@ class Sequence(NamedTuple):
 
     split: "train", "test", or None if the subject is in neither list. problem: why the
     sequence is unusable, as far as file names show ("": it is not); it is reported and
-    not read. note: names an optional file that is missing though others have it.
+    not read. lost: optional role -> why it is absent, though other sequences have it.
     """
 
     split: str | None
@@ -25,7 +27,7 @@ class Sequence(NamedTuple):
     view: str
     files: dict[str, str]
     problem: str = ""
-    note: str = ""
+    lost: dict[str, str] = {}
 
     @property
     def key(self) -> str:
@@ -36,26 +38,24 @@ class Sequence(NamedTuple):
 class Outcome(NamedTuple):
     """The result of reading a sequence: its record, or the problem that prevents one.
 
-    problem: "" if there is none. num_frames: frames written. num_dropped: frames left
-    out because they are almost empty. note: a modality that is left out, and why.
+    problem: "" if there is none. num_frames: frames written. dropped: reason -> number
+    of frames left out. lost: modality -> why it is left out. note: a doubt about data
+    that was written.
     """
 
     sequence: Sequence
     record: dict | None
     problem: str = ""
     num_frames: int = 0
-    num_dropped: int = 0
+    dropped: dict[str, int] = {}
+    lost: dict[str, str] = {}
     note: str = ""
 
 
 def unreadable(sequence: Sequence, error: Exception) -> Outcome:
-    """The Outcome of a sequence that cannot be read.
-
-    Its problem begins with its kind: "refused", "ragged" or, otherwise, "corrupt".
-    """
-    text = str(error)
-    known = text.partition(":")[0] in ("refused", "ragged", "corrupt")
-    return Outcome(sequence, None, text if known else f"corrupt: {text}")
+    """The Outcome of a sequence that cannot be read; its problem begins with a kind."""
+    known = isinstance(error, Damaged)
+    return Outcome(sequence, None, str(error if known else Damaged(str(error))))
 
 
 def natural(name: str) -> list:
@@ -139,8 +139,7 @@ def complete(
             problem = f"missing: no file of {files}, which other sequences have"
             sequences[i] = sequence._replace(problem=problem)
         else:
-            note = f"without {', '.join(names)}: no such file"
-            sequences[i] = sequence._replace(note=note)
+            sequences[i] = sequence._replace(lost=dict.fromkeys(names, "no such file"))
     return sequences
 
 
@@ -209,7 +208,8 @@ def users_partition(
 
     Either NAME.json with TRAIN_SET, TEST_SET and, if it lists single sequences,
     PROBE_SET or GALLERY_SET, or text files train.txt, test.txt, probe.txt, gallery.txt,
-    one name a line. Raises FileNotFoundError if no folder has a list of `needed`.
+    one name a line. Raises FileNotFoundError if no folder has a list of `needed`, and
+    Damaged for a list that cannot be read.
     """
     lists = {field: _listed(folders, name, field) for field in Partition._fields}
     for field in needed:
@@ -230,19 +230,27 @@ def _listed(folders, name: str, field: str) -> frozenset[str]:
     for folder in folders:
         file, text = folder / f"{name}.json", folder / f"{field}.txt"
         if file.exists():
-            try:
-                content = json.loads(file.read_text())
-            except ValueError as error:
-                raise FileNotFoundError(
-                    f"{file} is not a JSON file ({error}); get it again."
-                ) from error
-            if not isinstance(content, dict):
-                raise FileNotFoundError(
-                    f"{file} is a JSON {type(content).__name__}, expected an object "
-                    f"with {field.upper()}_SET; get it again."
-                )
-            if f"{field.upper()}_SET" in content:
-                return frozenset(map(str, content[f"{field.upper()}_SET"]))
+            with naming(file):
+                content = _json_object(file)
+                names = content.get(f"{field.upper()}_SET", [])
+                if not isinstance(names, list):
+                    raise Damaged(f"{field.upper()}_SET is no list; download it again")
+            if names:
+                return frozenset(map(str, names))
         if text.exists():
-            return frozenset(text.read_text().split())
+            with naming(text):
+                return frozenset(read_text(text).split())
     return frozenset()
+
+
+def _json_object(file: epath.Path) -> dict:
+    try:
+        content = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"not a JSON file ({error}); download it again") from error
+    if not isinstance(content, dict):
+        raise Damaged(
+            f"a JSON {type(content).__name__}, expected an object with TRAIN_SET, "
+            "TEST_SET, ...; download it again"
+        )
+    return content

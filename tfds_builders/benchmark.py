@@ -302,8 +302,9 @@ def _note(outcome: Outcome) -> dict[str, Any]:
         "walk": walk,
         "problem": outcome.problem,
         "frames": outcome.num_frames,
-        "dropped": outcome.num_dropped,
-        "note": "; ".join(filter(None, (sequence.note, outcome.note))),
+        "dropped": outcome.dropped,
+        "lost": {**sequence.lost, **outcome.lost},
+        "note": outcome.note,
         "has": [name for name in MODALITIES if record and len(record[name])],
     }
 

@@ -187,9 +187,14 @@ def report_of(expected: Expected, notes: list[dict]) -> dict[str, Any]:
     """The content of build_report.json.
 
     notes: one dict for each sequence, readable or not, with key, walk (split, subject,
-    condition, view), problem, frames, dropped, note, has (names of modalities).
+    condition, view), problem, frames, dropped (reason -> frames), lost (modality ->
+    reason), note, has (names of modalities).
     """
     written = [note for note in notes if not note["problem"]]
+    lost = {
+        name: {n["key"]: n["lost"].get(name, "") for n in written}
+        for name in sorted({name for n in written for name in n["lost"]})
+    }
     return {
         "sequences": len(written),
         "sequences_expected": expected.total,
@@ -199,9 +204,17 @@ def report_of(expected: Expected, notes: list[dict]) -> dict[str, Any]:
         "frames": sum(note["frames"] for note in written),
         "skipped": {n["key"]: n["problem"] for n in notes if n["problem"]},
         "frames_dropped": {n["key"]: n["dropped"] for n in written if n["dropped"]},
-        "notes": {n["key"]: n["note"] for n in written if n["note"]},
+        "notes": {n["key"]: text for n in written if (text := _note_of(n))},
+        "lost": {name: _counted(texts) for name, texts in lost.items()},
+        "doubtful": _counted({n["key"]: n["note"] for n in written}),
         "short": [note["key"] for note in written if note["frames"] < SHORT],
     }
+
+
+def _note_of(row: dict) -> str:
+    """What a sequence lost, and a doubt about it: "without masks: no such file"."""
+    lost = [f"without {name}: {reason}" for name, reason in row["lost"].items()]
+    return "; ".join(filter(None, [*lost, row["note"]]))
 
 
 def summary(name: str, report: dict) -> str:
@@ -222,17 +235,37 @@ def summary(name: str, report: dict) -> str:
             )
     lines += [f"{name}: {text}" for text in report["mismatches"].values()]
     lines.append(
-        f"{name}: {len(report['skipped'])} sequences skipped, "
-        f"{sum(report['frames_dropped'].values())} frames dropped as empty, "
+        f"{name}: {len(report['skipped'])} sequences skipped, {_dropped(report)}, "
         f"{len(report['short'])} sequences under {SHORT} frames (build_report.json)"
     )
     lines += _shortened(report["skipped"])
+    counted = {f"lost their {what}": found for what, found in report["lost"].items()}
+    counted["are doubtful"] = report["doubtful"]
+    for what, found in counted.items():
+        if found["sequences"]:
+            lines.append(f"{name}: {found['sequences']} sequences {what}, the first is")
+            lines.append(f"  {found['first']}")
     lines += [
         f"{name}: {count} of {report['sequences']} sequences have {modality}"
         for modality, count in report["modalities"].items()
         if 0 < count < report["sequences"]
     ]
     return "\n".join(lines)
+
+
+def _counted(texts: dict[str, str]) -> dict[str, Any]:
+    """How many sequences (key -> text) have a text, and the first of them."""
+    first = [f"{key}: {text}" for key, text in texts.items() if text]
+    return {"sequences": len(first), "first": first[0] if first else ""}
+
+
+def _dropped(report: dict) -> str:
+    """The frames left out of the written sequences, by reason."""
+    total = collections.Counter()
+    for dropped in report["frames_dropped"].values():
+        total.update(dropped)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in total.items())
+    return f"{total.total()} frames dropped" + (f" ({reasons})" if reasons else "")
 
 
 def _shortened(problems: dict[str, str]) -> list[str]:

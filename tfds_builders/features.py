@@ -97,13 +97,14 @@ def make_record(
     ratios: float32 [T], width / height of the person crop before padding.
 
     The camera is the part of `view` before its first underscore (CCPG's convention).
-    Raises ValueError when modalities differ in T, or a name contains "/".
+    Raises ValueError if modalities differ in T, and for names that no file should have:
+    empty, "..", with a path separator or with a character that is not printable.
     """
     for name in (subject, condition, view):
-        if not name or "/" in name:
+        if name in ("", ".", "..") or set("/\\") & set(name) or not name.isprintable():
             raise ValueError(
-                f"Subject, condition and view are non-empty names without '/', got "
-                f"{(subject, condition, view)}."
+                "Subject, condition and view are printable names other than '', '.' "
+                f"and '..', without '/' and '\\', got {(subject, condition, view)}."
             )
     size, points = silhouette_size, NUM_KEYPOINTS
     record = {

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tfds_builders.appearance import BAG, HAIR, LOWER, SHOES, SKIN, UPPER
+from tfds_builders.damage import Damaged
 
 # chest: middle of the shoulder joints; head: centre of the skull
 SIDES = ("hip", "knee", "ankle", "heel", "toe", "shoulder", "elbow", "wrist", "hand")
@@ -15,6 +16,9 @@ JOINTS = ("pelvis", "chest", "neck", "head", "nose") + tuple(
     f"{side}_{part}" for part in SIDES for side in ("left", "right")
 )
 BAGS = ("backpack", "shoulder bag", "suitcase")
+STATURES = 0.8, 2.5  # metres; others are no person
+REACH = 3.0  # metres from the pelvis; a joint beyond is no person's
+PLACES = 100.0  # metres from the origin; a recording leaves no room
 
 
 class Body(NamedTuple):
@@ -69,6 +73,20 @@ def make_body(
         depth=(0.062 * unit, 0.055 * unit, 0.064 * unit),
         belly=belly,
     )
+
+
+def check_stature(stature: float):
+    """Raises Damaged for a stature that no person has."""
+    if not STATURES[0] < stature < STATURES[1]:
+        raise Damaged(f"a person of {stature:.3g} m")
+
+
+def of_human_size(points: np.ndarray, pelvis: int) -> np.ndarray:
+    """bool [T]: frames of points [T J 3], metres, within REACH of point `pelvis`."""
+    bounded = np.abs(points) < PLACES
+    near = np.where(bounded, points, 0)
+    distance = np.abs(near - near[:, [pelvis]]).max((1, 2))  # [T]
+    return bounded.all((1, 2)) & (distance < REACH)
 
 
 class Cones:
@@ -228,11 +246,9 @@ def _add_bag(cones, at, body, bag, up, left, forward):
         centre = at["pelvis"] + out * left + 0.02 * up
         cones.add(centre - 0.12 * forward, centre + 0.12 * forward, 0.1, 0.1, BAG)
         cones.add(at["left_shoulder"] + 0.05 * up, centre, 0.022, 0.022, BAG)
-    elif bag == "suitcase":
+    else:  # a suitcase
         centre = at["right_hand"] - np.array([0.0, 0.2, 0.0])
         along = np.array([0.0, 0.0, 0.17])
         for shift in (0.0, 0.16):
             low = centre - np.array([0.0, shift, 0.0])
             cones.add(low - along, low + along, 0.075, 0.075, BAG)
-    else:
-        raise ValueError(f"Unknown bag {bag!r}; choose from {', '.join(BAGS)}.")

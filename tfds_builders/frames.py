@@ -10,6 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from tfds_builders.damage import Damaged
+
 JPEG_QUALITY = 90
 # A silhouette whose grey values sum to this or less counts as empty: the field's rule.
 MIN_MASK_SUM = 10_000
@@ -65,20 +67,14 @@ def fit_crop(
 ) -> Crop:
     """Cuts `box` out, scales it to `height` keeping its aspect, pads to height / 2.
 
-    image: uint8 [H W 3]. mask: uint8 [H W]. box: (left, top, right, bottom) in pixels.
-    margin: added on each side, as a share of the box's height. The box lies in the
-    middle of the crop; the columns beside it are black, as are the parts of the box
-    outside the image. A box wider than half its height loses columns on both sides.
+    image: uint8 [H W 3]. mask: uint8 [H W], registered with the image. box: (left, top,
+    right, bottom) in pixels, not empty. margin: added on each side, as a share of the
+    box's height. The box lies in the middle of the crop; the columns beside it are
+    black, as are the parts of the box outside the image. A box wider than half its
+    height loses columns on both sides.
     """
-    if image.shape[:2] != mask.shape:
-        raise ValueError(
-            f"Image {image.shape[:2]} and mask {mask.shape} differ in size: the mask "
-            "must be registered with the image."
-        )
     width = height // 2
     left, top, right, bottom = box
-    if right <= left or bottom <= top:
-        raise ValueError(f"An empty box {box}: (left, top, right, bottom) in pixels.")
     extra = margin * (bottom - top)
     left, top, right, bottom = left - extra, top - extra, right + extra, bottom + extra
     scale = height / (bottom - top)
@@ -156,6 +152,39 @@ def normalise_silhouettes(
     return np.stack([empty if one is None else one for one in done])
 
 
+def check_alignment(silhouettes: np.ndarray) -> str:
+    """A note if normalised silhouettes uint8 [T s s] are not aligned, "" if they are.
+
+    An aligned person fills the rows and stands in the middle, because the loader cuts
+    11/16 of the columns out. Raises Damaged if most of the frames would lose most of
+    their pixels. No frame may be empty.
+    """
+    size = silhouettes.shape[1]
+    cut = slice(5 * size // 32, size - 5 * size // 32)
+    place = (
+        f"outside the central {cut.stop - cut.start} columns, which the loader keeps"
+    )
+    rows = silhouettes.any(2)  # [T s]
+    span = size - rows.argmax(1) - rows[:, ::-1].argmax(1)  # [T]
+    whole, kept = (
+        s.sum((1, 2), np.int64) for s in (silhouettes, silhouettes[..., cut])
+    )
+    lost = 1 - kept / whole  # [T]
+    mostly = (lost > 0.5).mean()
+    if mostly > 0.5:
+        raise Damaged(
+            f"silhouettes are not aligned: in {mostly:.0%} of the frames over half of "
+            f"the pixels lie {place}; normalise them (docs/datasets.md)"
+        )
+    odd = ((span < 7 * size / 8) | (lost > 0.25)).mean()
+    if odd <= 0.1:
+        return ""
+    return (
+        f"silhouettes are not aligned: in {odd:.0%} of the frames the person spans "
+        f"under 7/8 of the height, or over 1/4 of its pixels lie {place}"
+    )
+
+
 def background_of(frames: np.ndarray, *, tolerance: float = 30.0) -> np.ndarray:
     """The empty scene, uint8 [H W 3], from frames [N H W 3] of a still camera.
 
@@ -185,10 +214,6 @@ def foreground_masks(
     `threshold`, after a light blur; an opening and a closing, sized in proportion to
     the image, remove specks and fill holes. Nothing but the threshold removes shadows.
     """
-    if frames.shape[1:] != background.shape:
-        raise ValueError(
-            f"Frames {frames.shape[1:]} and background {background.shape} differ."
-        )
     size = max(3, round(background.shape[0] / 80) | 1)
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     wide = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * size + 1, 2 * size + 1))

@@ -9,15 +9,19 @@ import numpy as np
 from etils import epath
 
 from tfds_builders.archives import Outcome, Sequence, files_in, unreadable
+from tfds_builders.damage import Damaged, naming, read_file
 from tfds_builders.features import make_record
 from tfds_builders.frames import (
+    check_alignment,
     decode_jpeg,
     encode_jpeg,
     fit_crop,
     mask_box,
     normalise_silhouette,
 )
+from tfds_builders.image_header import check_size
 
+MAX_IMAGE = 64 << 20  # bytes of an image file
 ASPECT_TOLERANCE = 0.05  # relative difference between the aspects of mask and image
 
 
@@ -41,10 +45,11 @@ def read_silhouettes(
         for file in files:
             mask = read_grey(file)
             if as_shipped and mask.shape != (silhouette_size, silhouette_size):
-                raise ValueError(
-                    f"ragged: {file.name} is {mask.shape[0]}x{mask.shape[1]}, "
-                    f"expected {silhouette_size}x{silhouette_size}"
+                what = (
+                    f"{mask.shape[0]}x{mask.shape[1]} pixels, expected "
+                    f"{silhouette_size}x{silhouette_size}"
                 )
+                raise Damaged(what, "ragged", file.name)
             if as_shipped:
                 normal = mask if mask.any() else None
             else:
@@ -52,14 +57,18 @@ def read_silhouettes(
             if normal is not None:
                 kept.append(normal)
                 ratios.append(_ratio(mask))
-        return outcome(
+        silhouettes = np.stack(kept) if kept else None
+        read = outcome(
             sequence,
-            len(files),
+            {"empty": len(files) - len(kept)},
             height,
             silhouette_size,
             ratios=np.array(ratios),
-            silhouettes=np.stack(kept) if kept else None,
+            silhouettes=silhouettes,
         )
+        if as_shipped and silhouettes is not None:
+            read = read._replace(note=check_alignment(silhouettes))
+        return read
     except (ValueError, OSError, cv2.error) as error:
         return unreadable(sequence, error)
 
@@ -73,9 +82,9 @@ def read_frames(
 ) -> Outcome:
     """The record of detections, files["frames"], with masks, files["silhouettes"].
 
-    An image and its mask have the same file name. A file that is in one folder only,
-    and a frame with an almost empty mask, are dropped and counted. The crop is the
-    whole image, scaled to `height` keeping its aspect and padded; so is the mask.
+    An image and its mask have the same file name. Files without a partner and frames
+    with an almost empty mask are dropped and counted. The crop is the whole image,
+    scaled to `height` keeping its aspect and padded; so is the mask.
     """
     try:
         images, masks = (
@@ -84,7 +93,7 @@ def read_frames(
         )
         both = [name for name in images if name in masks]
         if not both and images and masks:
-            raise ValueError(
+            raise Damaged(
                 f"no image has the name of a silhouette ({next(iter(images))}, "
                 f"{next(iter(masks))})"
             )
@@ -98,9 +107,10 @@ def read_frames(
             box = (0, 0, image.shape[1], image.shape[0])
             crops.append(fit_crop(image, mask, box, height=height))
             silhouettes.append(normal)
+        unpaired = len(set(images) ^ set(masks))
         return outcome(
             sequence,
-            len(set(images) | set(masks)),
+            {"empty": len(both) - len(crops), "without a partner": unpaired},
             height,
             silhouette_size,
             ratios=np.array([crop.ratio for crop in crops]),
@@ -113,11 +123,16 @@ def read_frames(
 
 
 def outcome(
-    sequence: Sequence, found: int, height: int, silhouette_size: int, **modalities
+    sequence: Sequence,
+    dropped: dict[str, int],
+    height: int,
+    silhouette_size: int,
+    **modalities,
 ) -> Outcome:
-    """The Outcome of `found` frames, after some were dropped from `modalities`."""
-    count = len(modalities["ratios"])
+    """The Outcome of frames from which `dropped` (reason -> number) are left out."""
+    count, dropped = len(modalities["ratios"]), {k: n for k, n in dropped.items() if n}
     if count == 0:
+        found = sum(dropped.values())
         problem = f"empty: {found} frames, none with a person and all its files"
         return Outcome(sequence, None, problem)
     _, record = make_record(
@@ -129,7 +144,7 @@ def outcome(
         silhouette_size=silhouette_size,
         **modalities,
     )
-    return Outcome(sequence, record, "", count, found - count)
+    return Outcome(sequence, record, "", count, dropped)
 
 
 def read_grey(file: epath.Path) -> np.ndarray:
@@ -141,24 +156,26 @@ def read_grey(file: epath.Path) -> np.ndarray:
 
 
 def decode(file: epath.Path, decoder) -> np.ndarray:
-    """decoder(bytes of the file); raises a ValueError that names the file."""
-    try:
-        data = file.read_bytes()
-        image = decoder(data) if data else None
-    except (ValueError, cv2.error) as error:
-        raise ValueError(f"{file.name} is not a readable image") from error
-    if image is None:
-        raise ValueError(f"{file.name} is not a readable image")
+    """decoder(bytes of the file); raises Damaged."""
+    with naming(file):
+        data = read_file(file, MAX_IMAGE)
+        check_size(data)
+        try:
+            image = decoder(data)
+        except (ValueError, cv2.error):
+            image = None
+        if image is None:
+            raise Damaged("not a readable image")
     return image
 
 
 def _registered(mask: np.ndarray, image: np.ndarray, name: str) -> np.ndarray:
-    """The mask scaled to its image; raises ValueError if their aspects differ."""
+    """The mask scaled to its image; raises Damaged if their aspects differ."""
     if mask.shape == image.shape[:2]:
         return mask
     aspects = [x.shape[1] / x.shape[0] for x in (mask, image)]
     if abs(aspects[0] / aspects[1] - 1) > ASPECT_TOLERANCE:
-        raise ValueError(
+        raise Damaged(
             f"silhouette {name} is {mask.shape[0]}x{mask.shape[1]} but its image "
             f"{image.shape[0]}x{image.shape[1]}: not the same crop"
         )

@@ -11,9 +11,11 @@ TensorFlow, apache_beam and mlcroissant first.
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import importlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -24,6 +26,7 @@ from absl import flags
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
+from tfds_builders.damage import Damaged
 from tfds_builders.parallel import WorkerKilled
 
 # data set -> module of its `Builder`
@@ -42,6 +45,11 @@ BUILDERS = {
         "ccgr_mini",
         "kinect_gait",
     )
+}
+DISK = {
+    errno.ENOSPC: "the disk is full; free space",
+    errno.EDQUOT: "your disk quota is used up; free space",
+    errno.EFBIG: "a file reached the limit of `ulimit -f` or the file system; raise it",
 }
 
 
@@ -102,8 +110,11 @@ def prepare(
         return folder
     if manual_dir is not None and not epath.Path(manual_dir).is_dir():
         raise PrepareError(f"--manual_dir={manual_dir} is not a folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.parent / ".prepare.lock"):
+    download_config = tfds.download.DownloadConfig(
+        manual_dir=str(manual_dir) if manual_dir else None,
+        beam_options=_beam_options(beam_options),
+    )
+    with _explained(name, folder), _locked(folder.parent / ".prepare.lock"):
         if (folder / "dataset_info.json").exists() and not overwrite:
             print(f"{name}: prepared meanwhile in {folder}", flush=True)
             return folder
@@ -111,18 +122,11 @@ def prepare(
             shutil.rmtree(leftover)
         began = time.time()
         builder = make_builder(name, folder.parent / "incomplete.build")
-        try:
-            builder.download_and_prepare(
-                download_dir=str(Path(data_dir) / "downloads"),
-                download_config=tfds.download.DownloadConfig(
-                    manual_dir=str(manual_dir) if manual_dir else None,
-                    beam_options=_beam_options(beam_options),
-                ),
-                file_format="array_record",
-            )
-        # missing downloads, a full disk, too little memory
-        except (OSError, WorkerKilled) as error:
-            raise PrepareError(f"{name}: {error}") from error
+        builder.download_and_prepare(
+            download_dir=str(Path(data_dir) / "downloads"),
+            download_config=download_config,
+            file_format="array_record",
+        )
         _put(Path(builder.data_dir), folder)
     splits = {split: info.num_examples for split, info in builder.info.splits.items()}
     counts = ", ".join(f"{count} sequences {split}" for split, count in splits.items())
@@ -155,7 +159,27 @@ def _put(built: Path, folder: Path):
 
 
 @contextlib.contextmanager
+def _explained(name: str, folder: Path):
+    """Turns missing downloads, damaged lists and lack of space into PrepareError."""
+    try:
+        yield
+    except (OSError, RuntimeError, Damaged) as error:
+        for number, cause in DISK.items():
+            # array_record's errors are RuntimeErrors without a number
+            if os.strerror(number) in str(error):
+                shutil.rmtree(folder.parent / "incomplete.build", ignore_errors=True)
+                raise PrepareError(
+                    f"{name}: {cause} or choose another --data_dir, and try again. Data "
+                    f"that was prepared before is unchanged. ({error})"
+                ) from error
+        if isinstance(error, RuntimeError) and not isinstance(error, WorkerKilled):
+            raise
+        raise PrepareError(f"{name}: {error}") from error
+
+
+@contextlib.contextmanager
 def _locked(path: Path):
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -63,16 +63,11 @@ def _camera(scene, target) -> _Camera:
 
 
 def render(joints, body, upper, lower, head, scene, bag="", bag_texture=None) -> Walk:
-    """Renders joints [T J 3] (order JOINTS, metres) into a Walk.
+    """Renders joints [T J 3], in the order JOINTS and metres, into a Walk.
 
     upper, lower, head: from `appearance.draw_*`. bag: one of BAGS or "". Equal
     arguments give identical bits: scene.seed determines background, noise and jitter.
     """
-    if joints.shape[1:] != (len(JOINTS), 3):
-        raise ValueError(
-            f"joints are [T {len(JOINTS)} 3] in the order walker.JOINTS, got "
-            f"{joints.shape}."
-        )
     rng = np.random.default_rng(scene.seed)
     cones = dress(joints, body, upper, lower, head, bag)
     start, end = np.stack(cones.start, 1), np.stack(cones.end, 1)  # [T P 3]

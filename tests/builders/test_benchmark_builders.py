@@ -106,7 +106,7 @@ def test_archive_is_built_and_read_back(name, tmp_path, capsys):
     assert "sequences skipped" in capsys.readouterr().err
 
 
-def test_unreadable_sequences_are_skipped_and_listed(tmp_path):
+def test_unreadable_sequences_are_skipped_and_listed(tmp_path, capsys):
     raw = tmp_path / "raw"
     fake_benchmarks.ccpg(raw)
     frames, masks = raw / "CCPG_D_MASK_FACE_SHOE", raw / "CCPG_G_SIL"
@@ -132,11 +132,16 @@ def test_unreadable_sequences_are_skipped_and_listed(tmp_path):
         "102", "103/U0_D0",
     }  # fmt: skip
     assert skipped["102"] == "empty: no folders below it to ID/TYPE/VIEW"
-    assert skipped["101/U0_D0/01_0"] == "corrupt: 00003.png is not a readable image"
+    assert (
+        skipped["101/U0_D0/01_0"] == "corrupt: 00003.png: not a PNG, JPEG or BMP file"
+    )
     assert skipped["101/U0_D0/02"].startswith("empty: 6 frames")
     assert "not the same crop" in skipped["000/U0_D0/02"]
     assert "neither partition list" in skipped["555/U0_D0/01"]
-    assert report["frames_dropped"] == {"000/U3_D3/10_1": 2}
+    dropped = {"empty": 1, "without a partner": 1}
+    assert report["frames_dropped"] == {"000/U3_D3/10_1": dropped}
+    error = capsys.readouterr().err
+    assert "2 frames dropped (1 empty, 1 without a partner)" in error
     assert report["short"] == ["000/U3_D3/10_1"]
     train = report["totals"]["train"]
     assert train["sequences"] == 2 and train["sequences_recalled"] == 8388

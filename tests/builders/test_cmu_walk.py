@@ -101,9 +101,10 @@ def test_rotations_apply_the_first_letter_first():
     [
         (lambda t: t.replace("a 90", "a 90 3"), "a has 2 values"),
         (lambda t: t[: t.rindex("b 90")], "rows per bone differ"),
-        (lambda t: t.replace("a 90", "c 90"), "'c' is not in the skeleton"),
+        (lambda t: t.replace("a 90", "c 90"), "'c' is no moving bone of the skeleton"),
         (lambda t: t.replace("a 90", "a nan"), "not finite"),
-        (lambda t: t.replace("a 90", "a x"), "could not convert"),
+        (lambda t: t.replace("a 90", "a x"), "frame 2: a: could not convert"),
+        (lambda t: t.replace("a 90", "a 1e300"), "frame 2: a has values .* not under"),
         (lambda t: "", "0 frames"),
     ],
 )

@@ -17,17 +17,19 @@ from tfds_builders import (
     opengait_pickles,
     parallel,
     prepare,
+    safe_pickle,
 )
 from tfds_builders.archives import Sequence
 from tfds_builders.ccgr_mini import ccgr_mini_dataset_builder
 from tfds_builders.ccpg import ccpg_dataset_builder
+from tfds_builders.damage import Damaged
 from tfds_builders.figure import JOINTS
 from tfds_builders.frames import decode_jpeg, fit_frame
 from tfds_builders.gait3d import gait3d_dataset_builder
 from tfds_builders.grew import grew_dataset_builder
 from tfds_builders.kinect_gait import kinect_gait_dataset_builder, recordings
-from tfds_builders.opengait_pickles import load_array
 from tfds_builders.oumvlp import oumvlp_dataset_builder
+from tfds_builders.safe_pickle import load_array
 
 
 @pytest.mark.parametrize("protocol", range(6))
@@ -61,7 +63,11 @@ class _Call:
         (np.array(["a", "b"]), "corrupt: dtype 'U1'"),
         ([np.zeros((2, 3)), np.zeros((2, 4))], r"ragged: frames of shapes \[\(2, 3\)"),
         ({"a": 1}, "corrupt: a dict, not an array"),
-        (["a"], "corrupt: a list of <U1"),
+        (["a"], "corrupt: a list of str"),
+        ([np.zeros((2, 3)), None], "ragged: frame 1 of 2 is None"),
+        ([[[1, 2], [3]]], "ragged: lists of different lengths"),
+        (np.array(3.0), "corrupt: a single number"),
+        (np.zeros((2, 0)), "corrupt: an array .* without values"),
     ],
 )
 def test_other_pickles_are_refused(value, message):
@@ -72,10 +78,12 @@ def test_other_pickles_are_refused(value, message):
 def test_a_pickle_cannot_change_the_reader():
     """BUILD with slot state, (None, {"x": 1}), on what the unpickler admits."""
     for name in (b"numpy\ndtype", b"numpy.core.numeric\n_frombuffer"):
-        with pytest.raises(ValueError, match="refused: it sets attributes"):
+        with pytest.raises(Damaged, match="corrupt: a dict"):
             load_array(b"c" + name + b"\n(N}S'x'\nI1\nstb.")
-    assert not hasattr(opengait_pickles._DType, "x")
-    assert not hasattr(opengait_pickles._from_bytes, "x")
+        with pytest.raises(Damaged, match="refused: it sets attributes"):
+            load_array(b"c" + name + b"\n(N}tb.")
+    assert not hasattr(safe_pickle._DType, "x")
+    assert not hasattr(safe_pickle._from_bytes, "x")
 
 
 def test_damaged_pickles_are_corrupt():
@@ -92,7 +100,7 @@ def _read(tmp_path, **arrays):
         files[role] = str(tmp_path / f"{role}.pkl")
     walk = Sequence("test", "1", "a", "v", files)
     return opengait_pickles.read(
-        walk, height=256, silhouette_size=64, optional=("masks",)
+        walk, height=256, silhouette_size=64, optional=("masks", "keypoints")
     )
 
 
@@ -113,6 +121,18 @@ def _read(tmp_path, **arrays):
             "not T positive numbers",
         ),
         ({"ratios": np.ones(2)}, "none of silhouettes, frames, masks"),
+        (
+            {"ratios": np.array([0.4, 1e308]), "frames": np.zeros((2, 8, 8, 3))},
+            "corrupt: ratios from 0.4 to 1e+308; of a person they are between 1/20",
+        ),
+        (
+            {"ratios": np.array([[1e-308, 90]]), "frames": np.zeros((1, 8, 8, 3))},
+            "corrupt: a crop of no height or width",
+        ),
+        (
+            {"ratios": np.array(0.4), "keypoints": np.zeros((2, 17, 3))},
+            "corrupt: ratios.pkl: a single number",
+        ),
         ({"padded_frames": np.zeros((2, 256, 128, 3))}, "frames without ratios"),
         (
             {"ratios": np.ones(2), "frames": np.zeros((2, 0, 0, 3), np.uint8)},
@@ -132,7 +152,9 @@ def test_frames_are_stretched_back_and_optional_masks_may_be_damaged(tmp_path):
     sizes = np.array([[200, 50], [100, 90]])  # H, W
     ragged = [np.zeros((5, 6)), np.zeros((7, 6))]
     outcome = _read(tmp_path, ratios=sizes, frames=frames, masks=ragged)
-    assert outcome.problem == "" and "without masks, ragged" in outcome.note
+    assert outcome.problem == "" and outcome.note == ""
+    expected = "ragged: masks.pkl: frames of shapes [(5, 6), (7, 6)]"
+    assert outcome.lost == {"masks": expected}
     np.testing.assert_allclose(outcome.record["ratios"], [0.25, 0.9])
     narrow, wide = (decode_jpeg(frame) for frame in outcome.record["frames"])
     columns = np.flatnonzero((narrow > 100).all((0, 2)))
@@ -154,7 +176,7 @@ def test_empty_frames_are_dropped_from_all_modalities(tmp_path):
     frames = frames.reshape(5, 32, 32, 3)
     arrays = {"ratios": np.full(5, 0.5), "frames": frames, "silhouettes": silhouettes}
     outcome = _read(tmp_path, **arrays)
-    assert (outcome.num_frames, outcome.num_dropped) == (2, 3)
+    assert (outcome.num_frames, outcome.dropped) == (2, {"empty": 3})
     assert len(outcome.record["ratios"]) == 2
     np.testing.assert_array_equal(outcome.record["silhouettes"], silhouettes[[1, 4]])
     grey = [decode_jpeg(frame).mean() for frame in outcome.record["frames"]]
@@ -193,7 +215,7 @@ def test_ragged_frames_of_grew_are_skipped(tmp_path):
     folder = prepare.prepare("grew", tmp_path / "data", manual_dir=tmp_path / "raw")
     report = json.loads((folder / "build_report.json").read_text())
     assert report["skipped"] == {
-        "probe/03/p2": "ragged: 5.png is 60x64, expected 64x64",
+        "probe/03/p2": "ragged: 5.png: 60x64 pixels, expected 64x64",
         "00002train/00": "empty: a person's folder without folders of walks",
     }
     test = report["totals"]["test"]
@@ -357,12 +379,15 @@ def test_a_list_that_comes_with_the_data_may_be_text(tmp_path):
     (tmp_path / "probe.txt").write_text("0001-camid0_videoid1-seq0\n")
     partition = archives.users_partition((folder,), "Gait3D", ("probe",))
     assert partition.probe == {"0001-camid0_videoid1-seq0"}
-    (tmp_path / "Gait3D.json").write_text("<html>")
-    with pytest.raises(FileNotFoundError, match="Gait3D.json is not a JSON file"):
-        archives.users_partition((folder,), "Gait3D", ("probe",))
-    (tmp_path / "Gait3D.json").write_text("[1]")
-    with pytest.raises(FileNotFoundError, match="a JSON list, expected .*TRAIN_SET"):
-        archives.users_partition((folder,), "Gait3D", ("probe",))
+    for text, message in (
+        ("<html>", "Gait3D.json: not a JSON file"),
+        ("[1]", "Gait3D.json: a JSON list, expected .*TRAIN_SET"),
+        ("[" * 100_000, "Gait3D.json: not a JSON file"),
+        ('{"PROBE_SET": 5}', "Gait3D.json: PROBE_SET is no list"),
+    ):
+        (tmp_path / "Gait3D.json").write_text(text)
+        with pytest.raises(Damaged, match=f"corrupt: {message}"):
+            archives.users_partition((folder,), "Gait3D", ("probe",))
 
 
 @pytest.mark.parametrize("heading", [0.0, 90.0, 200.0])
@@ -384,15 +409,16 @@ def test_kinect_walks_are_turned_to_the_walking_direction(heading, mirrored):
     np.testing.assert_allclose(np.abs(swing).max(), 0.5, atol=0.01)
 
 
-def test_a_glitch_of_the_kinect_is_counted(tmp_path):
+@pytest.mark.parametrize("glitch", [1e6, 1e300])
+def test_a_glitch_of_the_kinect_is_counted(glitch, tmp_path):
     lines = fake_benchmarks.kinect_walk(12, 90.0).splitlines()
     for i in range(80, 100):  # of frame 4
         name, *place = lines[i].split(";")
-        lines[i] = ";".join([name, *(str(1e6 * float(x)) for x in place)])
+        lines[i] = ";".join([name, *(str(glitch * float(x)) for x in place)])
     (tmp_path / "1.txt").write_text("\n".join(lines))
     walk = Sequence("test", "075", "01", "090", {"skeleton": str(tmp_path / "1.txt")})
     outcome = recordings.read(walk, height=128, silhouette_size=64)
-    assert (outcome.num_frames, outcome.num_dropped) == (5, 1)
+    assert (outcome.num_frames, outcome.dropped) == (5, {"not of human size": 1})
     assert outcome.record["silhouettes"].any((1, 2)).all()
     assert np.isfinite(outcome.record["ratios"]).all()
 

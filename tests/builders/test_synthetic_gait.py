@@ -79,8 +79,10 @@ def test_modalities_must_agree_in_length():
         make_record(
             "1", "a", "v", ratios=ratios, height=8, width=4, masks=np.zeros((2, 8, 4))
         )
-    with pytest.raises(ValueError, match="without '/'"):
-        make_record("1/2", "a", "v", ratios=ratios, height=8, width=4)
+    for name in ("", ".", "..", "1/2", "1\\2", "1\n", "1\0", "1\x7f", "\udc80"):
+        for names in ((name, "a", "v"), ("1", name, "v"), ("1", "a", name)):
+            with pytest.raises(ValueError, match="are printable names other than"):
+                make_record(*names, ratios=ratios, height=8, width=4)
     with pytest.raises(ValueError, match="twice as high as wide, got 128 x 128"):
         record_features(128, 128)
     key, record = make_record("1", "a", "02_x", ratios=ratios, height=8, width=4)

@@ -158,10 +158,3 @@ def test_a_bag_changes_the_outline(bag):
     with_bag, _ = _walk(bag=bag, jitter=0.0)
     without, _ = _walk(jitter=0.0)
     assert (with_bag.silhouettes != without.silhouettes).mean() > 0.01
-
-
-def test_wrong_shapes_and_bags_are_named():
-    with pytest.raises(ValueError, match=r"joints are \[T 23 3\]"):
-        walker.render(np.zeros((4, 17, 3)), None, None, None, None, None)
-    with pytest.raises(ValueError, match="Unknown bag 'basket'"):
-        _walk(bag="basket")

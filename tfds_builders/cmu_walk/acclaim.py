@@ -8,11 +8,16 @@ rotation by a frame's angles, a bone turns by C M C^-1 within its parent. The or
 `length` in the section `units` (CMU: 0.45).
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
+from tfds_builders.damage import Damaged
+
 METRES_PER_INCH = 0.0254
+DOF = frozenset({"rx", "ry", "rz", "tx", "ty", "tz", "l"})
+MAX_VALUE = 1e6  # of an angle or a length in a file; larger ones are no recording's
 
 
 class Bone(NamedTuple):
@@ -65,13 +70,13 @@ def rotation(angles: np.ndarray, order: str) -> np.ndarray:
     return matrix
 
 
-def _lines(text: str) -> list[list[str]]:
+def _lines(text: str) -> Iterator[list[str]]:
     lines = (line.split("#")[0].split() for line in text.splitlines())
-    return [line for line in lines if line]
+    return (line for line in lines if line)
 
 
 def parse_skeleton(text: str) -> Skeleton:
-    """Reads the text of an ASF file. Raises ValueError for malformed ones."""
+    """Reads the text of an ASF file. Raises Damaged for malformed ones."""
     sections: dict[str, list[list[str]]] = {}
     current: list[list[str]] = []
     for line in _lines(text):
@@ -82,40 +87,72 @@ def parse_skeleton(text: str) -> Skeleton:
             current.append(line)
     missing = {"units", "root", "bonedata", "hierarchy"} - sections.keys()
     if missing:
-        raise ValueError(f"ASF: sections {sorted(missing)} are missing.")
-    try:
-        units = {line[0]: line[1] for line in sections["units"]}
-        radians = units.get("angle", "deg").startswith("rad")
-        root = {line[0].lower(): line[1:] for line in sections["root"]}
-        bones = dict(_bones(sections["bonedata"], radians))
-        parents = {}
-        for parent, *children in sections["hierarchy"]:
-            if parent not in ("begin", "end"):
-                parents |= dict.fromkeys(children, parent)
-        order = "".join(root["axis"])
-        orientation = _angles(root["orientation"], radians)
-        skeleton = Skeleton(
-            bones=bones,
-            parents=parents,
-            position=np.array(root["position"], float),
-            axis=rotation(orientation, order),
-            order=order,
-            dof=tuple(name.lower() for name in root["order"]),
-            scale=METRES_PER_INCH / float(units["length"]),
-            radians=radians,
-        )
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"ASF: an entry is missing ({error}).") from error
-    placed = {"root"}
+        raise Damaged(f"sections {sorted(missing)} are missing")
+    units = {line[0].lower(): line[1:] for line in sections["units"]}
+    radians = "".join(units.get("angle", ["deg"])).startswith("rad")
+    root = {line[0].lower(): line[1:] for line in sections["root"]}
+    bones = dict(_bones(sections["bonedata"], radians))
+    orientation = _angles(_numbers(root, "orientation", 3, "root"), radians)
+    order = _order("".join(root.get("axis", [])), "root")
+    (unit,) = _numbers(units, "length", 1, "units")
+    if not 1e-3 < unit < 1e3:
+        raise Damaged(f"units: length {unit:g}, expected one such as 0.45")
+    return Skeleton(
+        bones=bones,
+        parents=_parents(sections["hierarchy"], bones),
+        position=_numbers(root, "position", 3, "root"),
+        axis=rotation(orientation, order),
+        order=order,
+        dof=_dof(root.get("order", []), "root"),
+        scale=METRES_PER_INCH / unit,
+        radians=radians,
+    )
+
+
+def _parents(lines: list[list[str]], bones: dict[str, Bone]) -> dict[str, str]:
+    """{bone: parent}, parents first."""
+    parents, placed = {}, {"root"}
+    for parent, *children in lines:
+        if parent not in ("begin", "end"):
+            parents |= dict.fromkeys(children, parent)
     for bone, parent in parents.items():
         if parent not in placed or bone not in bones:
-            raise ValueError(f"ASF: hierarchy names {bone} under unknown {parent}.")
+            raise Damaged(f"the hierarchy has {bone} under unknown {parent}")
         placed.add(bone)
-    return skeleton
+    return parents
 
 
-def _angles(words, radians) -> np.ndarray:
-    values = np.array(words, float)
+def _numbers(entry: dict[str, list[str]], key: str, count: int, place: str):
+    """float64 [count] of an entry's line; raises Damaged for huge ones too."""
+    words = entry.get(key, [])[:count]
+    try:
+        values = np.array(words, float)
+    except ValueError:
+        values = np.array([])
+    if values.shape != (count,) or not (np.abs(values) < MAX_VALUE).all():
+        raise Damaged(
+            f"{place}: {key} is {' '.join(words)!r}, expected {count} numbers"
+        )
+    return values
+
+
+def _order(letters: str, place: str) -> str:
+    if sorted(letters.lower()) != ["x", "y", "z"]:
+        raise Damaged(f"{place}: axis order {letters!r}, expected one such as XYZ")
+    return letters
+
+
+def _dof(words: list[str], place: str) -> tuple[str, ...]:
+    names = tuple(word.lower() for word in words)
+    if not set(names) <= DOF or len(set(names)) < len(names):
+        raise Damaged(
+            f"{place}: degrees of freedom {' '.join(words)!r}, expected each at most "
+            f"once of {', '.join(sorted(DOF))}"
+        )
+    return names
+
+
+def _angles(values: np.ndarray, radians: bool) -> np.ndarray:
     return values if radians else np.deg2rad(values)
 
 
@@ -125,16 +162,25 @@ def _bones(lines, radians):
         if key == "begin":
             entry = {}
         elif key == "end":
-            direction = np.array(entry["direction"], float)
-            *angles, order = entry["axis"]
+            name = "".join(entry.get("name", [])[:1])
+            place = f"bone {name!r}"
+            direction = _numbers(entry, "direction", 3, place)
+            norm, (length,) = (
+                np.linalg.norm(direction),
+                _numbers(entry, "length", 1, place),
+            )
+            if norm < 1e-6 or length < 0:
+                raise Damaged(f"{place} has no direction or a negative length")
+            order = _order("".join(entry.get("axis", [])[3:]), place)
+            angles = _numbers(entry, "axis", 3, place)
             yield (
-                entry["name"][0],
+                name,
                 Bone(
-                    direction=direction / np.linalg.norm(direction),
-                    length=float(entry["length"][0]),
+                    direction=direction / norm,
+                    length=length,
                     axis=rotation(_angles(angles, radians), order),
                     order=order,
-                    dof=tuple(name.lower() for name in entry.get("dof", [])),
+                    dof=_dof(entry.get("dof", []), place),
                 ),
             )
         else:
@@ -144,8 +190,8 @@ def _bones(lines, radians):
 def parse_motion(text: str, skeleton: Skeleton) -> dict[str, np.ndarray]:
     """Reads the text of an AMC file: {bone: [T D]} in the order of the bone's dof.
 
-    Raises ValueError if a frame lacks a bone or has a wrong number of values for one,
-    and for values that are not finite numbers.
+    Raises Damaged if a frame lacks a bone or has a wrong number of values for one, and
+    for values that are not finite numbers of sensible size.
     """
     moving = {name: len(bone.dof) for name, bone in skeleton.bones.items() if bone.dof}
     sizes = {"root": len(skeleton.dof), **moving}
@@ -159,21 +205,28 @@ def parse_motion(text: str, skeleton: Skeleton) -> dict[str, np.ndarray]:
             continue
         name = line[0]
         if name not in sizes:
-            raise ValueError(f"AMC: bone {name!r} is not in the skeleton.")
+            raise Damaged(f"frame {frames}: {name!r} is no moving bone of the skeleton")
         if len(line) - 1 != sizes[name]:
-            raise ValueError(
-                f"AMC frame {frames}: {name} has {len(line) - 1} values, its skeleton "
-                f"{sizes[name]} degrees of freedom."
+            raise Damaged(
+                f"frame {frames}: {name} has {len(line) - 1} values, its skeleton "
+                f"{sizes[name]} degrees of freedom"
             )
-        values[name].append([float(word) for word in line[1:]])
+        try:
+            values[name].append([float(word) for word in line[1:]])
+        except ValueError as error:
+            raise Damaged(f"frame {frames}: {name}: {error}") from error
     lengths = {name: len(rows) for name, rows in values.items()}
     if frames == 0 or set(lengths.values()) != {frames}:
         odd = {name: n for name, n in lengths.items() if n != frames}
-        raise ValueError(f"AMC: {frames} frames, but rows per bone differ: {odd}.")
+        raise Damaged(f"{frames} frames, but rows per bone differ: {odd}")
     motion = {name: np.array(rows) for name, rows in values.items()}
     for name, rows in motion.items():
-        if not np.isfinite(rows).all():
-            raise ValueError(f"AMC: {name} has values that are not finite.")
+        wrong = ~(np.abs(rows) < MAX_VALUE).all(1)  # [T]
+        if wrong.any():
+            raise Damaged(
+                f"frame {wrong.argmax() + 1}: {name} has values that are not finite or "
+                f"not under {MAX_VALUE:,.0f}"
+            )
     return motion
 
 

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 
 from tfds_builders import appearance, walker
 from tfds_builders.cmu_walk import acclaim
+from tfds_builders.damage import Damaged, naming, read_text
 from tfds_builders.features import make_record
-from tfds_builders.figure import JOINTS, make_body
+from tfds_builders.figure import JOINTS, check_stature, make_body, of_human_size
 from tfds_builders.frames import encode_jpeg
 
 FPS = 12.0
@@ -30,6 +32,12 @@ CONDITIONS = {
     "gallery": ("U1_D1", "U2_D2", "U3_D3"),
     "distractor": ("U1_D1", "U2_D2", "U0_D3"),
 }
+BONES = frozenset(
+    f"{side}{bone}"
+    for side in "lr"
+    for bone in ("femur", "tibia", "foot", "toes", "humerus", "wrist", "hand")
+) | {"thorax", "lowerneck", "head"}
+ROOM = 7.0  # metres from the middle of a walk; the cameras stand 8 or more away
 CYCLE = ("plain", "gallery", "bag")
 # as in synthetic_gait: azimuth from the walking direction, elevation, degrees
 CAMERAS = ((90.0, 8.0), (60.0, 12.0), (30.0, 10.0), (125.0, 9.0))
@@ -167,22 +175,42 @@ def _stature(at, end) -> float:
     return (sum(legs) / 2 + trunk) / (1 - 0.039 - 0.02)
 
 
+def _check_size(joints: np.ndarray, stature: float):
+    """Raises Damaged unless a person of human size walks before the cameras."""
+    check_stature(stature)
+    wrong = ~of_human_size(joints, JOINTS.index("pelvis"))  # [T]
+    if wrong.any():
+        raise Damaged(f"frame {wrong.argmax()} of {len(joints)} is not of human size")
+    away = np.abs(joints - joints[:, JOINTS.index("pelvis")].mean(0)).max()
+    if away > ROOM:
+        raise Damaged(f"the person is {away:.1f} m off the middle of the walk")
+
+
 def render(recording: Recording) -> Outcome:
     """All conditions and cameras of one recording."""
-    folder = Path(recording.folder) / recording.subject
+    folder = epath.Path(recording.folder) / recording.subject
+    bones, walk = (
+        folder / f"{name}"
+        for name in (f"{recording.subject}.asf", f"{recording.name}.amc")
+    )
     try:
-        skeleton = acclaim.parse_skeleton(
-            (folder / f"{recording.subject}.asf").read_text(errors="replace")
-        )
-        text = (folder / f"{recording.name}.amc").read_text(errors="replace")
-        motion = acclaim.parse_motion(text, skeleton)
-        joints, stature = joints_of(acclaim.pose(skeleton, motion), round(120 / FPS))
-    except (ValueError, KeyError, OSError) as error:
-        return Outcome(recording.name, [], f"unreadable: {error}")
+        with naming(bones):
+            skeleton = acclaim.parse_skeleton(read_text(bones))
+            missing = sorted(BONES - skeleton.parents.keys())
+            if missing:
+                raise Damaged(f"bones {missing} are missing in the hierarchy")
+        with naming(walk):
+            motion = acclaim.parse_motion(read_text(walk), skeleton)
+            pose = acclaim.pose(skeleton, motion)
+            joints, stature = joints_of(pose, round(120 / FPS))
+            joints = joints[: recording.num_frames]
+            _check_size(joints, stature)
+    except Damaged as error:
+        return Outcome(recording.name, [], str(error))
     if len(joints) < MIN_FRAMES:
         seconds = len(joints) / FPS
         return Outcome(recording.name, [], f"short: {seconds:.1f} s")
-    joints, body = joints[: recording.num_frames], make_body(stature)
+    body = make_body(stature)
     records = [
         _record(recording, condition, camera, joints, body)
         for condition in CONDITIONS[recording.role]

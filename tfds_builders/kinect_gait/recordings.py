@@ -5,7 +5,14 @@ from etils import epath
 
 from tfds_builders import appearance, walker
 from tfds_builders.archives import Outcome, Sequence, unreadable
-from tfds_builders.figure import JOINTS, make_body, unit
+from tfds_builders.damage import Damaged, naming, read_text
+from tfds_builders.figure import (
+    JOINTS,
+    check_stature,
+    make_body,
+    of_human_size,
+    unit,
+)
 from tfds_builders.frames import normalise_silhouettes
 from tfds_builders.image_folders import outcome
 
@@ -18,6 +25,7 @@ KINECT_JOINTS = (
 )  # fmt: skip
 STEP = 2  # every second frame is used: 15 per second
 SMOOTH = 15  # the heading is averaged over so many frames
+MAX_FRAMES = 20_000  # of a recording; the longest has 1,711
 ELEVATION = 5.0  # of the virtual cameras, degrees
 VIEWS = ("000", "030", "060", "090")  # degrees from the walking direction
 
@@ -25,25 +33,32 @@ VIEWS = ("000", "030", "060", "090")  # degrees from the walking direction
 def parse(text: str) -> np.ndarray:
     """Lines "Name;x;y;z", metres -> float64 [T 20 3] in the order KINECT_JOINTS.
 
-    Raises ValueError if the lines are not whole frames of finite positions.
+    Raises Damaged if the lines are not whole frames of finite positions.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     count = len(KINECT_JOINTS)
     if not lines or len(lines) % count:
-        raise ValueError(
-            f"ragged: {len(lines)} lines, not a multiple of {count} joints"
+        raise Damaged(f"{len(lines)} lines, not a multiple of {count} joints", "ragged")
+    if len(lines) > count * MAX_FRAMES:
+        raise Damaged(
+            f"{len(lines) // count:,} frames; at most {MAX_FRAMES:,} are read"
         )
-    rows = [line.split(";") for line in lines]
-    for number, row in enumerate(rows):
-        if len(row) != 4 or row[0].strip() != KINECT_JOINTS[number % count]:
-            raise ValueError(
-                f"corrupt: line {number + 1} is {lines[number]!r}, expected "
-                f"{KINECT_JOINTS[number % count]};x;y;z"
+    points = []
+    for number, line in enumerate(lines):
+        name, *place = line.split(";")
+        try:
+            position = [float(word) for word in place]
+        except ValueError:
+            position = []
+        expected = KINECT_JOINTS[number % count]
+        if name.strip() != expected or len(position) != 3:
+            raise Damaged(
+                f"line {number + 1} is {line!r:.60}, expected {expected};x;y;z"
             )
-    points = np.array([row[1:] for row in rows], np.float64)
-    if not np.isfinite(points).all():
-        raise ValueError("corrupt: positions that are not finite")
-    return points.reshape(-1, count, 3)  # [T 20 3]
+        if not np.isfinite(position).all():
+            raise Damaged(f"line {number + 1}: a position that is not finite")
+        points.append(position)
+    return np.array(points).reshape(-1, count, 3)  # [T 20 3]
 
 
 def joints_of(points: np.ndarray) -> tuple[np.ndarray, float]:
@@ -116,16 +131,22 @@ def read(sequence: Sequence, *, height: int, silhouette_size: int) -> Outcome:
 
     Everybody wears the same clothes and has the same girths for their stature, so shape
     and motion come from the skeleton alone. There are no frames, because their colours
-    would be invented. A frame without a silhouette is dropped and counted.
+    would be invented. Frames with a joint that is too far away and frames without a
+    silhouette are dropped and counted.
     """
+    file = epath.Path(sequence.files["skeleton"])
     try:
-        points = parse(epath.Path(sequence.files["skeleton"]).read_text())
-        joints, stature = joints_of(points)
-    except (ValueError, OSError) as error:
+        with naming(file):
+            points = parse(read_text(file))
+            human = of_human_size(points, KINECT_JOINTS.index("Hip-centro"))  # [T]
+            if not human[::STEP].any():
+                raise Damaged("no frame is of human size")
+            joints, stature = joints_of(points[human])
+            check_stature(stature)
+    except Damaged as error:
         return unreadable(sequence, error)
-    if not 0.8 < stature < 2.5:
-        return Outcome(sequence, None, f"corrupt: a person of {stature:.2f} m")
-    joints = joints[::STEP]
+    used = np.arange(len(points)) % STEP == 0  # [T]
+    joints = joints[used[human]]
     walk = walker.render(
         joints, make_body(stature), *_outfit(), _scene(float(sequence.view))
     )
@@ -135,7 +156,10 @@ def read(sequence: Sequence, *, height: int, silhouette_size: int) -> Outcome:
     seen = silhouettes.any((1, 2)) & np.isfinite(walk.ratios)  # [T]
     return outcome(
         sequence,
-        len(joints),
+        {
+            "not of human size": np.count_nonzero(used & ~human),
+            "empty": np.count_nonzero(~seen),
+        },
         height,
         silhouette_size,
         silhouettes=silhouettes[seen],
