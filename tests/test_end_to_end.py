@@ -263,7 +263,7 @@ def test_the_command_alone_makes_its_data_and_imports_no_tensorflow(tmp_path):
         "assert not heavy, heavy\n"
     )
     folders = [f"--config.data.data_dir={tmp_path}/data", f"--workdir={tmp_path}/run"]
-    arguments = [*GAITBASE, "--config.train.steps=2", *folders]
+    arguments = [*GAITBASE, "--config.train.steps=3", *folders]
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         cwd=ROOT, capture_output=True, text=True,
