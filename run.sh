@@ -6,29 +6,31 @@ usage() {
   cat <<'TXT'
 usage: run.sh [COMMAND] [ARGS]
 
-  (nothing)                 set up, prepare the embedded data set, train and evaluate LMGait
+  (nothing)                 install, make the embedded data set, train and evaluate LMGait
   setup                     create .venv and install what training needs
   build NAME[/CONFIG] [ARGS]
                             prepare a data set (--manual_dir=DIR, --data_dir=DIR, --overwrite,
-                            --beam_pipeline_options=...; build --help lists them)
-  train CONFIG [ARGS]       prepare what the config needs, train (or continue), evaluate
-                            CONFIG like configs/lmgait.py or configs/lmgait.py:cmu_walk;
-                            ARGS like --config.train.steps=200 --workdir=DIR --manual_dir=DIR
-  launch N CONFIG [ARGS]    train, in N processes of this machine (a GPU each; docs/scaling.md)
+                            --beam_pipeline_options=...; build --help explains them)
+  train CONFIG [ARGS]       prepare the data sets of the config, train (or continue), evaluate;
+                            CONFIG is for instance configs/lmgait.py or configs/lmgait.py:cmu_walk,
+                            ARGS are --config.train.steps=200 --workdir=DIR --manual_dir=DIR ...
+  launch N CONFIG [ARGS]    train in N processes on this machine, one GPU each (docs/scaling.md)
   evaluate CONFIG [ARGS]    evaluate a trained run again
-  test [ARGS]               install what the tests need, run them (ARGS go to pytest)
-  help                      this text
+  test [ARGS]               install what the tests need and run them in two processes;
+                            ARGS go to pytest: -n 8 for eight processes, -n 0 for none (--pdb)
+  help                      print this text
 
-Settings: PYTHON (interpreter to create .venv with, 3.11 or newer), GAITJAX_VENV (default .venv).
+Environment: PYTHON (the interpreter that creates .venv, 3.11 or newer),
+GAITJAX_VENV (the folder of the virtual environment, default .venv).
 TXT
 }
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 venv="${GAITJAX_VENV:-$root/.venv}"
 
-# Installs REQUIREMENTS into the venv unless exactly these were installed before.
+# Installs the requirement FILES into the venv, unless the same files were installed before.
 install() {
-  local file="$root/$1" stamp="$venv/.installed-$1" python
+  local file python options=() new=""
   if [ ! -x "$venv/bin/python" ]; then
     python="${PYTHON:-$(command -v python3.11 || command -v python3 || true)}"
     if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -38,13 +40,18 @@ install() {
     echo "Creating $venv"
     "$python" -m venv "$venv"
   fi
-  cat "$root"/requirements*.txt | cmp -s - "$stamp" && return
-  echo "Installing $1 (one to three minutes, once)"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$file"
-  cat "$root"/requirements*.txt > "$stamp"
+  for file in "$@"; do
+    options+=(-r "$root/$file")
+    cmp -s "$root/$file" "$venv/.installed-$file" || new=yes
+  done
+  [ -n "$new" ] || return 0
+  echo "Installing $* (one to three minutes, once)"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${options[@]}"
+  for file in "$@"; do cp "$root/$file" "$venv/.installed-$file"; done
 }
 
-# Paths that a user gives relative to where they stand, made absolute: we run in $root.
+# Makes a path in an argument absolute: users give it relative to their folder, but the
+# program runs in $root.
 absolute() {
   local name="${1%%=*}" value="${1#*=}"
   case "$1" in
@@ -52,7 +59,7 @@ absolute() {
       --config.checkpoint=*)
       case "$value" in
         "" | /* | *://*) ;;
-        "~/"*) value="$HOME/${value#"~/"}" ;; # shells leave it as it is behind a "="
+        "~/"*) value="$HOME/${value#"~/"}" ;; # a shell does not expand it after "="
         *) value="$from/$value" ;;
       esac
       printf '%s' "$name=$value" ;;
@@ -65,7 +72,7 @@ absolute() {
   esac
 }
 
-# XLA's CPU buffers in huge pages where glibc and the kernel offer them: fewer page faults.
+# Huge pages for XLA's CPU buffers, where glibc and the kernel have them: fewer page faults.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
 from="$PWD"
@@ -81,7 +88,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 
-# train|evaluate CONFIG ARGS: data first, then the program.
+# run_config train|evaluate|launch CONFIG ARGS: prepares the data, then runs the program.
 run_config() {
   local mode="$1" config="${2:-}" prepare=() program=() argument
   if [ -z "$config" ] || [ "${config#-}" != "$config" ]; then
@@ -105,9 +112,9 @@ run_config() {
   launch "${program[@]}"
 }
 
-# COMMAND in $processes processes that find each other on a free port of this machine. A
-# signal to stop reaches all of them; where one fails the others, which would wait for it,
-# are ended too (the last checkpoint stays).
+# Runs COMMAND in $processes processes that meet on a free port of this machine. SIGTERM and
+# Ctrl-C are passed on to all of them. If one fails, the others would wait for it for ever,
+# so they are killed; the last checkpoint stays.
 launch() {
   local pids=() code=0 ended alive pid port i
   port="$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
@@ -123,22 +130,22 @@ launch() {
       if kill -0 "$pid" 2>/dev/null; then alive+=("$pid"); continue; fi
       ended=0
       wait "$pid" || ended=$?
-      [ "$code" != 0 ] || code=$ended # of the first that failed
+      [ "$code" != 0 ] || code=$ended # the first failure counts
     done
     [ ${#alive[@]} -gt 0 ] || exit "$code"
     if [ "$code" != 0 ]; then
-      echo "run.sh: a process ended with code $code, so the others are ended too. Checkpoints stay: the same command goes on." >&2
+      echo "run.sh: a process ended with code $code, so the others are ended too. Checkpoints stay; the same command continues the run." >&2
       kill -KILL "${alive[@]}" 2>/dev/null || true
     fi
     pids=("${alive[@]}")
-    sleep 1 || true # a signal to the whole group (Ctrl-C) ends it too
+    sleep 1 || true # Ctrl-C ends the sleep too
   done
 }
 
 case "$command" in
   default)
-    echo "Estimate on 2 cores: data 2 minutes (once), training 7, evaluation and pictures 1;"
-    echo "before that, at the first run, one to three minutes of installing."
+    echo "Estimate on 2 cores: data 2 minutes (once), training 7, evaluation and pictures 1."
+    echo "The first run installs packages before that, in one to three minutes."
     run_config train configs/lmgait.py ;;
   setup) install requirements.txt ;;
   build)
@@ -153,8 +160,9 @@ case "$command" in
     fi
     run_config launch ${args[@]+"${args[@]:1}"} ;;
   test)
-    install requirements-dev.txt
-    exec "$venv/bin/python" -m pytest ${args[@]+"${args[@]}"} ;;
+    install requirements.txt requirements-dev.txt
+    # file by file: the tests of a file share what its fixtures computed
+    exec "$venv/bin/python" -m pytest -n 2 --dist=loadfile --no-loadscope-reorder ${args[@]+"${args[@]}"} ;;
   help | -h | --help) usage ;;
   *)
     echo "run.sh: unknown command '$command'" >&2

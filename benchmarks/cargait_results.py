@@ -1,32 +1,28 @@
-"""CarGait and the other re-rankers on trained models: bases x seeds x data sets.
+"""Re-rankers on four trained models: a part of docs/results.md.
 
     python -m benchmarks.cargait_results                      # all, seeds 0 1 2
     python -m benchmarks.cargait_results --bases gaitbase lmgait --seeds 0
     python -m benchmarks.cargait_results --base_runs DIR DIR  # bases trained elsewhere
-    python -m benchmarks.cargait_results --table              # only the table
+    python -m benchmarks.cargait_results --table              # only tables and pictures
     python -m benchmarks.cargait_results --smoke DIR          # 3 steps each, into DIR
 
 A base is the finished run ROW/SEED/synthetic in one of --base_runs (by default what
-benchmarks/results.py and benchmarks/zoo_results.py leave), else it is trained into
---folder. CarGait is `configs/cargait.py` on it, in FOLDER/ROW/SEED/cargait: trained on
-the base's train split of synthetic_gait, tested on the people of both test splits, whom
-neither has seen; both data sets must be prepared (see benchmarks/results.py).
+benchmarks/results.py and benchmarks/zoo_results.py leave); if there is none, it is
+trained into --folder. CarGait is `configs/cargait.py` on it, in
+FOLDER/ROW/SEED/cargait: trained on the train split of synthetic_gait, tested on the
+people of both test splits, whom neither model has seen. Both data sets must be prepared
+(benchmarks/results.py).
 
-What finished stands in docs/cargait.json, from which the table in docs/cargait.md is
-made, and is not measured again (--again does); what was cut off continues. Several
-processes may run this at once: each takes a base and seed that no other works on.
+Finished measurements are kept in docs/cargait.json and not repeated (--again does); one
+that was interrupted continues. Several processes may run this at once: each takes a
+base and seed that no other works on.
 """
 
-import argparse
-import contextlib
-import fcntl
-import json
 import os
 import shutil
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -34,13 +30,14 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import tables
 from configs import cargait, deepgaitv2, gaitbase, gaitset, lmgait
 from gaitjax import train
 from gaitjax.rerank import train as train_reranker
 
-DOCUMENT, STORE = ROOT / "docs" / "cargait.md", ROOT / "docs" / "cargait.json"
-BEGIN, END = "<!-- made by benchmarks/cargait_results.py -->", "<!-- end -->"
-DATASETS = {"synthetic": "", "cmu_walk": "cmu_walk"}  # -> config.data.test_dataset
+DOCUMENT, STORE = tables.DOCS / "results.md", tables.DOCS / "cargait.json"
+PICTURES = tables.DOCS / "pictures"
+TEST_DATASETS = {"synthetic": "", "cmu_walk": "cmu_walk"}  # of config.data.test_dataset
 PROTOCOLS = ("ccpg_reid", "ccpg_gait")
 COLUMNS = {  # title -> metric, of the mean over the protocol's tasks
     "Rank-1": "ccpg_reid/mean/rank1",
@@ -49,6 +46,7 @@ COLUMNS = {  # title -> metric, of the mean over the protocol's tasks
     "mINP": "ccpg_reid/mean/mINP",
     "gait Rank-1": "ccpg_gait/mean/rank1",
 }
+SHOWN = ("Rank-1", "mAP", "gait Rank-1")  # in the tables; the store has all
 RERANKERS = {
     "base": "base model",
     "qe": "alpha-QE",
@@ -83,7 +81,7 @@ BASES = {
 
 
 def run_base(name: str, seed: int, folder: Path, base_runs, smoke: bool) -> Path:
-    """The folder of the finished base run; trained under `folder` where none is."""
+    """The folder of the finished base run; trained under `folder` if there is none."""
     base = BASES[name]
     own = folder / base.row / str(seed) / "synthetic"
     for parent in (folder, *base_runs):
@@ -97,20 +95,21 @@ def run_base(name: str, seed: int, folder: Path, base_runs, smoke: bool) -> Path
     config.data.data_dir = str(ROOT / "data")
     if smoke:
         config.train.steps = SMOKE_STEPS
-        config.warmup.steps = min(config.warmup.steps, 2)
+        if "warmup" in config:
+            config.warmup.steps = min(config.warmup.steps, 2)
         config.evaluation.max_frames = config.evaluation.frame_multiple = 8
     train.run(config, str(own))
     return own
 
 
 def run_cargait(base_run: Path, seed: int, dataset: str, workdir: Path, smoke: bool):
-    """Trains CarGait if it is not finished, re-ranks; returns the row of STORE."""
+    """Trains CarGait unless it is finished, re-ranks; returns the entry of STORE."""
     config = cargait.get_config("synthetic")
     config.seed = seed
     config.base_run = str(base_run)
     config.pictures = False
     config.data.data_dir = str(ROOT / "data")
-    config.data.test_dataset = DATASETS[dataset]
+    config.data.test_dataset = TEST_DATASETS[dataset]
     config.evaluation.protocols = PROTOCOLS
     config.evaluation.rerankers = tuple(name for name in RERANKERS if name != "base")
     if smoke:
@@ -136,160 +135,103 @@ def run_cargait(base_run: Path, seed: int, dataset: str, workdir: Path, smoke: b
 
 def run_all(arguments, store: Path, folder: Path) -> None:
     """Every base and seed that is not in the store and that no other process has."""
+    smoke = bool(arguments.smoke)
     for seed in arguments.seeds:
         for name in arguments.bases:
-            workdir = folder / BASES[name].row / str(seed) / "cargait"
-            with locked(workdir / "taken", wait=False) as mine:
+            place = folder / BASES[name].row / str(seed)
+            with tables.locked(place, wait=False) as mine:
                 if not mine:
                     print(f"{name}/{seed} is another process's work.")
                     continue
                 for dataset in arguments.datasets:
                     key = f"{name}/{seed}/{dataset}"
-                    if key in stored(store) and not arguments.again:
+                    if key in tables.stored(store) and not arguments.again:
                         continue
-                    base_run = run_base(
-                        name, seed, folder, arguments.base_runs, bool(arguments.smoke)
-                    )
-                    entry = run_cargait(
-                        base_run, seed, dataset, workdir, bool(arguments.smoke)
-                    )
-                    add(store, key, entry)
+                    base = run_base(name, seed, folder, arguments.base_runs, smoke)
+                    entry = run_cargait(base, seed, dataset, place / "cargait", smoke)
+                    tables.add(store, key, entry)
 
 
-# ---------------------------------------------------------------- store
+# ---------------------------------------------------------------- tables, pictures
 
 
-@contextlib.contextmanager
-def locked(path: Path, wait: bool) -> Iterator[bool]:
-    """Holds an exclusive lock on the file `path`; False: not waited, another has it.
-
-    The kernel lets go of it when a process ends, however it ends.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
-def stored(store: Path) -> dict:
-    """What was measured: "base/seed/dataset" -> see `run_cargait`."""
-    return json.loads(store.read_text()) if store.exists() else {}
-
-
-def write(path: Path, text: str) -> None:
-    """Replaces the file at once: nobody ever reads half of it."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
-def add(store: Path, key: str, entry: dict) -> None:
-    """Adds an entry to what the store holds now, whoever else has written to it."""
-    with locked(ROOT / "runs" / "cargait_results.lock", wait=True):
-        everything = stored(store) | {key: entry}
-        write(store, json.dumps(dict(sorted(everything.items())), indent=1) + "\n")
-
-
-# ---------------------------------------------------------------- table
+def values(store: Path, base: str, dataset: str, reranker: str, column: str):
+    """(of the re-ranker, its gain over the base model): one each per seed."""
+    runs = [entry["results"] for entry in tables.entries(store, base, dataset)]
+    after = [run[reranker][column] for run in runs]
+    gains = [new - run["base"][column] for new, run in zip(after, runs)]
+    return after, gains
 
 
 def table(store: Path) -> str:
-    """Markdown: per data set, base and re-ranker the mean over seeds of each metric.
+    """Markdown: per data set and metric, re-rankers x base models.
 
-    ± half the range over the seeds; in brackets the gain over the base model of the
-    same seed, mean ± half the range.
+    A cell is the mean over the seeds and, in brackets, the gain over the base model of
+    the same seed, ± half the range over the seeds.
     """
-    lines = []
-    for dataset in DATASETS:
-        block = []
-        for name, base in BASES.items():
-            runs = [
-                entry["results"]
-                for key, entry in stored(store).items()
-                if key.startswith(f"{name}/") and key.endswith(f"/{dataset}")
-            ]
+    parts = []
+    for dataset in TEST_DATASETS:
+        bases = [name for name in BASES if tables.entries(store, name, dataset)]
+        for column in SHOWN if bases else ():
+            rows = []
             for reranker, title in RERANKERS.items():
-                if not runs:
-                    continue
-                cells = [base.title, title, str(len(runs))]
-                for column in COLUMNS:
-                    after = [run[reranker][column] for run in runs]
-                    before = [run["base"][column] for run in runs]
-                    cell = mean_and_spread(after)
-                    if reranker != "base":
-                        gains = [new - old for new, old in zip(after, before)]
-                        cell += f" ({mean_and_spread(gains, sign='+')})"
-                    cells.append(cell)
+                cells = [title]
+                for base in bases:
+                    after, gains = values(store, base, dataset, reranker, column)
+                    if reranker == "base":
+                        cells.append(tables.mean_and_spread(after))
+                    else:
+                        gain = tables.mean_and_spread(gains, sign="+")
+                        cells.append(f"{statistics.mean(after):.1f} ({gain})")
                 bold = "**" if reranker == "cargait" else ""
-                cells[1] = f"{bold}{title}{bold}"
-                block.append(f"| {' | '.join(cells)} |")
-        if block:
-            lines += [
-                "",
-                f"### {dataset}, CCPG protocols, mean of the four tasks, %",
-                "",
-            ]
-            lines += [f"| base | re-ranker | seeds | {' | '.join(COLUMNS)} |"]
-            lines += ["|---" * (3 + len(COLUMNS)) + "|", *block]
-    return "\n".join(lines) + "\n"
+                rows.append([f"{bold}{cell}{bold}" for cell in cells])
+            head = ["re-ranker", *(BASES[base].title for base in bases)]
+            name = COLUMNS[column].rpartition("/")[0]
+            title = f"**{dataset}**, {column} in % (`{name}`)\n\n"
+            parts.append(title + tables.markdown(head, rows))
+    return "\n".join(parts)
 
 
-def mean_and_spread(values, sign: str = "") -> str:
-    """ "61.2 ± 0.8": mean and half the range; one value stands alone."""
-    spread = (max(values) - min(values)) / 2
-    mean = f"{statistics.mean(values):{sign}.1f}"
-    return mean + (f" ± {spread:.1f}" if len(values) > 1 else "")
+def draw(store: Path, dataset: str, path: Path) -> None:
+    """Rank-1 of each re-ranker over each base model as bars."""
+    from gaitjax.pictures import charts
 
-
-def write_table(document: Path, store: Path) -> None:
-    with locked(ROOT / "runs" / "cargait_results.lock", wait=True):
-        text, page = table(store), document.read_text()
-        before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
-        write(document, page[:before] + "\n" + text + page[after:])
-    print(text)
+    bars: dict[str, dict[str, tuple[float, float]]] = {}
+    for reranker, title in RERANKERS.items():
+        for name, base in BASES.items():
+            after, _ = values(store, name, dataset, reranker, "Rank-1")
+            if after:
+                bar = statistics.mean(after), tables.half_range(after)
+                bars.setdefault(title, {})[base.title] = bar
+    label = f"Rank-1 (%), ccpg_reid, {dataset}"
+    charts.grouped_bars(bars, path, label=label)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--bases", nargs="*", default=list(BASES), choices=list(BASES))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--datasets", nargs="*", default=list(DATASETS), choices=list(DATASETS)
-    )
-    parser.add_argument(
-        "--folder", type=Path, default=ROOT / "runs" / "cargait_results"
-    )
+    summary = __doc__.splitlines()[0]
+    parser = tables.parser(summary, "bases", BASES, "cargait_results", (0, 1, 2))
     parser.add_argument(
         "--base_runs", nargs="*", type=Path, help="folders of ROW/SEED/synthetic",
         default=[ROOT / "runs" / "results", ROOT / "runs" / "zoo"],
     )  # fmt: skip
     parser.add_argument(
-        "--table", action="store_true", help="train nothing, only write the table"
-    )
-    parser.add_argument(
-        "--again", action="store_true", help="measure again what is in cargait.json"
-    )
-    parser.add_argument(
         "--smoke", type=Path, help="a folder: 3 steps each, nothing else is written"
     )
     arguments = parser.parse_args()
-    document, store = DOCUMENT, STORE
+    document, store, pictures = DOCUMENT, STORE, PICTURES
     folder = arguments.folder.absolute()
     arguments.base_runs = [path.absolute() for path in arguments.base_runs]
     if arguments.smoke:
-        folder = arguments.smoke.absolute()
+        pictures = folder = arguments.smoke.absolute()
         folder.mkdir(parents=True, exist_ok=True)
         document, store = folder / DOCUMENT.name, folder / STORE.name
-        if not document.exists():
-            shutil.copy(DOCUMENT, document)
+        shutil.copy(DOCUMENT, document)
     os.chdir(ROOT)
     if not arguments.table:
         run_all(arguments, store, folder)
-    write_table(document, store)
+    tables.put(document, "cargait_results", table(store))
+    for dataset in TEST_DATASETS:
+        draw(store, dataset, pictures / f"rerankers_{dataset}.png")
 
 
 if __name__ == "__main__":

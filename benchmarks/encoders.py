@@ -2,17 +2,17 @@
 
     python -m benchmarks.encoders [--batches 8] [--sizes s b] [--rounds 7] [--quick]
 
-Compares gaitjax with PyTorch's Dinov2Model (sdpa and eager attention, where torch and
-transformers are installed) and with FlaxDinov2Model (transformers 4.x), float32 and
-bfloat16, random weights. All run in this process with the same threads, one call of
-each in turn, warmed up, medians. On CPU the processor time of the calls is compared as
-well: on a shared machine it is the steadier ratio.
+Compares gaitjax with PyTorch's Dinov2Model (sdpa and eager attention) and with
+FlaxDinov2Model (transformers 4.x), where torch and transformers are installed; float32
+and bfloat16, random weights. All run in this process with the same threads, in turns;
+the first call of each is not counted, times are medians. On CPU the processor time is
+compared as well, which is steadier on a shared machine.
 
 The last line is one JSON object: `dinov2_s_f32_ratio_vs_torch` (ours / torch sdpa, in
 frames per second; > 1 is faster; null without torch), the same for `b` and `bf16`, and
 beside each `_ratio_vs_torch_eager`, `_ratio_vs_flax`, `_cpu_time_ratio_vs_torch`,
 `_frames_per_second`, `_batch`, `_share_of_matmul_peak`, `_peak_mib`; `peak_mib` is the
-largest of ours. With several batches each side takes its best one.
+largest of ours. With several batch sizes each side counts with its best one.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def flops_per_frame(hidden_size: int, num_layers: int, num_heads: int) -> float:
 
 
 def optional(name: str):
-    """The module, or None where it is not installed."""
+    """The module, or None if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:
@@ -166,7 +166,7 @@ def interleave(calls: dict, rounds: int) -> dict:
 
 
 def measure(size: str, short: str, batches: list[int], rounds: int) -> dict:
-    """Fields of one size and type; each side at its best batch."""
+    """Fields of one size and type; each side at its best batch size."""
     dtype, best, peaks = DTYPES[short], {}, {}
     for batch in batches:
         shape = (batch, HEIGHT, WIDTH, 3)

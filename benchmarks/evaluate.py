@@ -3,19 +3,19 @@
     python -m benchmarks.evaluate           # 6,000 x 6,000 and 5,000 x 20,000
     python -m benchmarks.evaluate --quick   # 1,000 x 6,000
 
-The full sizes need about 3 GiB (a loop's temporary arrays) and minutes of quiet cores.
+The full sizes need about 3 GiB (the loop's temporary arrays) and some minutes.
 
-16 strips x 256, Euclidean, Rank-k, mAP and mINP. "ours" is `protocols.evaluate`, all
-probes. Two loops, both over evenly chosen probes (a probe costs them the same whichever
-it is, so their time is given per probe): "loop" subtracts, squares and sums as the
-definition says; "matrix loop" multiplies one probe with the gallery by BLAS (slow where
-its threads wait for cores). All are run in turns, medians; both may use every core.
+16 strips x 256, Euclidean, Rank-k, mAP and mINP. "ours" is `protocols.evaluate` of all
+probes. Two loops run over a sample of the probes, and their time is scaled up (each
+probe costs the same): "loop" subtracts, squares and sums as the definition says;
+"matrix loop" multiplies one probe with the gallery by BLAS. All run in turns and may
+use every core; times are medians.
 
 The last line is one JSON object: speedup_vs_loop (smallest of the sizes), max_abs_diff
-(of distances, largest), metrics_max_diff (of Rank-1, mAP and mINP over those probes, in
-percentage points: two distances that differ in their last digit may change places),
-peak_mib (of the process after ours and before any loop, imports and embeddings
-included), q_g_s_mib (what probes x gallery x strips would take at the larger size), and
+(largest, of distances), metrics_max_diff (of Rank-1, mAP and mINP over those probes, in
+percentage points: two distances that differ in the last digit may swap places),
+peak_mib (of the process after ours and before the loops, with imports and embeddings),
+q_g_s_mib (what a probes x gallery x strips array would take at the larger size), and
 `sizes` with the parts.
 """
 
@@ -93,7 +93,7 @@ def peak_mib() -> float:
 
 
 def run_once(probes: int, gallery: int) -> dict:
-    """Ours alone: what it finds, and the process's peak so far."""
+    """Ours alone: its results, and the process's peak memory so far."""
     x, index = make_data(probes, gallery)
     protocols.evaluate("gait3d", x[-2100:], _roles(index, -2100))  # compile
     started = time.perf_counter()
@@ -150,7 +150,7 @@ def points(outcomes):
 
 
 def _roles(index, start: int):
-    """The last rows of the index, half of them probes: every tile shape, no more."""
+    """The last rows of the index, half of them probes; compiles every shape."""
     part = [column[start:].copy() for column in index]
     part[1][: len(part[1]) // 2] = "probe"
     return protocols.Index(*part)

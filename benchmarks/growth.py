@@ -1,13 +1,13 @@
 """Step time and bytes in collectives as devices and the batch grow.
 
-    python -m benchmarks.growth            # every row that is missing, and the table
+    python -m benchmarks.growth            # every missing row, and the table
     python -m benchmarks.growth --bytes    # compile only, without times
-    python -m benchmarks.growth --table    # only the table of what is stored
+    python -m benchmarks.growth --table    # only the table of stored rows
 
-The small LMGait of benchmarks/scaling.py on 1 to 8 virtual CPU devices: the cores are
-shared, so a step takes as long as its work and its collectives together; the bytes, of
-the compiled step's collectives, are what a cluster would send. Rows are stored in
-docs/scaling.json as they are made, so it can be cut off.
+The small LMGait of benchmarks/scaling.py on 1 to 8 virtual CPU devices. They share the
+same cores, so a step takes as long as its work and its collectives together; the bytes
+are those of the compiled step's collectives, which a cluster would send. Each row is
+stored in docs/scaling.json when it is ready, so an interrupted run continues.
 """
 
 import argparse
@@ -21,12 +21,11 @@ sys.path.insert(0, str(ROOT))
 
 import jax
 
-from benchmarks import memory, scaling
+from benchmarks import memory, scaling, tables
 from gaitjax import plan, state
 from gaitjax.data import pipeline
 from gaitjax.engine import sharding
 
-BEGIN, END = "<!-- made by benchmarks/growth.py -->", "<!-- end -->"
 # (rules, devices, sequences of a batch): more devices, then more devices with as many
 # sequences each, then a larger batch
 GROWTH = [
@@ -39,13 +38,13 @@ GROWTH_STEPS = 12
 
 
 def growth(timed: bool) -> None:
-    """Stores {step_ms, collectives} of each of GROWTH; needs 8 devices.
+    """Stores {step_ms, collectives} of each missing row; needs 8 devices.
 
-    What is stored is not measured again. timed: runs the steps, else compiles only.
+    timed: runs the steps; False: compiles them only.
     """
     for rules, count, sequences in GROWTH:
         name = f"{rules}/{count}/{sequences}"
-        found = memory.stored().get("growth", {}).get(name, {})
+        found = memory.stored("growth").get(name, {})
         if found.get("step_ms") or (found and not timed):
             continue
         config = scaling.lmgait_config()
@@ -76,13 +75,9 @@ def step_time(setup, compiled, batch) -> float:
 
 
 def growth_table() -> str:
-    """Markdown of what is stored."""
-    stored = memory.stored().get("growth", {})
-    lines = [
-        "| rules | devices | sequences | ms per step | collectives of a step | KiB in "
-        "them, per device |",
-        "|---|---|---|---|---|---|",
-    ]
+    """Markdown of the stored rows."""
+    head = ["rules", "devices", "sequences", "ms per step", "collectives of a step"]
+    lines, stored = [], memory.stored("growth")
     for rules, count, sequences in GROWTH:
         row = stored.get(f"{rules}/{count}/{sequences}")
         if row is None:
@@ -91,8 +86,8 @@ def growth_table() -> str:
         sent = sum(x["bytes"] for _, x in kinds) / 2**10
         listed = ", ".join(f"{x['count']} {kind}" for kind, x in kinds) or "none"
         cells = [rules, count, sequences, row.get("step_ms", "-"), listed]
-        lines.append(f"| {' | '.join(map(str, cells))} | {sent:,.1f} |")
-    return "\n".join(lines)
+        lines.append([*cells, f"{sent:,.1f}"])
+    return tables.markdown([*head, "KiB in them, per device"], lines)
 
 
 def main() -> None:
@@ -108,9 +103,7 @@ def main() -> None:
         flags = ["--worker", *(["--bytes"] if arguments.bytes else [])]
         process = scaling.start(flags, 8, arguments.bytes, "benchmarks.growth")
         scaling.finish([process], seconds=3600)
-    text = growth_table()
-    print(text)
-    memory.write(BEGIN, text, END)
+    tables.put(memory.DOCUMENT, "growth", growth_table())
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
     python -m benchmarks.input_pipeline [--quick] [--config configs/lmgait.py]
 
-Writes a small data set of the benchmark's size (48 frames of 256 x 128, rendered walks)
-through the ccpg builder to a temporary folder and reads training batches of 30 frames:
-silhouettes 30 x 64 x 44 and RGB 30 x 256 x 128, with 1 and 2 reading threads,
-interleaved, medians. The wait is that of `benchmarks.train_step` for --config on its
-own data (null where that is not prepared). The last line is one JSON object:
-silhouette_sequences_per_s, rgb_sequences_per_s (the better number of workers),
-wait_share, and each measurement.
+Builds a small data set of CCPG's frame size (rendered walks of 48 frames, 256 x 128)
+with the ccpg builder in a temporary folder and reads training batches of 30 frames:
+silhouettes 30 x 64 x 44 and RGB 30 x 256 x 128, with 1 and 2 reading threads in turns,
+medians. The wait is that of `benchmarks.train_step` for --config on its own data (null
+if that is not prepared). The last line is one JSON object: silhouette_sequences_per_s,
+rgb_sequences_per_s (with the better number of threads), wait_share, and each
+measurement.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def make_config(folder: Path, kind: str, workers: int):
 
 
 def sequences_per_s(source, config, steps: int) -> float:
-    """After the first batch, which starts the threads and the read-ahead."""
+    """Without the first batch, which starts the threads and the read-ahead."""
     from gaitjax.data import pipeline
 
     batches = pipeline.host_batches(source, config, start_step=0, stop_step=steps + 3)
@@ -129,7 +129,7 @@ def main() -> None:
         step = measure(config, train_steps, random=False)
         result["wait_share"], result["step_ms"] = step["wait_share"], step["step_ms"]
     else:
-        print(f"{config.data.train_dataset} is not prepared: no wait is measured")
+        print(f"{config.data.train_dataset} is not prepared, so no wait is measured")
     result |= rates
     result["cores"] = len(os.sched_getaffinity(0))
     for name, value in result.items():

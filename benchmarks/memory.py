@@ -5,10 +5,11 @@
     python -m benchmarks.memory --sizes s --devices 8 --remat   # printed, not stored
     python -m benchmarks.memory --table             # only the table of what is stored
 
-CCPG's batches: clips of 30 frames of 448x224, DINOv2 of each size, fsdp, as many
-virtual devices as a row says. Nothing is computed or allocated: bytes come from
-`eval_shape`, those of activations from the compiled step (40 s to minutes a row on a
-core). Rows are stored in docs/scaling.json as they are made, so it can be cut off.
+CCPG's batches: clips of 30 frames of 448x224, DINOv2 of each size, fsdp, on as many
+virtual CPU devices as a row says. Nothing is computed or allocated: bytes come from
+`eval_shape`, those of activations from the compiled step (40 seconds to minutes a row
+on one core). Each row is stored in docs/scaling.json when it is ready, so an
+interrupted run continues.
 """
 
 import argparse
@@ -21,25 +22,25 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import tables
 from configs import lmgait
 from gaitjax import plan, state, train
-from gaitjax.engine import sharding
+from gaitjax.engine import checkpoints, sharding
 from gaitjax.parts.dinov2 import DINOV2_SIZES
 
-BEGIN, END = "<!-- made by benchmarks/memory.py -->", "<!-- end -->"
-DOCUMENT, STORE = ROOT / "docs" / "scaling.md", ROOT / "docs" / "scaling.json"
+DOCUMENT, STORE = tables.DOCS / "scaling.md", tables.DOCS / "scaling.json"
 BATCHES = {1: (6, 8), 8: (6, 8), 64: (8, 8)}  # devices -> identities x sequences
 SIZES = ("s", "b", "l", "g")
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 
 def row(size: str, devices: int, remat: bool) -> dict[str, int]:
-    """Bytes per device; needs `devices` devices. remat: of the representation.
+    """Bytes per device; needs `devices` devices.
 
-    The encoder is DINOv2 `size`; its MLP is GELU throughout, which for g has as many
-    parameters as the released SwiGLU. "NAME RULES" are parameters, optimizer state and
-    frozen encoders under both rule sets; "batch", "activations" and "sent" (results of
-    the step's collectives) those of fsdp.
+    size: of DINOv2; its MLP is GELU in all sizes (for g that has as many parameters as
+    the released SwiGLU). remat: config.model.representation.remat.
+    Returns "params RULES", "opt_state RULES" and "frozen RULES" for both rule sets, and
+    for fsdp "batch", "activations" and "sent" (results of the step's collectives).
     """
     config = lmgait.get_config("ccpg")
     fields = {k: v for k, v in DINOV2_SIZES[size].items() if k != "swiglu"}
@@ -60,8 +61,10 @@ def row(size: str, devices: int, remat: bool) -> dict[str, int]:
             leaves = getattr(setup.abstract_state, name)
             size_of = sharding.device_bytes(leaves, getattr(places, name))
             found[f"{name} {rules}"] = size_of
-    compiled = plan.compile_step(setup, example, train.step_functions(config, setup)[1])
-    parts = sharding.memory(setup.abstract_state, setup.shardings, compiled)
+    step = train.loop_phases(config, setup)[-1].step
+    compiled = plan.compile_step(setup, example, step)
+    placed = checkpoints.abstract(setup.abstract_state, setup.shardings)
+    parts = sharding.memory(placed, compiled)
     sent = sum(x["bytes"] for x in plan.collectives(compiled.as_text()).values())
     return found | {x: parts[x] for x in ("batch", "activations")} | {"sent": sent}
 
@@ -72,7 +75,7 @@ def measure(size: str, devices: int, remat: bool) -> dict[str, int]:
         **os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices),
         "XLA_FLAGS": f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}",
     }  # fmt: skip
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # loaded programs tell no bytes
+    environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # has no byte counts
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.memory", "--row", size, str(devices)]
         + ["--remat"] * remat,
@@ -81,37 +84,26 @@ def measure(size: str, devices: int, remat: bool) -> dict[str, int]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def stored() -> dict:
-    """docs/scaling.json: {"memory": {"s/8": bytes of `row`}, ...}."""
-    return json.loads(STORE.read_text()) if STORE.exists() else {}
+def stored(part: str) -> dict:
+    """A part of docs/scaling.json: "memory", "growth" (benchmarks/growth.py), "layouts"
+    (benchmarks/scaling.py)."""
+    return tables.stored(STORE).get(part, {})
 
 
 def keep(part: str, name: str, value) -> None:
-    """Writes stored()[part][name], leaving the rest as it is."""
-    everything = stored()
-    everything.setdefault(part, {})[name] = value
-    partial = STORE.with_suffix(".tmp")
-    partial.write_text(json.dumps(everything, indent=1) + "\n")
-    os.replace(partial, STORE)
-
-
-def write(begin: str, text: str, end: str) -> None:
-    """Puts `text` between two marker comments of docs/scaling.md."""
-    page = DOCUMENT.read_text()
-    before = page.index(begin) + len(begin)
-    after = page.index(end, before)
-    DOCUMENT.write_text(f"{page[:before]}\n{text}\n{page[after:]}")
+    """Adds an entry to a part of docs/scaling.json."""
+    tables.add(STORE, part, stored(part) | {name: value})
 
 
 def table() -> str:
     """Markdown of the stored rows, MiB per device."""
-    lines = [
-        "| DINOv2 | devices | batch | sequences per device | parameters + optimizer, "
-        "replicated / fsdp | frozen encoders, replicated / fsdp | batch | activations "
-        "| sent in collectives |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    rows = stored().get("memory", {})
+    head = [
+        "DINOv2", "devices", "batch", "sequences per device",
+        "parameters + optimizer, replicated / fsdp",
+        "frozen encoders, replicated / fsdp", "batch", "activations",
+        "sent in collectives",
+    ]  # fmt: skip
+    lines, rows = [], stored("memory")
     for size in SIZES:
         for devices, (identities, sequences) in BATCHES.items():
             if f"{size}/{devices}" not in rows:
@@ -126,9 +118,8 @@ def table() -> str:
             cells.append(f"{identities * sequences // devices}")
             cells += [" / ".join(f"{x / 2**20:,.1f}" for x in pair) for pair in sums]
             last = ("batch", "activations", "sent")
-            cells += [f"{found[x] / 2**20:,.0f}" for x in last]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+            lines.append(cells + [f"{found[x] / 2**20:,.0f}" for x in last])
+    return tables.markdown(head, lines)
 
 
 def main() -> None:
@@ -137,10 +128,10 @@ def main() -> None:
     parser.add_argument(
         "--devices", nargs="*", type=int, default=list(BATCHES), choices=BATCHES
     )
-    parser.add_argument("--again", action="store_true", help="also what is stored")
+    parser.add_argument("--again", action="store_true", help="also stored rows")
     parser.add_argument(
         "--remat", action="store_true",
-        help="with model.representation.remat; every row asked for, printed only",
+        help="with model.representation.remat; print the rows, store nothing",
     )  # fmt: skip
     parser.add_argument("--table", action="store_true", help="only write the table")
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
@@ -154,10 +145,10 @@ def main() -> None:
             name = f"{size}/{devices}"
             if arguments.remat:
                 print(name, measure(size, devices, True), flush=True)
-            elif arguments.again or name not in stored().get("memory", {}):
+            elif arguments.again or name not in stored("memory"):
                 keep("memory", name, measure(size, devices, False))
-                print(name, stored()["memory"][name], flush=True)
-    write(BEGIN, table(), END)
+                print(name, stored("memory")[name], flush=True)
+    tables.put(DOCUMENT, "memory", table())
 
 
 if __name__ == "__main__":

@@ -3,14 +3,15 @@
     python -m benchmarks.rerank           # 1,000 probes, 6,369 in all, 16 x 256
     python -m benchmarks.rerank --quick   # 200 probes, 1,274 in all
 
-CarGait re-orders the first 10 of each probe (untrained weights cost the same), its
-projections of the gallery made once beforehand and timed apart; LBR the first 100; KR,
-GCR, GNN and QE score everything anew. Base distances are given to all of them. KR, ours
-and a literal NumPy implementation (sample by sample, sets as index arrays, inverted
-index, float32), start from the same all-against-all matrix; `kr_call` is the whole
-re-ranker with the distances among probes and among gallery that the base did not need.
+CarGait re-orders the first 10 of each probe, with untrained weights, which cost the
+same; its projections of the gallery are computed once beforehand and timed separately
+(prepare_s). LBR re-orders the first 100; KR, GCR, GNN and QE score the whole gallery.
+All are given the base model's distances. KR and a literal NumPy implementation of it
+(sample by sample, sets as index arrays, inverted index, float32) start from the same
+all-against-all matrix; `kr_call` also computes the distances among probes and among
+gallery sequences.
 
-All methods run in turns, medians of the turns, after a first call that compiles.
+All methods run in turns after a first call that compiles; times are medians.
 The last line is one JSON object: cargait_ms_per_probe (batched), cargait_batch1_ms,
 kr_ms_per_probe, kr_total_s, kr_call_ms_per_probe, kr_numpy_ms_per_probe,
 kr_speedup_vs_numpy, kr_max_abs_diff, lbr_ms_per_probe, gcr_ms_per_probe,
@@ -36,7 +37,7 @@ import numpy as np
 from configs import cargait as cargait_config
 from gaitjax.rerank import cargait
 from gaitjax.rerank import compare as compare_rerankers
-from gaitjax.rerank.graph_methods import k_reciprocal
+from gaitjax.rerank.k_reciprocal import k_reciprocal
 from gaitjax.rerank.methods import RERANKERS
 from gaitjax.retrieval.distance import pairwise_distance
 
@@ -95,7 +96,8 @@ def make_cargait():
     config = cargait_config.get_config("gait3d")
     config.evaluation.shortlist = 10
     config.evaluation.chunk = 64
-    model = cargait.create(config, 1, "euclidean")
+    fields = {name: value for name, value in config.model.items() if name != "name"}
+    model = cargait.CarGait(1, **fields)
     strips = jnp.zeros((1, STRIPS, SIZE))
     params = model.init(
         jax.random.key(0), strips, strips[:, None], train=False,

@@ -1,24 +1,23 @@
-"""Trains and evaluates every row of docs/results.md: rows x seeds x data sets.
+"""LMGait and its ablations at the embedded size: a part of docs/results.md.
 
-    python -m benchmarks.results                    # all rows, seeds 0 1 2, the table
+    python -m benchmarks.results                    # all rows, seeds 0 1 2
     python -m benchmarks.results --rows lmgait gei  # some rows
-    python -m benchmarks.results --table            # only the table of what ran
+    python -m benchmarks.results --table            # only table and picture
 
-Each run is a run like any other, under runs/results/ROW/SEED; a row that was cut off
-continues. What a finished run measured stands in docs/results.json, from which the
-table is made, and is not measured again (--again does). Both data sets must be prepared
-(./run.sh build synthetic_gait; ./run.sh build cmu_walk --manual_dir=DIR).
+Runs lie under runs/results/ROW/SEED; one that was interrupted continues. The results of
+finished runs are kept in docs/results.json and not measured again (--again does).
+Both data sets must be prepared: ./run.sh build synthetic_gait; ./run.sh build cmu_walk
+--manual_dir=DIR. cmu_walk is only tested on.
 
-The row "default" is `./run.sh`'s own run. As the paper's rows share one DINOv2, the
-LMGait rows of a seed share the encoder that this run has trained on silhouettes, now
-frozen: their warm-up trains the decoder alone; they differ in their switches only.
+The row "default" is the run that ./run.sh makes. In the paper all rows share one frozen
+DINOv2; here all LMGait rows of a seed share the encoder that this run has trained on
+silhouettes, frozen. So their warm-up trains the decoder alone, and they differ in their
+switches only.
 """
 
-import argparse
-import json
 import os
-import statistics
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -27,18 +26,15 @@ import jax
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import tables
 from configs import gaitbase, gei, lmgait, prompts
-from gaitjax import evaluate, state, train
-from gaitjax.weights import encoders as pretrained
+from gaitjax import evaluate, restore, state, train
+from gaitjax.weights import encoders
 
-DOCUMENT = ROOT / "docs" / "results.md"
-BEGIN, END = "<!-- made by benchmarks/results.py -->", "<!-- end -->"
-TASKS = ("CL", "UP", "DN", "BG", "mean")
-DATASETS = ("synthetic", "cmu_walk")
-STORE = ROOT / "docs" / "results.json"
+DOCUMENT, STORE = tables.DOCS / "results.md", tables.DOCS / "results.json"
+PICTURE = tables.DOCS / "pictures" / "ablations.png"
 # rows that train all their parts themselves
-SHARED = ("gei", "gaitbase", "default", "default_biggait")
-
+ALONE = ("gei", "gaitbase", "default", "default_biggait")
 
 NO_TEXT, NO_MTCM = {"model.text.enabled": False}, {"model.mtcm.enabled": False}
 
@@ -87,7 +83,7 @@ def row_config(row: str, seed: int, dataset: str, folder: Path):
     config.pictures = False
     config.evaluation.every_steps = 0
     config.data.data_dir = str(ROOT / "data")
-    if row not in SHARED:
+    if row not in ALONE:
         config.pretrained.visual_encoder = str(encoder_file(seed, folder))
         config.frozen = (*config.frozen, "^visual_encoder/")
         config.train.trainable = ""
@@ -97,7 +93,7 @@ def row_config(row: str, seed: int, dataset: str, folder: Path):
 
 
 def encoder_file(seed: int, folder: Path) -> Path:
-    """The encoder of the seed's default run, as safetensors; trains it if need be."""
+    """The encoder of the seed's default run, as safetensors; trained if missing."""
     file = folder / f"encoder_{seed}.safetensors"
     if not file.exists():
         workdir = folder / "default" / str(seed) / "synthetic"
@@ -105,9 +101,9 @@ def encoder_file(seed: int, folder: Path) -> Path:
         run_row("default", seed, folder, ["synthetic"], again=not trained)
         config = row_config("default", seed, "synthetic", folder)
         setup = state.build(config, state.example_batch(config))
-        trained = evaluate.load_run(setup, setup.new_state(), str(workdir))
+        trained = restore.load_run(setup, setup.new_state(), str(workdir))
         encoder = jax.device_get(trained.params["visual_encoder"])
-        pretrained.save(file, encoder)
+        encoders.save(file, encoder)
     return file
 
 
@@ -115,7 +111,7 @@ def run_row(row: str, seed: int, folder: Path, datasets, again: bool = False) ->
     """Trains the row if it is not finished, evaluates it on each data set."""
     for dataset in datasets:
         key = f"{row}/{seed}/{dataset}"
-        if key in stored() and not again:
+        if key in tables.stored(STORE) and not again:
             continue
         workdir = folder / row / str(seed) / dataset
         config = row_config(row, seed, dataset, folder)
@@ -127,21 +123,7 @@ def run_row(row: str, seed: int, folder: Path, datasets, again: bool = False) ->
             config.mode = "evaluate"
             config.base_run = str(trained) if row != "gei" else ""
             results = evaluate.run(config, str(workdir))
-        entry = {
-            "rank1": {
-                task: round(results["results"][f"ccpg_gait/{task}/rank1"], 2)
-                for task in TASKS
-            },
-            "steps": results["step"],
-            "seconds": round(time.time() - started, 1),
-        }
-        everything = stored() | {key: entry}
-        STORE.write_text(json.dumps(dict(sorted(everything.items())), indent=1) + "\n")
-
-
-def stored() -> dict:
-    """What was measured: "row/seed/dataset" -> rank1 per task, steps, seconds."""
-    return json.loads(STORE.read_text()) if STORE.exists() else {}
+        tables.add(STORE, key, tables.rank1_entry(results, started))
 
 
 def described(row: str) -> str:
@@ -156,44 +138,23 @@ def described(row: str) -> str:
 
 def table() -> str:
     """Markdown: Rank-1 of the gait protocol, mean ± half the range over the seeds."""
-    lines = []
-    for dataset in DATASETS:
-        lines += ["", f"### {dataset}, CCPG gait protocol, Rank-1 in %", ""]
-        columns = ["row", "config", *TASKS, "CCPG mean in the paper", "seeds", "steps"]
-        lines.append("| " + " | ".join([*columns, "s"]) + " |")
-        lines.append("|---" * (len(columns) + 1) + "|")
-        for row, (title, published, _, _) in ROWS.items():
-            runs = [
-                entry
-                for key, entry in stored().items()
-                if key.startswith(f"{row}/") and key.endswith(f"/{dataset}")
-            ]
-            if not runs:
-                continue
-            cells = [title, described(row)]
-            for task in TASKS:
-                values = [run["rank1"][task] for run in runs]
-                spread = max(values) - min(values)
-                cell = f"{statistics.mean(values):.1f}"
-                cells.append(cell + (f" ± {spread / 2:.1f}" if len(values) > 1 else ""))
-            seconds = statistics.median(run["seconds"] for run in runs)
-            cells += [published or "", len(runs), runs[0]["steps"], f"{seconds:.0f}"]
-            lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+    rows = {
+        row: [title, described(row), published or ""]
+        for row, (title, published, _, _) in ROWS.items()
+    }
+    return tables.rank1_tables(STORE, ["row", "config", "CCPG mean in paper"], rows)
+
+
+def picture() -> None:
+    titles = {
+        row: textwrap.fill(title.partition(" (")[0], 11, break_long_words=False)
+        for row, (title, _, _, _) in ROWS.items()
+    }
+    tables.rank1_bars(STORE, titles, PICTURE)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "results")
-    parser.add_argument("--datasets", nargs="*", default=list(DATASETS))
-    parser.add_argument(
-        "--table", action="store_true", help="train nothing, only write the table"
-    )
-    parser.add_argument(
-        "--again", action="store_true", help="measure again what is in results.json"
-    )
+    parser = tables.parser(__doc__.splitlines()[0], "rows", ROWS, "results", (0, 1, 2))
     arguments = parser.parse_args()
     if not arguments.table:
         os.chdir(ROOT)
@@ -204,11 +165,8 @@ def main() -> None:
                 run_row(
                     row, seed, arguments.folder, arguments.datasets, arguments.again
                 )
-    text_of_table = table()
-    print(text_of_table)
-    page = DOCUMENT.read_text()
-    before, after = page.index(BEGIN) + len(BEGIN), page.index(END)
-    DOCUMENT.write_text(page[:before] + "\n" + text_of_table + page[after:])
+    tables.put(DOCUMENT, "results", table())
+    picture()
 
 
 if __name__ == "__main__":

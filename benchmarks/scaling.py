@@ -1,16 +1,16 @@
-"""The same steps on other layouts of devices: equal results, time, bytes sent.
+"""The same steps on different layouts of devices: results, time, bytes sent.
 
     python -m benchmarks.scaling            # 1, 8 and 2 x 4 virtual CPU devices
     python -m benchmarks.scaling --model cargait --layouts one fsdp processes
 
-Each layout trains the same few steps in f32 with SGD from the same seed on the same
+Each layout trains the same few steps in float32 with SGD from the same seed on the same
 random batches; `one` is a single device. The last line is one JSON object:
-max_rel_diff of the losses over all layouts, the same of parameters and batch
-statistics (state_diff: max |a - b| / (1 + |b|)), and per layout step_ms and the
-collectives of the compiled step (count and bytes per device). learned: by how
-much the norm of the parameters changed. --store keeps that object in
-docs/scaling.json. benchmarks/growth.py: more devices, larger batches;
-benchmarks/memory.py: the paper's size.
+max_rel_diff (of the losses, over all layouts), state_diff (of parameters and batch
+statistics, max |a - b| / (1 + |b|)), learned (how much the norm of the parameters
+changed), and per layout step_ms and the collectives of the compiled step (count and
+bytes per device). --store keeps that object in docs/scaling.json.
+benchmarks/growth.py has more devices and larger batches, benchmarks/memory.py the
+paper's size.
 """
 
 import argparse
@@ -39,7 +39,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks import memory
 from gaitjax import plan, state
 from gaitjax.data import pipeline
-from gaitjax.engine import sharding
+from gaitjax.engine import checkpoints, sharding
 
 # name -> (devices, data, model, name in config.sharding_rules)
 LAYOUTS = {
@@ -55,12 +55,12 @@ ALONE = [name for name in LAYOUTS if not name.startswith("processes")]
 
 
 def lmgait_config(accumulate: int = 1):
-    """LMGait's embedded variant at a size that compiles in seconds; SGD as published.
+    """The embedded LMGait at a size that compiles in seconds, with SGD as published.
 
-    Adam would turn rounding of gradients that are zero into steps of full length; and
-    the steps are small, because LMGait's binary masks and maxima turn rounding into
-    other gradients once in a while: at 40 times this rate the first losses agree to
-    1e-6 too, the fifth only to 1e-2.
+    Adam would scale rounding errors of zero gradients up to full steps. The learning
+    rate is small because LMGait's binary masks and maxima occasionally turn rounding
+    into another gradient: at 40 times this rate the first losses still agree to 1e-6,
+    the fifth only to 1e-2.
     """
     from configs import lmgait
 
@@ -101,7 +101,6 @@ def lmgait_run(config):
 
     example = state.example_batch(config)
     setup = state.build(config, example)
-    train.check_batch(config, setup.mesh)
 
     def batch(step: int):
         rng = np.random.default_rng([7, step])
@@ -117,7 +116,7 @@ def lmgait_run(config):
         arrays["labels"] = np.repeat(ids, config.data.seqs_per_id).astype(np.int32)
         return arrays
 
-    return setup, train.step_functions(config, setup)[1], batch
+    return setup, train.loop_phases(config, setup)[-1].step, batch
 
 
 def cargait_run(config):
@@ -125,8 +124,7 @@ def cargait_run(config):
     from gaitjax.rerank import train as train_reranker
 
     strips, width, classes = 8, 16, 10
-    setup = train_reranker.build_reranker(config, strips, width, classes, "euclidean")
-    step = train_reranker.step_function(config, setup)
+    setup = train_reranker.build(config, strips, width, classes, "euclidean")
 
     def batch(number: int):
         rng = np.random.default_rng([9, number])
@@ -138,7 +136,7 @@ def cargait_run(config):
             "candidate_labels": rng.integers(0, classes, (count, 2)).astype(np.int32),
         }
 
-    return setup, step, batch
+    return setup, setup.step, batch
 
 
 MODELS = {
@@ -185,6 +183,7 @@ def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) 
     kept = jax.jit(lambda x: x, out_shardings=whole)(kept)
     learned = abs(float(norm(state.params)) - first_norm)  # on all: a collective
     if jax.process_index() == 0:
+        placed = checkpoints.abstract(setup.abstract_state, setup.shardings)
         leaves = jax.tree_util.tree_leaves_with_path(kept)
         arrays = {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves}
         report = {
@@ -192,7 +191,7 @@ def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) 
             "learned": learned,
             "step_ms": round(statistics.median(times[1:] or times), 1),
             "collectives": plan.collectives(compiled.as_text()),
-            "memory": sharding.memory(setup.abstract_state, setup.shardings, compiled),
+            "memory": sharding.memory(placed, compiled),
         }
         write(output, model, layout, report, arrays)
 
@@ -203,9 +202,8 @@ def write(output: Path, model: str, layout: str, report: dict, arrays: dict) -> 
 
 
 def run_retrieval(layout: str, output: Path) -> None:
-    """What comes after training: the embeddings of 24 random sequences, a protocol's
-    results, nearest neighbours, and a re-ranker trained on them: its best parameters
-    and all it has logged (six digits).
+    """What follows training, on 24 random sequences: embeddings, a protocol's results,
+    nearest neighbours, and a re-ranker trained on them (its best parameters, its log).
 
     learned: the smallest gradient norm of the re-ranker's steps.
     """
@@ -273,7 +271,7 @@ def run_retrieval(layout: str, output: Path) -> None:
 
 @contextlib.contextmanager
 def on_devices(count: int):
-    """Meshes are made of the first `count` devices."""
+    """Within this block meshes are made of the first `count` devices."""
     make = sharding.make_mesh
     sharding.make_mesh = functools.partial(make, devices=jax.devices()[:count])
     try:
@@ -283,7 +281,7 @@ def on_devices(count: int):
 
 
 def start_state(setup, path: Path):
-    """A fresh state; the first layout keeps it in `path`, the others only place it."""
+    """A fresh state. The first layout writes it to `path`, the others read it there."""
     if not path.exists():
         state = setup.new_state()
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
@@ -326,8 +324,8 @@ def measure(
 ) -> dict[str, dict]:
     """Compares the layouts of each model with its first: {model: JSON object}.
 
-    One process runs those of 8 devices of its own, two run those of 2 x 4, one after
-    the other. quick: for tests; step_ms then means nothing.
+    One process with 8 devices runs the layouts in ALONE, then two processes with 4
+    devices each run the others. quick: for tests; step_ms is then meaningless.
     """
     jobs = [(model, name) for model, names in layouts.items() for name in names]
     alone = [f"{model}:{name}" for model, name in jobs if name in ALONE]
@@ -352,10 +350,9 @@ def measure(
 
 
 def finish(processes, seconds: float = 1800) -> None:
-    """Waits for all; raises RuntimeError with the output of one that failed.
+    """Waits for all; raises RuntimeError with their output if one failed.
 
-    After so many seconds all are killed, so that processes that wait for each other end
-    as an error.
+    After so many seconds all are killed, so processes that wait for each other end.
     """
     timer = threading.Timer(seconds, lambda: [process.kill() for process in processes])
     timer.start()

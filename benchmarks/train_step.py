@@ -3,11 +3,11 @@
     python -m benchmarks.train_step --config configs/lmgait.py [--steps 20] [--quick]
     python -m benchmarks.train_step --config configs/lmgait.py:ccpg --random
 
---random feeds random arrays (machines without the data set or TFDS); the wait is then
-null. The last line is one JSON object: step_ms, wait_share, host_to_device_ms,
-compute_ms, compile_s, peak_mib, flops_per_step, flops_share_of_peak, device; of the
-decoder's warm-up, where the config has one, warmup_step_ms and warmup_wait_share; and
-run_wait_share, the waiting of the whole run (both phases at their numbers of steps).
+--random feeds random arrays, for machines without the data set or TFDS; the wait is
+then null. The last line is one JSON object: step_ms, wait_share, host_to_device_ms,
+compute_ms, compile_s, peak_mib, flops_per_step, flops_share_of_peak, device. If the
+config has a warm-up of the decoder: warmup_step_ms, warmup_wait_share, and
+run_wait_share, the share of waiting in the whole run (both phases).
 """
 
 import argparse
@@ -28,7 +28,8 @@ import numpy as np
 
 from gaitjax import state as states
 from gaitjax.data import pipeline
-from gaitjax.train import step_functions
+from gaitjax.phases import phases_of
+from gaitjax.train import loop_phases
 
 TIMES = ("wait", "transfer", "compute")
 
@@ -42,8 +43,8 @@ def load_config(name: str):
     return module.get_config(variant) if variant else module.get_config()
 
 
-def random_batches(config, step):
-    """Random arrays of the shapes at this step, labels grouped by identity."""
+def random_batches(config):
+    """Random arrays shaped as a batch of `config`, labels grouped by identity."""
     rng = np.random.default_rng(0)
     people, frames = config.data.ids_per_batch, config.data.num_frames
     rows = people * config.data.seqs_per_id
@@ -90,14 +91,16 @@ def matmul_peak(dtype) -> float:
 
 
 def measure_phase(config, setup, step_function, first, steps, random) -> dict:
-    """Seconds of `steps` steps from step `first` on, after three that do not count.
+    """Times `steps` steps from step `first` on, after three that do not count.
 
-    Lists "wait", "transfer", "compute"; besides "compile_s" and "flops" of a step.
+    config: of the phase.
+
+    Returns lists of seconds "wait", "transfer", "compute", and "compile_s", "flops".
     """
     state, warm = setup.new_state(), 3
     rng = jax.random.key(1)
     if random:
-        batches = random_batches(config, first)
+        batches = random_batches(config)
     else:
         batches = data_batches(config, first, steps + warm)
     example = pipeline.to_global(next(batches), setup.mesh)
@@ -124,13 +127,13 @@ def measure_phase(config, setup, step_function, first, steps, random) -> dict:
 def measure(config, steps: int, random: bool) -> dict:
     """Both phases of training; see the module's docstring for the names."""
     setup = states.build(config, states.example_batch(config))
-    warm_step, main_step = step_functions(config, setup)
-    warm_up = config.warmup.steps
-    main = measure_phase(config, setup, main_step, warm_up, steps, random)
+    *before, training = zip(phases_of(config), loop_phases(config, setup))
+    first = training[0].first
+    main = measure_phase(config, setup, training[1].step, first, steps, random)
     median = {name: statistics.median(main[name]) for name in TIMES}
     step_s = sum(sum(main[name]) for name in TIMES) / steps
     memory = jax.devices()[0].memory_stats() or {}
-    peak = memory.get("peak_bytes_in_use")  # CPU devices report none: the process's
+    peak = memory.get("peak_bytes_in_use")  # none on CPU
     peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     flops, best = main["flops"], matmul_peak(jnp.dtype(config.model.dtype))
     result = {
@@ -149,14 +152,15 @@ def measure(config, steps: int, random: bool) -> dict:
         "steps": steps,
         "device": f"{jax.devices()[0].device_kind}, {jax.device_count()} device(s)",
     }
-    if warm_up:
-        warm = measure_phase(config, setup, warm_step, 0, 3 * steps, random)
+    if before:
+        phase, in_loop = before[0]
+        warm = measure_phase(phase.config, setup, in_loop.step, 0, 3 * steps, random)
         warm_s = sum(sum(warm[name]) for name in TIMES) / (3 * steps)
         result["warmup_step_ms"] = round(1e3 * warm_s, 1)
         if not random:
             waits = [sum(warm["wait"]) / (3 * steps), sum(main["wait"]) / steps]
             result["warmup_wait_share"] = round(waits[0] / warm_s, 4)
-            counts = (warm_up, config.train.steps)
+            counts = (first, config.train.steps)
             waited = sum(n * wait for n, wait in zip(counts, waits))
             total = sum(n * each for n, each in zip(counts, (warm_s, step_s)))
             result["run_wait_share"] = round(waited / total, 4)

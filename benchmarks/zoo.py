@@ -1,15 +1,15 @@
-"""Milliseconds per forward pass and per training step of every model of the zoo.
+"""Milliseconds per forward pass and per training step of the models.
 
     python -m benchmarks.zoo                        # all models, 2 threads
     python -m benchmarks.zoo --models gaitset gaitpart --repeats 3
 
 Published sizes, float32, random input: 8 sequences x 30 frames x 64x44 (skeletons: 30
 frames of key points). A step is forward, losses, backward, update. `ratio` is the time
-of OpenGait's PyTorch (2.13, eager, 2 threads, forward + loss + backward; measured on
-another quiet machine of this kind, to about 25 %) divided by ours: above 1 we are
-faster; 0.9 is the goal. PyTorch's figures are process CPU time / threads; `CPU` is the
-ratio by the same measure of ours, which other programs on the machine disturb little.
-GiB: what a step needs beside its arguments, as the compiler plans it.
+of OpenGait's PyTorch (2.13, eager, 2 threads, forward + loss + backward) divided by
+ours: above 1 we are faster, the goal is 0.9. PyTorch was measured on another idle
+machine with 2 cores, to about 25 %, as CPU time / threads. `CPU` is the ratio with our
+CPU time / threads, which other programs on the machine disturb little.
+GiB: what a step needs beside its arguments, from the compiler's memory plan.
 The last line is JSON: {model: {forward_ms, step_ms, step_gib}}.
 """
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 SEQUENCES, FRAMES, THREADS = 8, 30, 2
-# model = config -> variant, PyTorch's (forward ms, step ms) where measured
+# config -> (variant, PyTorch's (forward ms, step ms) or None)
 MODELS = {
     "gaitset": ("casia_b", (920, 2_240)),
     "gaitpart": ("casia_b", (1_340, 3_740)),
@@ -53,7 +53,7 @@ def model_config(name: str):
 
 
 def random_state(setup):
-    """A TrainState of small random values: nothing is compiled to initialise it."""
+    """A TrainState of small random values, without compiling the initialisation."""
     import jax
     import numpy as np
 
@@ -71,11 +71,11 @@ def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]
 
     from benchmarks.train_step import random_batches
     from gaitjax import state as states
-    from gaitjax.train import losses_of, train_step
+    from gaitjax import train
 
     config = model_config(name)
     setup = states.build(config, states.example_batch(config))
-    batch = jax.device_put(next(random_batches(config, config.warmup.steps)))
+    batch = jax.device_put(next(random_batches(config)))
     state = jax.device_put(random_state(setup))
     rng = jax.random.key(0)
 
@@ -83,11 +83,8 @@ def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]
     def forward(variables, batch):
         return setup.model.apply(variables, batch, train=False).embeddings
 
-    step = jax.jit(
-        functools.partial(
-            train_step, model=setup.model, tx=setup.tx, losses=losses_of(config)
-        )
-    )
+    # not donated: the same state is used again
+    step = jax.jit(train.loop_phases(config, setup)[-1].step.__wrapped__)
     step = step.lower(state, batch, rng).compile()
     variables = states.model_variables(state)
     calls = {

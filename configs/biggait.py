@@ -1,16 +1,20 @@
-"""BigGait (Ye et al., CVPR 2024): RGB frames, a frozen DINOv2 and three small branches.
+"""BigGait (Ye et al., CVPR 2024): RGB, a frozen DINOv2 and three small branches.
 
-    ./run.sh train configs/biggait.py                          # embedded synthetic data
+    ./run.sh train configs/biggait.py                          # embedded data
     ./run.sh train configs/biggait.py:ccpg --manual_dir=DIR    # published recipe
 
-It is `configs/lmgait.py` without text and MTCM, with an unsupervised mask branch.
+It is `configs/lmgait.py` without text and MTCM, and with an unsupervised mask branch.
+The recipe is OpenGait's: SGD 0.1, 40,000 steps of 8 x 8 sequences of 30 unordered
+frames, the mask branch frozen after 500 steps. In these it trains alone here, together
+with the rest there. The smoothness of OpenGait's mask term, which reads its array in
+the wrong order, is left out.
+
+The embedded default is that of `configs/lmgait.py` without text and MTCM. Its encoder
+starts at random, in which an unsupervised mask branch would find nothing, so the branch
+is trained on silhouettes.
+
 Published Rank-1 (not measured by us): CCPG gait protocol CL/UP/DN/BG
-82.6/85.9/87.1/93.1 (LMGait paper, Table 1). The recipe is OpenGait's: SGD 0.1, 40k
-steps of 8 x 8 sequences of 30 unordered frames, the mask branch frozen after 500 steps,
-in which ours trains alone and theirs beside the rest; the smoothness of their scrambled
-mask term is left out. `synthetic` is `configs/lmgait.py`'s embedded default without
-text and MTCM: its encoder starts at random and would give an unsupervised mask branch
-nothing to find, so it is trained on silhouettes.
+82.6/85.9/87.1/93.1 (LMGait paper, Table 1).
 """
 
 from configs import common, lmgait
@@ -31,7 +35,7 @@ def get_config(dataset: str = "synthetic"):
     for field in ("train_dataset", "test_dataset", "num_classes", "image_size"):
         config.data[field] = row.data[field]
     config.evaluation.protocols = row.evaluation.protocols
-    if dataset != "ccpg":  # there the first 250, as in `configs/lmgait.py`
+    if dataset != "ccpg":  # on CCPG the first 250, see `configs/lmgait.py`
         config.evaluation.max_frames = row.evaluation.max_frames
     config.data.modalities = ("frames",)
     config.data.ids_per_batch, config.data.seqs_per_id = 8, 8

@@ -1,20 +1,22 @@
-"""BiggerGait (Ye et al., NeurIPS 2025): RGB frames, every layer of a frozen DINOv2.
+"""BiggerGait (Ye et al., NeurIPS 2025): RGB, every layer of a frozen DINOv2.
 
     ./run.sh train configs/biggergait.py                          # embedded data
     ./run.sh train configs/biggergait.py:ccpg --manual_dir=DIR    # published recipe
 
-Published Rank-1: our sources quote none. The recipe is OpenGait's: SGD 0.1, 30k steps
-of 8 x 4 sequences of 30 unordered frames, triplets and cross-entropy only; frames are
-resized to 448 x 224 whatever their aspect. DINOv2 and the mask branch are frozen:
-config.pretrained.decoder names the branch's weights (mode import of a published
-checkpoint writes both, docs/zoo.md). The grouped variant (42.8 M):
+All variants but the embedded default are OpenGait's recipes: SGD 0.1, 30,000
+steps of 8 x 4 sequences of 30 unordered frames, triplets and cross-entropy alone;
+frames are resized to 448 x 224 whatever their aspect. DINOv2 and the mask branch are
+frozen. config.pretrained.decoder names the branch's weights: mode "import" of a
+published checkpoint writes both (docs/models.md). The variant with groups of layers (42.8
+M parameters) is
 
     --config.model.layers_per_group=2 --config.model.num_recognisers=2
 
-`synthetic` is reduced (3 layers, narrow, 600 + 300 steps) so that it trains in minutes
-on 2 CPU cores. There is no pretrained encoder of that size, so encoder and mask branch
-are trained on silhouettes in a warm-up, as those of `configs/lmgait.py` are; then the
-encoder is frozen.
+The embedded default has 3 narrow layers and trains 600 + 300 steps, minutes on 2 CPU
+cores. There is no pretrained encoder of that size, so a warm-up trains encoder and mask
+branch on silhouettes, as in `configs/lmgait.py`; then the encoder is frozen.
+
+We know of no published Rank-1.
 """
 
 from configs import common
@@ -29,22 +31,22 @@ def get_config(dataset: str = "synthetic"):
     config.data.modalities = ("frames",)
     config.model = dict(
         name="biggergait",
-        image_size=(448, 224),  # as the encoder sees a frame
+        image_size=(448, 224),
         map_size=(64, 32),
-        hidden_size=384,  # of DINOv2, like the next four
+        hidden_size=384,
         num_layers=12,
         num_heads=6,
         patch_size=14,
         table_size=37,
-        layers_per_group=1,  # layers that share a map
-        num_recognisers=12,  # consecutive groups share one
+        layers_per_group=1,
+        num_recognisers=12,
         map_channels=16,
-        channels=(64, 128, 256, 512),  # of each recogniser
+        channels=(64, 128, 256, 512),
         layers=(1, 1, 1, 1),
         strides=(1, 2, 1, 1),
         num_strips=32,
         embedding_size=256,
-        frames_per_chunk=240,  # 0: all frames of a batch at once
+        frames_per_chunk=240,
         dtype="bfloat16",
     )
     config.frozen = ("^visual_encoder/", "^decoder/")
@@ -60,14 +62,14 @@ def get_config(dataset: str = "synthetic"):
 
 
 def _shrink(config):
-    """Minutes on 2 CPU cores."""
+    """The sizes of the embedded default."""
     common.small(config, steps=300)
     config.data.num_frames = 4
-    config.data.modalities = ("frames", "masks")  # masks: in the warm-up
+    config.data.modalities = ("frames", "masks")  # the warm-up reads masks
     config.pretrained.visual_encoder = ""
     config.frozen = ()
     config.loss.silhouette = dict(weight=1.0)
-    config.warmup.update(
+    config.warmup = common.warm_up(
         steps=600, losses=("silhouette",), trainable="^(decoder|visual_encoder)/",
         ids_per_batch=4, num_frames=3, learning_rate=8e-3,
     )  # fmt: skip

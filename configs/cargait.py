@@ -64,20 +64,9 @@ def get_config(dataset: str = "synthetic"):
                 easy_weight=0.1,  # beta, of triplets already in order; 1: plain BPR
                 classification_weight=0.01,  # alpha; 0: ranking loss alone
             ),
-            optimizer=dict(
-                name="adamw",  # | "adam" | "sgd"
-                learning_rate=1e-5,
-                momentum=0.9,  # sgd
-                weight_decay=1e-2,
-                no_decay=(),  # regexes of parameters without decay
-                rates=(),  # (regex, factor): another learning rate, first match
-                clip_norm=0.0,  # global gradient norm; 0: no clipping
-                schedule="constant",  # | "milestones" | "cosine" | "onecycle"
-                milestones=(),  # milestones
-                gamma=0.1,  # milestones
-                rise_steps=0,  # onecycle
-                decay_steps=0,  # cosine: constant after so many steps; 0: train.steps
-                final_learning_rate=0.0,  # cosine, onecycle
+            optimizer=common.optimizer(
+                name="adamw", learning_rate=1e-5, weight_decay=1e-2,
+                schedule="constant", milestones=(),
             ),
             validation=dict(
                 share=0.1,  # of the training identities, never trained on
@@ -118,9 +107,9 @@ def get_config(dataset: str = "synthetic"):
 def _shrink(config):
     """A minute on one CPU core, on some 50 identities: larger steps, and few of them.
 
-    Chosen on held-out identities of the training split alone (docs/cargait.md): after
-    more than some 400 such steps the re-ranker knows its 48 identities by heart and
-    harms all others, which the frequent validation notices.
+    Chosen on held-out identities of the training split alone. After some 400 such steps
+    the re-ranker has memorised its 48 identities and harms all others; the frequent
+    validation picks the parameters from before that (docs/reranking.md).
     """
     config.model.update(num_heads=4, hidden_size=64, classifier_size=64)
     config.lists.update(without_negative="nearest", same_view=False)

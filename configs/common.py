@@ -6,100 +6,43 @@ file has `get_config(variant)`; `configs/lmgait.py:ccpg` passes "ccpg".
 
 from ml_collections import ConfigDict
 
+from configs.sharding_rules import SHARDING_RULES
+
+
+def _benchmark(name: str, num_classes: int, *protocols: str) -> dict:
+    # 720 frames of a walk are the field's limit in evaluation
+    return dict(
+        train_dataset=name, test_dataset=name, num_classes=num_classes,
+        protocols=protocols, image_size=(256, 128), max_frames=720,
+    )  # fmt: skip
+
+
+_SMALL = dict(
+    train_dataset="synthetic_gait", num_classes=60, image_size=(128, 64), max_frames=48,
+    protocols=("ccpg_gait", "ccpg_reid"),
+)  # fmt: skip
 # One row per data set: what every config of the zoo takes from it. `num_classes` is
-# the number of training identities (`DATA` D.8). 720 frames are the field's limit in
-# evaluation (`ZOO` B.4); BigGait and LMGait have their own on CCPG.
+# the number of training identities of the official split.
 DATASETS = {
-    "synthetic": dict(
-        train_dataset="synthetic_gait", test_dataset="synthetic_gait", num_classes=60,
-        protocols=("ccpg_gait", "ccpg_reid"), image_size=(128, 64), max_frames=48,
+    "synthetic": dict(_SMALL, test_dataset="synthetic_gait"),
+    "cmu_walk": dict(_SMALL, test_dataset="cmu_walk"),
+    "ccpg": _benchmark("ccpg", 100, "ccpg_gait", "ccpg_reid"),
+    "sustech1k": _benchmark("sustech1k", 250, "sustech1k"),
+    "casia_b_star": _benchmark(
+        "casia_b_star", 74, "casia_b_star", "casia_b_star_cross_view"
     ),
-    "cmu_walk": dict(
-        train_dataset="synthetic_gait", test_dataset="cmu_walk", num_classes=60,
-        protocols=("ccpg_gait", "ccpg_reid"), image_size=(128, 64), max_frames=48,
-    ),
-    "ccpg": dict(
-        train_dataset="ccpg", test_dataset="ccpg", num_classes=100,
-        protocols=("ccpg_gait", "ccpg_reid"), image_size=(256, 128), max_frames=720,
-    ),
-    "sustech1k": dict(
-        train_dataset="sustech1k", test_dataset="sustech1k", num_classes=250,
-        protocols=("sustech1k",), image_size=(256, 128), max_frames=720,
-    ),
-    "casia_b_star": dict(
-        train_dataset="casia_b_star", test_dataset="casia_b_star", num_classes=74,
-        protocols=("casia_b_star", "casia_b_star_cross_view"), image_size=(256, 128),
-        max_frames=720,
-    ),
-    "casia_b": dict(
-        train_dataset="casia_b", test_dataset="casia_b", num_classes=74,
-        protocols=("casia_b", "casia_b_cross_view"), image_size=(256, 128),
-        max_frames=720,
-    ),
-    "oumvlp": dict(
-        train_dataset="oumvlp", test_dataset="oumvlp", num_classes=5153,
-        protocols=("oumvlp",), image_size=(256, 128), max_frames=720,
-    ),
-    "gait3d": dict(
-        train_dataset="gait3d", test_dataset="gait3d", num_classes=3000,
-        protocols=("gait3d",), image_size=(256, 128), max_frames=720,
-    ),
-    "grew": dict(
-        train_dataset="grew", test_dataset="grew", num_classes=20000,
-        protocols=("grew",), image_size=(256, 128), max_frames=720,
-    ),
-    "ccgr_mini": dict(
-        train_dataset="ccgr_mini", test_dataset="ccgr_mini", num_classes=571,
-        protocols=("ccgr_mini",), image_size=(256, 128), max_frames=720,
-    ),
+    "casia_b": _benchmark("casia_b", 74, "casia_b", "casia_b_cross_view"),
+    "oumvlp": _benchmark("oumvlp", 5153, "oumvlp"),
+    "gait3d": _benchmark("gait3d", 3000, "gait3d"),
+    "grew": _benchmark("grew", 20000, "grew"),
+    "ccgr_mini": _benchmark("ccgr_mini", 571, "ccgr_mini"),
     "kinect_gait": dict(
-        train_dataset="kinect_gait", test_dataset="kinect_gait", num_classes=74,
-        protocols=("kinect_gait",), image_size=(128, 64), max_frames=720,
+        _benchmark("kinect_gait", 74, "kinect_gait"), image_size=(128, 64)
     ),
-}  # fmt: skip
+}
 
 
-# Where each leaf of the training state lives on a mesh of data x model devices:
-# ordered (regex on the path "params/a/b", PartitionSpec entries | "fsdp"); the first
-# match wins. "fsdp" splits the largest dimension over the data axis, the entry "model"
-# a dimension over the model axis. Optimizer state has its parameter's path inside its
-# own.
-SHARDING_RULES = dict(
-    # every device holds everything, the batch is split
-    data_parallel=((".*", ()),),
-    # parameters, frozen encoders and optimizer state are split over the data axis too
-    fsdp=(("^step$|^batch_stats/|/count$", ()), (".*", "fsdp")),
-    # Heads and hidden units are split over the model axis (Shoeybi et al., "Megatron-
-    # LM", 2019): the first matrix by its outputs, the second by its inputs.
-    tensor_parallel=(
-        # DINOv2 and CLIP blocks: heads, then hidden units
-        (r"/attention/attention/(query|key|value)/kernel$", (None, "model")),
-        (r"/attention/attention/(query|key|value)/bias$", ("model",)),
-        (r"/attention/output/dense/kernel$", ("model", None)),
-        (r"/self_attn/[qkv]_proj/kernel$", (None, "model")),
-        (r"/self_attn/[qkv]_proj/bias$", ("model",)),
-        (r"/self_attn/out_proj/kernel$", ("model", None)),
-        (r"/mlp/(fc1|weights_in)/kernel$", (None, "model")),
-        (r"/mlp/(fc1|weights_in)/bias$", ("model",)),
-        (r"/mlp/(fc2|weights_out)/kernel$", ("model", None)),
-        (r"/token_embedding/embedding$", ("model", None)),
-        # MTCM: channels of both branches, joined again by the fusion
-        (r"/mtcm_\w+/pte/kernel$", (None, None, None, "model")),
-        (r"/mtcm_\w+/rte/kernel$", (None, None, None, None, "model")),
-        (r"/mtcm_\w+/(pte|rte)_norm/", ("model",)),
-        (r"/mtcm_\w+/fuse/kernel$", ("model", None)),
-        # CarGait: heads of the cross-attention, hidden units of its feed-forward layer
-        (r"/project/(query|key|value)/kernel$", (None, "model")),
-        (r"/project/(query|key|value)/bias$", ("model",)),
-        (r"/update/(output|feedforward)/kernel$", ("model", None)),
-        (r"/update/hidden/kernel$", (None, "model")),
-        (r"/update/hidden/bias$", ("model",)),
-        (".*", ()),
-    ),
-)
-
-
-def choose(variant: str, table: dict) -> dict:
+def choose(variant: str, table: dict):
     """table[variant], or a ValueError that lists the variants."""
     if variant not in table:
         raise ValueError(
@@ -116,7 +59,7 @@ def base(name: str, dataset: str) -> ConfigDict:
         dict(
             name=name,  # stem of the run's folder, and the title of its pictures
             # "train" (continues what exists) | "evaluate" (a run) | "import" (published
-            # weights, docs/zoo.md)
+            # weights, docs/models.md)
             mode="train",
             base_run="",  # evaluate: folder of the run to evaluate; "": the workdir
             checkpoint="",  # import: the published file (.pt, .safetensors, .npz)
@@ -160,39 +103,15 @@ def base(name: str, dataset: str) -> ConfigDict:
                 batch_size=8,  # sequences per forward pass
                 frame_multiple=30,  # sequences are padded up to a multiple of this
                 max_frames=row["max_frames"],  # frames beyond are not read
-                every_steps=0,  # evaluate during the main phase; 0: only at the end
+                # evaluate during training (not in a warm-up); 0: only at the end
+                every_steps=0,
                 checkpoint="newest",  # of a finished run | "best" (train.keep_best)
             ),
             loss=dict(
                 triplet=dict(weight=1.0, margin=0.2),
                 cross_entropy=dict(weight=1.0, scale=16.0, smoothing=0.1),
             ),
-            optimizer=dict(
-                name="sgd",  # | "adam" | "adamw"
-                learning_rate=0.1,
-                momentum=0.9,  # sgd
-                weight_decay=5e-4,
-                no_decay=(),  # regexes of parameters without decay
-                # (regex, factor): parameters with another learning rate, first match
-                rates=(),
-                clip_norm=0.0,  # global gradient norm; 0: no clipping
-                schedule="milestones",  # | "constant" | "cosine" | "onecycle"
-                milestones=(20_000, 40_000, 50_000),
-                gamma=0.1,  # factor at each milestone
-                rise_steps=0,  # onecycle
-                decay_steps=0,  # cosine: constant after so many steps; 0: train.steps
-                final_learning_rate=0.0,  # cosine, onecycle
-            ),
-            # Decoder warm-up before the train steps (METHODS 1.3): only these loss
-            # terms, only parameters that match `trainable`. steps=0: none.
-            warmup=dict(
-                steps=0,
-                losses=(),
-                trainable="^decoder/",
-                ids_per_batch=0,  # smaller batches; 0: data.ids_per_batch
-                num_frames=0,  # shorter clips; 0: data.num_frames
-                learning_rate=0.0,  # 0: the optimizer's
-            ),
+            optimizer=optimizer(),
             train=dict(
                 steps=60_000,
                 log_every=100,
@@ -212,6 +131,44 @@ def base(name: str, dataset: str) -> ConfigDict:
             pictures=True,  # draw them at the end
         ),
         convert_dict=True,
+    )
+
+
+def optimizer(**changes) -> dict:
+    """The fields of config.optimizer: OpenGait's SGD, but for `changes`."""
+    return (
+        dict(
+            name="sgd",  # | "adam" | "adamw"
+            learning_rate=0.1,
+            momentum=0.9,  # sgd
+            weight_decay=5e-4,
+            no_decay=(),  # regexes of parameters without decay
+            rates=(),  # (regex, factor): another learning rate; the first match counts
+            clip_norm=0.0,  # global gradient norm; 0: no clipping
+            schedule="milestones",  # | "constant" | "cosine" | "onecycle"
+            milestones=(20_000, 40_000, 50_000),
+            gamma=0.1,  # factor at each milestone
+            rise_steps=0,  # onecycle
+            decay_steps=0,  # cosine: constant after so many steps; 0: train.steps
+            final_learning_rate=0.0,  # cosine, onecycle
+        )
+        | changes
+    )
+
+
+def warm_up(**changes) -> dict:
+    """config.warmup, of models with a decoder: a phase before the training steps in
+    which the model's `warm_up` runs in place of the whole model."""
+    return (
+        dict(
+            steps=0,  # 0: no such phase
+            losses=(),  # names in config.loss
+            trainable="^decoder/",  # regex of the parameters that move
+            ids_per_batch=0,  # smaller batches; 0: data.ids_per_batch
+            num_frames=0,  # shorter clips; 0: data.num_frames
+            learning_rate=0.0,  # 0: the optimizer's
+        )
+        | changes
     )
 
 

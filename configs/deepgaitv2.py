@@ -1,22 +1,24 @@
 """DeepGaitV2 (Fan et al., "Exploring Deep Models for Practical Gait Recognition",
 2023): silhouettes, a deep residual network with temporal convolutions.
 
-    ./run.sh train configs/deepgaitv2.py               # embedded synthetic data
-    ./run.sh train configs/deepgaitv2.py:gait3d        # published recipe
-    ... configs/deepgaitv2.py:grew --config.model.kind=3d
+    ./run.sh train configs/deepgaitv2.py                          # embedded data
+    ./run.sh train configs/deepgaitv2.py:gait3d --manual_dir=DIR  # published recipe
+    ./run.sh train configs/deepgaitv2.py:grew --manual_dir=DIR --config.model.kind=3d
+
+The embedded default is narrow, has 8 strips and trains 300 steps: about 4 minutes on 2
+CPU cores. The other variants are OpenGait's recipes: GaitBase's schedules, 30 ordered
+frames out of a window of 34. KinectGait has no recipe and takes CASIA-B's.
 
 Published Rank-1 (not measured by us): Gait3D 74.4 (P3D); GREW 79.4 and OU-MVLP 92.0
-(3D); CCPG gait protocol CL/UP/DN/BG 78.6/84.8/80.7/89.2 (LMGait paper, Table 1);
-SUSTech1K NM/BG/CL/CR/UB/UF/OC/NT/all 87.5/84.1/53.4/81.3/86.2/84.8/88.5/28.8/82.4. The
-recipe is OpenGait's: GaitBase's schedules, 30 ordered frames of windows of 34;
-KinectGait has none, it gets CASIA-B's. `synthetic` is reduced (narrow, 8 strips, 300
-steps) so that it trains in minutes on 2 CPU cores.
+(3D); SUSTech1K NM/BG/CL/CR/UB/UF/OC/NT/all
+87.5/84.1/53.4/81.3/86.2/84.8/88.5/28.8/82.4; CCPG gait protocol CL/UP/DN/BG
+78.6/84.8/80.7/89.2 (LMGait paper, Table 1).
 """
 
 from configs import common
 
 SHALLOW, DEEP = (1, 1, 1, 1), (1, 4, 4, 1)
-# layers, P, K, frames, steps, milestones (`ZOO` B.5)
+# layers, P, K, frames, steps, milestones
 RECIPES = {
     "casia_b": (SHALLOW, 8, 16, 30, 60_000, (20_000, 40_000, 50_000)),
     "oumvlp": (SHALLOW, 32, 8, 30, 120_000, (60_000, 80_000, 100_000)),
@@ -37,10 +39,10 @@ def get_config(dataset: str = "synthetic"):
     config.data.update(perspective=0.2, flip=0.2, rotate=0.2)
     config.model = dict(
         name="deepgaitv2",
-        kind="p3d",  # | "3d" | "2d": blocks of stages 2 to 4
+        kind="p3d",
         channels=(64, 128, 256, 512),
-        layers=SHALLOW,  # blocks per stage
-        strides=(2, 2, 1),  # of stages 2 to 4, in space
+        layers=SHALLOW,
+        strides=(2, 2, 1),
         num_strips=16,
         embedding_size=256,
         dtype="float32",

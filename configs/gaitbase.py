@@ -1,21 +1,24 @@
-"""GaitBase (Fan et al., "OpenGait", CVPR 2023): silhouettes, ResNet9 per frame.
+"""GaitBase (Fan et al., "OpenGait", CVPR 2023): silhouettes, a ResNet per frame.
 
-    ./run.sh train configs/gaitbase.py               # embedded synthetic data
-    ./run.sh train configs/gaitbase.py:ccpg          # published recipe
+    ./run.sh train configs/gaitbase.py                            # embedded data
+    ./run.sh train configs/gaitbase.py:ccpg --manual_dir=DIR      # published recipe
 
-Published Rank-1 (not measured by us): CCPG gait protocol CL/UP/DN/BG
-71.6/75.0/76.8/78.6 (LMGait paper, Table 1); CASIA-B NM/BG/CL 97.6/94.0/77.4; OU-MVLP
-90.8; Gait3D 64.6;
-GREW 60.1. The recipe is OpenGait's: SGD 0.1, momentum 0.9, weight decay 5e-4, x0.1 at
-the milestones, its augmentation; KinectGait has none, it gets CASIA-B's. `synthetic`
-is reduced (narrow, 8 strips, 400 steps) so that it trains in minutes on 2 CPU cores.
+The embedded default (`synthetic`, tested on `cmu_walk` with that variant) is narrow,
+has 8 strips and trains 400 steps: about 7 minutes on 2 CPU cores. The other variants
+are OpenGait's recipes: SGD 0.1 with momentum 0.9 and weight decay 5e-4, x0.1 at the
+milestones, its augmentation. KinectGait has no recipe and takes CASIA-B's.
+
+Published Rank-1 (not measured by us): CASIA-B NM/BG/CL 97.6/94.0/77.4, identical views
+left out; OU-MVLP 90.8; Gait3D 64.6; GREW 60.1; CCPG gait protocol CL/UP/DN/BG
+71.6/75.0/76.8/78.6 (LMGait paper, Table 1).
 """
 
 from configs import common
 
 WILD = dict(perspective=0.2, flip=0.2, rotate=0.2)
-# P, K, steps, milestones, range of unordered frames, augmentation (`ZOO` B.4). OpenGait
-# augments the clips of a device alike where their lengths differ, we each by itself.
+# P, K, steps, milestones, range of unordered frames, augmentation. Where clips have
+# several lengths, OpenGait augments all clips of a device alike; here each clip is
+# augmented by itself.
 RECIPES = {
     "casia_b": (
         8, 16, 60_000, (20_000, 40_000, 50_000), (30, 30),
@@ -37,7 +40,7 @@ def get_config(dataset: str = "synthetic"):
     config.model = dict(
         name="gaitbase",
         channels=(64, 128, 256, 512),
-        layers=(1, 1, 1, 1),  # basic blocks per stage
+        layers=(1, 1, 1, 1),
         strides=(1, 2, 2, 1),
         num_strips=16,
         embedding_size=256,

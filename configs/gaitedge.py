@@ -1,15 +1,17 @@
-"""GaitEdge (Liang et al., ECCV 2022): RGB, segmentation trained with GaitGL.
+"""GaitEdge (Liang et al., ECCV 2022): RGB, segmentation trained together with GaitGL.
 
-    ./run.sh train configs/gaitedge.py                   # embedded synthetic data
-    ./run.sh train configs/gaitedge.py:casia_b_star      # published recipe
+    ./run.sh train configs/gaitedge.py                                # embedded data
+    ./run.sh train configs/gaitedge.py:casia_b_star --manual_dir=DIR  # published recipe
 
-Published Rank-1 (not measured by us): CASIA-B* NM/BG/CL 97.9/96.1/86.4, without
-identical views; CCPG gait protocol CL/UP/DN/BG 66.9/74.0/70.6/77.1 (LMGait paper,
-Table 1). Masks are read at test time too. OpenGait's recipe: 25k steps of the U-Net
-alone (the warm-up; SGD there, Adam here), 80k of GaitGL alone (here: the published
-GaitGL, imported with --config.partial=True, or none), then 20k of both together, Adam
-1e-4, the U-Net at 1e-5; P x K as GaitGL. `synthetic` is reduced (narrow, 6 frames, 40 +
-200 steps) so that it trains in minutes on 2 CPU cores.
+It reads masks at test time too. The embedded default is narrow and trains 40 + 200
+steps on 6 frames, minutes on 2 CPU cores. The other variants follow OpenGait's recipe:
+25,000 steps of the U-Net alone (the warm-up; with Adam here, with SGD there), 80,000 of
+GaitGL alone (here: import the published GaitGL with --config.partial=True, or leave
+this phase out), then 20,000 of both together with Adam 1e-4, the U-Net at 1e-5. P x K
+are GaitGL's.
+
+Published Rank-1 (not measured by us): CASIA-B* NM/BG/CL 97.9/96.1/86.4, identical views
+left out; CCPG gait protocol CL/UP/DN/BG 66.9/74.0/70.6/77.1 (LMGait paper, Table 1).
 """
 
 from configs import common
@@ -26,12 +28,12 @@ def get_config(dataset: str = "synthetic"):
     config.data.ordered = True
     config.model = dict(
         name="gaitedge",
-        channels=(32, 64, 128),  # of GaitGL
-        halvings=3,  # how often its maps are cut for the local convolutions
+        channels=(32, 64, 128),
+        halvings=3,
         unet_channels=(16, 32, 64, 128),
-        kernel=3,  # of the dilation and the erosion that make the edge
+        kernel=3,
         silhouette_size=(64, 44),
-        freeze_encoder=True,  # no gradient to the U-Net's, after the warm-up ...
+        freeze_encoder=True,  # then train.trainable must leave "^unet/down" out, too
         dtype="float32",
     )
     config.loss = dict(
@@ -40,12 +42,12 @@ def get_config(dataset: str = "synthetic"):
         binary_cross_entropy=dict(weight=10.0),
     )
     config.optimizer.rates = (("^unet/", 0.1),)  # in the warm-up too
-    config.train.trainable = "^(?!unet/down)"  # ... and no weight decay; "": both free
-    config.warmup.update(
+    config.train.trainable = "^(?!unet/down)"  # no weight decay on it
+    config.warmup = common.warm_up(
         losses=("binary_cross_entropy",), trainable="^unet/", learning_rate=1e-2
     )
     if dataset in SMALL:
-        common.small(config, steps=200, ids=4, frames=6)  # every 3 become one
+        common.small(config, steps=200, ids=4, frames=6)
         config.warmup.update(steps=40)
         config.model.update(
             channels=(8, 12, 16), halvings=2, unet_channels=(4, 8, 16, 32)

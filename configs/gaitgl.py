@@ -1,23 +1,24 @@
 """GaitGL (Lin et al., ICCV 2021): silhouettes, global and local 3-D convolutions.
 
-    ./run.sh train configs/gaitgl.py               # embedded synthetic data
-    ./run.sh train configs/gaitgl.py:casia_b       # published recipe
-    ... configs/gaitgl.py:grew --config.model.head=bnneck
+    ./run.sh train configs/gaitgl.py                              # embedded data
+    ./run.sh train configs/gaitgl.py:casia_b --manual_dir=DIR     # published recipe
+    ./run.sh train configs/gaitgl.py:grew --manual_dir=DIR --config.model.head=bnneck
 
-Published Rank-1 (not measured by us): CASIA-B NM/BG/CL 97.4/94.5/83.8 (OpenGait; paper
-97.4/94.5/83.6), without identical views; CASIA-B* 94.2/90.0/81.4; OU-MVLP 89.9; GREW
-41.5 (with the BN neck 51.7); Gait3D 29.7. The recipes are OpenGait's: Adam with weight
-decay 5e-4, 30 ordered frames, no augmentation. Gait3D's is that of Gait3D-Parsing
-(cosine distance); CCPG, CASIA-B* and KinectGait have none, they get CASIA-B's.
-`synthetic` is reduced (narrow, 9 frames, 300 steps) so that it trains in minutes on 2
-CPU cores.
+The embedded default is narrow and trains 300 steps on 9 frames: about 6 minutes on 2
+CPU cores. The other variants are OpenGait's recipes: Adam with weight decay 5e-4, 30
+ordered frames, no augmentation. Gait3D's is Gait3D-Parsing's (cosine distance); CCPG,
+CASIA-B* and KinectGait have no recipe and take CASIA-B's.
+
+Published Rank-1 (not measured by us): CASIA-B NM/BG/CL 97.4/94.5/83.8 (OpenGait; the
+paper has 97.4/94.5/83.6), identical views left out; CASIA-B* 94.2/90.0/81.4; OU-MVLP
+89.9; GREW 41.5, with the BN neck 51.7; Gait3D 29.7.
 """
 
 from configs import common
 
 SMALL_NET = dict(channels=(32, 64, 128), halvings=3)
 LARGE_NET = dict(channels=(32, 64, 128, 256), halvings=1)
-# size, learning rate, milestones, steps, P, K, label smoothing (`ZOO` B.3)
+# size, learning rate, milestones, steps, P, K, label smoothing
 RECIPES = {
     "casia_b": (SMALL_NET, 1e-4, (70_000,), 80_000, 8, 8, 0.0),
     "casia_b_star": (SMALL_NET, 1e-4, (70_000,), 80_000, 8, 8, 0.0),
@@ -37,8 +38,8 @@ def get_config(dataset: str = "synthetic"):
     config.data.ordered = True
     config.model = dict(
         name="gaitgl",
-        **SMALL_NET,  # halvings: how often maps are cut for the local convolutions
-        head="original",  # | "bnneck"
+        **SMALL_NET,
+        head="original",
         dtype="float32",
     )
     config.loss.cross_entropy.update(scale=1.0, smoothing=0.0)

@@ -1,28 +1,30 @@
 """GaitGraph2 (Teepe et al., CVPRW 2022): key points, a graph convolutional network.
 
-    ./run.sh train configs/gaitgraph2.py               # embedded synthetic data
-    ./run.sh train configs/gaitgraph2.py:oumvlp        # published recipe
+    ./run.sh train configs/gaitgraph2.py                          # embedded data
+    ./run.sh train configs/gaitgraph2.py:oumvlp --manual_dir=DIR  # see below
 
-Published Rank-1 (not measured by us): OU-MVLP 70.8 (COCO-17); GREW 34.6; Gait3D 11.0;
-cosine distance over three test-time copies. From OpenGait's recipe: 768 sequences of 60
-ordered frames, supervised contrastive loss at temperature 0.01, a one-cycle to 0.005.
-Its batches are drawn without regard to identities; ours are P identities of K sequences
-each (a contrastive loss needs positives). Its steps per data set are not known to us;
-ours are 30,000, with a rise over 30 % of them. KinectGait and CCGR-mini have no
-recipe, they get CASIA-B's and CCPG's. The published sizes reach from 0.35 M
-(these) to 0.76 M. The sizes below have 763,178; that they are the published ones (depth
-of ResGCN-N51, bottlenecks of a quarter) is our reading, no source at hand says so:
+The embedded default is narrow and trains 1,000 steps on 20 frames: about 3 minutes on 2
+CPU cores. The other variants follow OpenGait's recipe: 768 sequences of 60 ordered
+frames, supervised contrastive loss at temperature 0.01, a one-cycle to 0.005. Two
+things are ours. OpenGait draws sequences whatever their identity; we draw P identities
+of K sequences, as a contrastive loss needs positives. We do not know its number of
+steps and take 30,000, with a rise over 30 % of them. KinectGait and CCGR-mini have no
+recipe and take CASIA-B's and CCPG's.
+
+The published sizes reach from 0.35 M parameters (these) to 0.76 M. The following has
+763,178; that it is the published one (depth of ResGCN-N51, bottlenecks of a quarter)
+is our reading, which no source confirms:
 
     --config.model.branch_channels=64,64,32 --config.model.reduction=4 \\
     --config.model.channels=128,128,128,256,256,256
 
-`synthetic` is reduced (narrow, 20 frames, 1000 steps) so that it trains in minutes on 2
-CPU cores.
+Published Rank-1 (not measured by us), cosine distance over three test-time copies:
+OU-MVLP 70.8 (COCO-17); GREW 34.6; Gait3D 11.0.
 """
 
 from configs import common
 
-# P, K (`ZOO` B.10; see above)
+# P, K
 RECIPES = {
     "casia_b": (64, 12),
     "oumvlp": (96, 8),
@@ -44,9 +46,9 @@ def get_config(dataset: str = "synthetic"):
     config.evaluation.metric = "cosine"
     config.model = dict(
         name="gaitgraph2",
-        branch_channels=(64, 32),  # of joints, velocities and bones each
-        channels=(128, 256),  # of the main stream; time is halved where they grow
-        reduction=8,  # of the bottlenecks
+        branch_channels=(64, 32),
+        channels=(128, 256),
+        reduction=8,
         embedding_size=128,
         test_time_augmentation=True,
         dtype="float32",

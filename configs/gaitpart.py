@@ -1,14 +1,16 @@
-"""GaitPart (Fan et al., CVPR 2020): silhouettes, micro-motion of each part.
+"""GaitPart (Fan et al., CVPR 2020): silhouettes, the short-term motion of each part.
 
-    ./run.sh train configs/gaitpart.py               # embedded synthetic data
-    ./run.sh train configs/gaitpart.py:casia_b       # published recipe
+    ./run.sh train configs/gaitpart.py                            # embedded data
+    ./run.sh train configs/gaitpart.py:casia_b --manual_dir=DIR   # published recipe
 
-Published Rank-1 (not measured by us): CASIA-B NM/BG/CL 96.1/90.7/78.7 (OpenGait; paper
-96.2/91.5/78.7), without identical views; OU-MVLP 88.6; GREW 47.6; Gait3D 28.2. The
-recipes are OpenGait's: Adam, 30 ordered frames of windows of 40. Where it states no
-weight decay ours is 0; Gait3D's is that of Gait3D-Parsing (cosine distance); CCPG and
-KinectGait have none, they get CASIA-B's. `synthetic` is reduced (narrow, 8 strips, 400
-steps) so that it trains in minutes on 2 CPU cores.
+The embedded default is narrow, has 8 strips and trains 400 steps: about 5 minutes on 2
+CPU cores. The other variants are OpenGait's recipes: Adam, 30 ordered frames out of a
+window of 40. Weight decay is 0 where OpenGait states none. Gait3D's recipe is
+Gait3D-Parsing's (cosine distance); CCPG and KinectGait have none and take CASIA-B's.
+
+Published Rank-1 (not measured by us): CASIA-B NM/BG/CL 96.1/90.7/78.7 (OpenGait; the
+paper has 96.2/91.5/78.7), identical views left out; OU-MVLP 88.6; GREW 47.6; Gait3D
+28.2.
 """
 
 from configs import common
@@ -17,7 +19,7 @@ SLOW = dict(name="adam", learning_rate=1e-4, weight_decay=0.0)
 FAST = dict(name="adam", learning_rate=1e-3, weight_decay=5e-4)
 NARROW = dict(channels=(32, 64, 128), halvings=(0, 2, 3), embedding_size=128)
 WIDE = dict(channels=(32, 64, 128, 256), halvings=(0, 0, 3, 3), embedding_size=256)
-# size, optimizer, milestones, steps, P, K (`ZOO` B.2)
+# size, optimizer, milestones, steps, P, K
 RECIPES = {
     "casia_b": (NARROW, SLOW, (100_000,), 120_000, 8, 16),
     "oumvlp": (WIDE, SLOW, (150_000,), 250_000, 32, 16),
@@ -36,9 +38,9 @@ def get_config(dataset: str = "synthetic"):
     config.data.ordered, config.data.skip = True, 10
     config.model = dict(
         name="gaitpart",
-        **NARROW,  # halvings: how often each pair's maps are cut into strips
+        **NARROW,
         num_strips=16,
-        squeeze=4,  # of the attention over time
+        squeeze=4,
         dtype="float32",
     )
     config.loss = dict(triplet=dict(weight=1.0, margin=0.2))

@@ -1,15 +1,17 @@
-"""GaitSet (Chao et al., AAAI 2019; TPAMI 2021): silhouettes as a set.
+"""GaitSet (Chao et al., AAAI 2019; TPAMI 2021): a set of silhouettes.
 
-    ./run.sh train configs/gaitset.py               # embedded synthetic data
-    ./run.sh train configs/gaitset.py:casia_b       # published recipe
+    ./run.sh train configs/gaitset.py                             # embedded data
+    ./run.sh train configs/gaitset.py:casia_b --manual_dir=DIR    # published recipe
 
-Published Rank-1 (not measured by us): CASIA-B NM/BG/CL 95.8/90.0/75.4 (OpenGait; paper
-95.0/87.2/70.4), without identical views; OU-MVLP 87.2; GREW 48.4; Gait3D 36.7; CCPG
-gait protocol CL/UP/DN/BG 60.2/65.2/65.1/68.5 (LMGait paper, Table 1). The recipes are
-OpenGait's; SUSTech1K's is a maintainer's, with P x K as in that data set's other
-recipes; Gait3D's is that of Gait3D-Parsing (cosine distance); CCPG and KinectGait have
-none, they get CASIA-B's. `synthetic` is reduced (narrow, half the pyramid, 400 steps)
-so that it trains in minutes on 2 CPU cores.
+The embedded default is narrow, has half the pyramid and trains 400 steps: about 5
+minutes on 2 CPU cores. The other variants are OpenGait's recipes, with these
+exceptions: SUSTech1K's is one that a maintainer gave, with the P x K of that data
+set's other recipes; Gait3D's is Gait3D-Parsing's (cosine distance); CCPG and
+KinectGait have no recipe and take CASIA-B's.
+
+Published Rank-1 (not measured by us): CASIA-B NM/BG/CL 95.8/90.0/75.4 (OpenGait; the
+paper has 95.0/87.2/70.4), identical views left out; OU-MVLP 87.2; GREW 48.4; Gait3D
+36.7; CCPG gait protocol CL/UP/DN/BG 60.2/65.2/65.1/68.5 (LMGait paper, Table 1).
 """
 
 from configs import common
@@ -18,7 +20,7 @@ SGD = dict(name="sgd", learning_rate=0.1, weight_decay=5e-4)
 SLOW = dict(name="adam", learning_rate=1e-4, weight_decay=0.0)
 FAST = dict(name="adam", learning_rate=1e-3, weight_decay=5e-4)
 NARROW, WIDE = (32, 64, 128), (64, 128, 256)
-# channels, optimizer, milestones, steps, P, K (`ZOO` B.1)
+# channels, optimizer, milestones, steps, P, K
 RECIPES = {
     "casia_b": (NARROW, SGD, (10_000, 20_000, 30_000), 40_000, 8, 16),
     "oumvlp": (WIDE, SLOW, (150_000,), 250_000, 32, 16),
@@ -38,7 +40,7 @@ def get_config(dataset: str = "synthetic"):
     config.model = dict(
         name="gaitset",
         channels=NARROW,
-        bins=(16, 8, 4, 2, 1),  # strips per level of the pyramid, in both streams
+        bins=(16, 8, 4, 2, 1),
         embedding_size=256,
         dtype="float32",
     )

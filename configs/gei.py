@@ -1,7 +1,7 @@
-"""Gait energy image: the baseline without learning (nothing is trained).
+"""Gait energy image (Han and Bhanu, TPAMI 2006): the mean silhouette, nothing trained.
 
-./run.sh train configs/gei.py            # embedded synthetic data, seconds
-./run.sh train configs/gei.py:ccpg       # any data set with silhouettes
+./run.sh train configs/gei.py                         # embedded data, seconds
+./run.sh train configs/gei.py:ccpg --manual_dir=DIR   # any set with silhouettes
 """
 
 from configs import common

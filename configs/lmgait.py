@@ -1,21 +1,27 @@
 """LMGait (Wu et al., "Language-Guided and Motion-Aware Gait Representation for
-Generalizable Recognition", AAAI 2026): RGB frames, language prior, motion modules.
+Generalizable Recognition", AAAI 2026): RGB frames, a language prior, motion modules.
 
-    ./run.sh                                              # embedded synthetic data
-    ./run.sh train configs/lmgait.py:cmu_walk --manual_dir=DIR   # tested on real motion
+    ./run.sh                                                     # embedded data
+    ./run.sh train configs/lmgait.py:cmu_walk --manual_dir=DIR   # test on real motion
     ./run.sh train configs/lmgait.py:ccpg --manual_dir=DIR       # the paper's setting
 
 Every ablation of the paper is a switch, for instance
+
     --config.model.text.enabled=False --config.model.mtcm.enabled=False   # = BigGait
 
-`synthetic` and `cmu_walk` are small enough for a laptop CPU: a small DINOv2-shaped
-encoder that starts at random, learns from silhouettes in the decoder's warm-up and is
-frozen then, a small frozen random text tower in place of CLIP, narrow branches, and
-maps weighted by the foreground's probability; the data flow is the paper's. The others
-are the paper's (sections 3 and 4.1): DINOv2 ViT-S/14 and the CLIP ViT-B/16 text tower,
-both frozen; SGD 0.1, 40k steps, 6 x 8 sequences; a GPU or TPU is needed. Published
-Rank-1 (not measured by us): CCPG gait protocol CL/UP/DN/BG 84.8/87.0/88.5/93.6;
-SUSTech1K NM/CL/UF/NT/all 96.4/79.8/93.9/87.0/97.1; CASIA-B* NM/BG/CL 100/99.6/92.9.
+`ccpg`, `sustech1k` and `casia_b_star` are the paper's settings (sections 3 and 4.1):
+DINOv2 ViT-S/14 and the CLIP ViT-B/16 text tower, both frozen; SGD 0.1, 40,000 steps of
+6 x 8 sequences. They need a GPU or TPU.
+
+`synthetic` and `cmu_walk` train in about 7 minutes on 2 CPU cores. The data flow is the
+paper's, the parts are small: an encoder of DINOv2's architecture starts at random,
+learns from silhouettes in the decoder's warm-up and is then frozen; a small frozen
+random text tower takes the place of CLIP; branches are narrow, and the maps are
+weighted by the foreground's probability.
+
+Published Rank-1 (not measured by us): CCPG gait protocol CL/UP/DN/BG
+84.8/87.0/88.5/93.6; SUSTech1K NM/CL/UF/NT/all 96.4/79.8/93.9/87.0/97.1; CASIA-B*
+NM/BG/CL 100/99.6/92.9.
 """
 
 from configs import common, prompts
@@ -31,63 +37,61 @@ def get_config(dataset: str = "synthetic"):
     config.data.modalities = ("frames", "masks")
     config.data.ordered = True  # frame differences need consecutive frames
     config.data.flip = 0.5
-    config.model = dict(
+    config.model = dict(  # gaitjax/models/lmgait.py explains the fields
         name="lmgait",
-        image_size=(448, 224),  # as the encoder sees a frame
-        feature_grid=(64, 32),  # of every map
+        image_size=(448, 224),
+        feature_grid=(64, 32),
         dtype="bfloat16",
-        black_augmentation=0.2,  # share of sequences that lose one of their two maps
+        black_augmentation=0.2,
         visual_encoder=dict(
-            # | "dinov2_huggingface": its positional interpolation | "dinov2_registers"
-            # | "dinov2_giant": SwiGLU | "clip_image" (paper, Table 7)
             kind="dinov2",
             hidden_size=384,
             num_layers=12,
             num_heads=6,
             patch_size=14,
-            table_size=37,  # side of the positional table
-            blocks=(2, 5, 8, 11),  # whose outputs are the middle features
-            frozen=True,  # no gradient into it but in the decoder's warm-up
-            frames_per_chunk=240,  # 0: all frames of a batch at once
+            table_size=37,
+            blocks=(2, 5, 8, 11),
+            frozen=True,
+            frames_per_chunk=240,
             remat=False,
         ),
         text=dict(
-            enabled=True,  # False: Table 4/6, w/o text branch
-            mam=True,  # False: Table 6, w/o MAM
+            enabled=True,
+            mam=True,
             prompts=prompts.PROMPTS["correct"],  # "wrong", "random": Table 6
-            shipped=tuple(prompts.TOKEN_IDS.items()),  # need no vocabulary
-            vocabulary="",  # CLIP vocabulary file or folder, for any other prompt
-            fusion="mask",  # F (1 + a) | "gate": F a | "softmax"
-            pooling="eot",  # | "mean" over the tokens
-            positions="learned",  # CLIP's table | "sinusoidal" (eq. 3 to the letter)
+            shipped=tuple(prompts.TOKEN_IDS.items()),
+            vocabulary="",
+            fusion="mask",
+            pooling="eot",
+            positions="learned",
             width=512,
             num_layers=12,
             num_heads=8,
             vocabulary_size=49_408,
             context_length=77,
-            adapter_size=64,  # r of MAM
-            tau_init=10.0,  # temperature of the text mask
+            adapter_size=64,
+            tau_init=10.0,
         ),
         decoder=dict(
-            supervision="silhouette",  # | "reconstruction" (BigGait's autoencoder)
-            target="binary",  # | "coverage": the antialiased mask, for coarse grids
+            supervision="silhouette",
+            target="binary",
             dropout=0.5,
-            support="binary",  # | "soft": besides, the maps are weighted by it
-            dilation=3,  # of the foreground, in pixels of the feature grid
-            frozen=False,  # after its warm-up (BigGait: True)
+            support="binary",
+            dilation=3,
+            frozen=False,
         ),
         representation=dict(channels=16, hidden=768, remat=False),
         mtcm=dict(
-            enabled=True,  # False: Table 4, w/o MTM
-            kind="mtcm",  # | "cnn3d": Table 4
-            pte=True,  # False: Table 5, first row
-            difference=True,  # False: Table 5, second row
-            conv3d=True,  # False: Table 5, third row
+            enabled=True,
+            kind="mtcm",
+            pte=True,
+            difference=True,
+            conv3d=True,
             residual=False,
         ),
         gait=dict(
             stem=64,
-            squeeze=16,  # attention fusion of the two maps: stem / squeeze channels
+            squeeze=16,
             channels=(128, 256, 512),
             strides=(2, 2, 1),
             num_strips=16,
@@ -101,7 +105,7 @@ def get_config(dataset: str = "synthetic"):
         smoothness=dict(weight=0.01, reduce="channel"),
         diversity=dict(weight=5.0),
     )
-    config.warmup.losses = ("silhouette",)
+    config.warmup = common.warm_up(losses=("silhouette",))
     config.pretrained = dict(  # a file, a folder or a hub id; "": the seed's values
         visual_encoder="facebook/dinov2-small",
         text_encoder="openai/clip-vit-base-patch16",
@@ -113,7 +117,7 @@ def get_config(dataset: str = "synthetic"):
     config.data.ids_per_batch, config.data.seqs_per_id = 6, 8
     config.data.num_frames = FRAMES[dataset]
     if dataset == "ccpg":
-        config.evaluation.max_frames = 250  # as BigGait (`ZOO` A.8, `METHODS` 1.6)
+        config.evaluation.max_frames = 250  # as BigGait's published evaluation
     config.optimizer.milestones = (15_000, 25_000, 30_000, 35_000)
     config.warmup.steps = 5_000
     config.train.steps = 40_000
@@ -121,7 +125,7 @@ def get_config(dataset: str = "synthetic"):
 
 
 def _shrink(config):
-    """The embedded default: minutes on 2 CPU cores."""
+    """The sizes of the embedded default."""
     model = config.model
     model.image_size, model.feature_grid = (64, 32), (16, 8)
     model.dtype = "float32"

@@ -1,22 +1,23 @@
-"""MultiGait++ (Jin et al., AAAI 2025): what two modalities share and what each has
-alone; here silhouettes and skeleton heat maps.
+"""MultiGait++ (Jin et al., AAAI 2025): what two modalities share and what is specific
+to each; here silhouettes and skeleton heat maps.
 
-    ./run.sh train configs/multigaitpp.py               # embedded synthetic data
-    ./run.sh train configs/multigaitpp.py:ccpg          # published recipe
+    ./run.sh train configs/multigaitpp.py                         # embedded data
+    ./run.sh train configs/multigaitpp.py:ccpg --manual_dir=DIR   # see below
+
+The embedded default is narrow, has 8 strips and trains 300 steps: about 12 minutes on 2
+CPU cores. The published configs do not run as they are, so the other variants take the
+recipe of `configs/skeletongaitpp.py` (60,000 steps on CCPG; the published config says
+600,000).
 
 Published Rank-1 (not measured by us): CCPG gait protocol CL/UP/DN/BG
-83.9/89.0/86.0/91.5 (LMGait paper, Table 1), with other inputs than ours: the published
-networks read 2 + 3 (CCPG, SUSTech1K), 1 + 1 (Gait3D) and 1 + 3 (GREW) channels, by
-inference silhouettes, parsing and optical flow, which our records do not hold. The
-published configs do not run as they are, so the recipe is that of
-`configs/skeletongaitpp.py` (with its 60,000 steps on CCPG, where 600,000 are printed).
-`synthetic` is reduced (narrow, 8 strips, 300 steps) so that it trains in minutes on 2
-CPU cores.
+83.9/89.0/86.0/91.5 (LMGait paper, Table 1), with other inputs: the published networks
+read 2 + 3 channels on CCPG and SUSTech1K, 1 + 1 on Gait3D and 1 + 3 on GREW, probably
+silhouettes, parsing and optical flow. Our records hold no parsing and no flow.
 """
 
 from configs import common, skeletongaitpp
 
-LAYERS = {"gait3d": (1, 2, 2, 1), "grew": (1, 2, 2, 1)}  # `ZOO` B.8; else (1, 1, 1, 1)
+LAYERS = {"gait3d": (1, 2, 2, 1), "grew": (1, 2, 2, 1)}  # else (1, 1, 1, 1)
 
 
 def get_config(dataset: str = "synthetic"):

@@ -1,10 +1,10 @@
 """The text prompts that are shipped, with their CLIP token ids.
 
-`PROMPTS` names the sets of LMGait's Table 6: "correct" points at the moving body (our
-wording; the paper prints none), "wrong" is the paper's (section 4.3), "random" are six
-neutral captions (ours). `TOKEN_IDS` holds each prompt's ids with start and end token,
-without padding, from transformers 4.57.6 CLIPTokenizer and OpenAI's vocabulary: these
-prompts need no vocabulary file, any other prompt does
+`PROMPTS` has the sets of LMGait's Table 6: "correct" describes the moving body in our
+words, as the paper prints none; "wrong" is the paper's (section 4.3); "random" are six
+neutral captions of ours. `TOKEN_IDS` holds the ids of each prompt with start and end
+token, without padding (CLIPTokenizer of transformers 4.57.6, OpenAI's vocabulary).
+These prompts need no vocabulary file, any other prompt does
 (gaitjax/parts/clip_tokenizer.py).
 """
 

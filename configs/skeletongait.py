@@ -1,22 +1,25 @@
 """SkeletonGait (Fan et al., AAAI 2024): DeepGaitV2-P3D on skeleton heat maps.
 
-    ./run.sh train configs/skeletongait.py               # embedded synthetic data
-    ./run.sh train configs/skeletongait.py:gait3d        # published recipe
+    ./run.sh train configs/skeletongait.py                           # embedded data
+    ./run.sh train configs/skeletongait.py:gait3d --manual_dir=DIR   # published recipe
+
+Heat maps are drawn from key points where a data set has none. The embedded default is
+narrow, has 8 strips and trains 300 steps: about 6 minutes on 2 CPU cores. The other
+variants are OpenGait's recipes: GaitBase's SGD, 30 ordered frames out of a window of
+34. KinectGait and CCGR-mini have no recipe and take CCPG's, CCGR-mini with the P x K
+that BigGait has on it.
 
 Published Rank-1 (not measured by us): Gait3D 38.1; GREW 77.4; OU-MVLP 67.4; SUSTech1K
-all 51.5; CCPG CL/UP/DN/BG 52.4/65.4/72.8/80.9 (by inference the ReID protocol; with
-the embedding after the BN neck, ours is the one before it). Heat maps are drawn from
-key points where a data set has none. The recipe is OpenGait's: GaitBase's SGD, 30
-ordered frames of windows of 34. KinectGait and CCGR-mini have none, they get CCPG's,
-the latter with P x K of BigGait's on it. `synthetic` is reduced (narrow, 8 strips, 300
-steps) so that it trains in minutes on 2 CPU cores.
+all 51.5; CCPG CL/UP/DN/BG 52.4/65.4/72.8/80.9. The source of the CCPG numbers does not
+name their protocol; their size points to re-identification. They use the embedding
+after the BN neck, this library the one before it.
 """
 
 from configs import common
 
 SHALLOW, DEEP = (1, 1, 1, 1), (1, 4, 4, 1)
 TILT = dict(perspective=0.2, flip=0.2, rotate=0.2)
-# layers, P, K, frames, steps, milestones, augmentation (`ZOO` B.7, B.5)
+# layers, P, K, frames, steps, milestones, augmentation
 RECIPES = {
     "oumvlp": (
         SHALLOW, 32, 8, 30, 120_000, (60_000, 80_000, 100_000), dict(flip=0.5)
@@ -38,10 +41,10 @@ def get_config(dataset: str = "synthetic"):
     config.data.ordered, config.data.skip = True, 4
     config.model = dict(
         name="skeletongait",
-        kind="p3d",  # | "3d" | "2d": blocks of stages 2 to 4
+        kind="p3d",
         channels=(64, 128, 256, 512),
-        layers=SHALLOW,  # blocks per stage
-        strides=(2, 2, 1),  # of stages 2 to 4, in space
+        layers=SHALLOW,
+        strides=(2, 2, 1),
         num_strips=16,
         embedding_size=256,
         dtype="float32",

@@ -1,21 +1,23 @@
 """SkeletonGait++ (Fan et al., AAAI 2024): silhouettes and skeleton heat maps, fused.
 
-    ./run.sh train configs/skeletongaitpp.py               # embedded synthetic data
-    ./run.sh train configs/skeletongaitpp.py:ccpg          # published recipe
+    ./run.sh train configs/skeletongaitpp.py                         # embedded data
+    ./run.sh train configs/skeletongaitpp.py:ccpg --manual_dir=DIR   # published recipe
 
-Published Rank-1 (not measured by us): CCPG CL/UP/DN/BG 79.1/83.9/81.7/89.9 (gait
-protocol; LMGait paper, Table 1) and 90.1/95.0/92.9/97.0 (by inference the ReID
-protocol); SUSTech1K all 85.6 (paper) or 81.3 (OpenGait); Gait3D 77.6; GREW 85.8. The
-recipe is OpenGait's: SGD, 30 ordered frames of windows of 34, both modalities augmented
-alike. KinectGait and CCGR-mini have none, they get CCPG's, the latter with P x K of
-BigGait's on it. `synthetic` is reduced (narrow, 8 strips, 300 steps) so that it trains
-in minutes on 2 CPU cores.
+The embedded default is narrow, has 8 strips and trains 300 steps: about 9 minutes on 2
+CPU cores. The other variants are OpenGait's recipes: SGD, 30 ordered frames out of a
+window of 34, one augmentation for both modalities of a clip. KinectGait and CCGR-mini
+have no recipe and take CCPG's, CCGR-mini with the P x K that BigGait has on it.
+
+Published Rank-1 (not measured by us): CCPG gait protocol CL/UP/DN/BG
+79.1/83.9/81.7/89.9 (LMGait paper, Table 1); CCPG 90.1/95.0/92.9/97.0, whose source
+does not name the protocol (by their size re-identification); SUSTech1K all 85.6
+(paper) or 81.3 (OpenGait); Gait3D 77.6; GREW 85.8.
 """
 
 from configs import common
 
 SHALLOW, DEEP = (1, 1, 1, 1), (1, 4, 4, 1)
-# layers, P, K, frames, steps, milestones (`ZOO` B.7, B.5)
+# layers, P, K, frames, steps, milestones
 RECIPES = {
     "gait3d": (DEEP, 32, 4, 30, 60_000, (20_000, 30_000, 40_000)),
     "grew": (DEEP, 32, 4, 30, 180_000, (80_000, 120_000, 150_000)),
@@ -36,9 +38,9 @@ def get_config(dataset: str = "synthetic"):
     config.model = dict(
         name="skeletongaitpp",
         channels=(64, 128, 256, 512),
-        layers=SHALLOW,  # blocks per stage
-        strides=(2, 2, 1),  # of stages 2 to 4, in space
-        squeeze=16,  # the fusion's bottleneck: channels[0] / squeeze
+        layers=SHALLOW,
+        strides=(2, 2, 1),
+        squeeze=16,
         num_strips=16,
         embedding_size=256,
         dtype="float32",

@@ -1,27 +1,29 @@
 """SwinGait-3D (Fan et al., "Exploring Deep Models for Practical Gait Recognition",
 2023): silhouettes, residual stages, then a video Swin transformer.
 
-    ./run.sh train configs/swingait.py               # embedded synthetic data
-    ./run.sh train configs/swingait.py:gait3d        # published recipe
+    ./run.sh train configs/swingait.py                            # embedded data
+    ./run.sh train configs/swingait.py:gait3d --manual_dir=DIR    # published recipe
 
-Published Rank-1 (not measured by us): Gait3D 75.0; GREW 79.3; SUSTech1K
-NM/BG/CL/CR/UB/UF/OC/NT/all 86.2/81.3/47.4/79.3/81.6/83.1/85.6/28.5/79.7. The recipe is
-OpenGait's: AdamW 3e-4 with a cosine to 1e-6 (ours falls every step, not every 1000),
-convolutions, strip matrices and neck at a tenth of that rate, P x K and frames as
-DeepGaitV2; KinectGait has none, it gets CCPG's. It starts from a trained
-DeepGaitV2-P3D:
+The published recipe starts from a trained DeepGaitV2-P3D. Import it first, then train
+with the same --workdir:
 
-    gaitjax.main --config=configs/swingait.py:gait3d --config.mode=import \\
+    python -m gaitjax.main --config=configs/swingait.py:gait3d --config.mode=import \\
         --config.checkpoint=DEEPGAITV2.pt --config.partial=True
 
-then train with the same --workdir. `synthetic` is reduced (narrow, 300 steps) so that
-it trains in minutes on 2 CPU cores, from the seed.
+The embedded default is narrow and trains 300 steps from the seed: about 5 minutes on 2
+CPU cores. The other variants are OpenGait's recipes: AdamW 3e-4 with a cosine to 1e-6
+(here it falls every step, there every 1,000); convolutions, strip matrices and neck at
+a tenth of that rate; P x K and frames as DeepGaitV2. KinectGait has no recipe and takes
+CCPG's.
+
+Published Rank-1 (not measured by us): Gait3D 75.0; GREW 79.3; SUSTech1K
+NM/BG/CL/CR/UB/UF/OC/NT/all 86.2/81.3/47.4/79.3/81.6/83.1/85.6/28.5/79.7.
 """
 
 from configs import common
 
 SHALLOW, DEEP = (1, 1, 2, 2), (1, 4, 4, 2)
-# layers, P, K, frames, steps, steps of the cosine (`ZOO` B.6)
+# layers, P, K, frames, steps, steps of the cosine
 RECIPES = {
     "gait3d": (DEEP, 32, 4, 30, 80_000, 60_000),
     "grew": (DEEP, 32, 4, 30, 200_000, 150_000),
@@ -40,12 +42,12 @@ def get_config(dataset: str = "synthetic"):
     config.data.update(perspective=0.2, flip=0.2, rotate=0.2)
     config.model = dict(
         name="swingait",
-        channels=(64, 128),  # of the stem with stage 1, and of stage 2
-        layers=SHALLOW,  # blocks of stages 1 and 2 and of the two Swin stages
-        widths=(256, 512),  # of the Swin stages
+        channels=(64, 128),
+        layers=SHALLOW,
+        widths=(256, 512),
         heads=(16, 32),
-        window=(3, 3, 5),  # tokens along time, height, width
-        token_grid=(15, 10),  # its rows are the strips
+        window=(3, 3, 5),
+        token_grid=(15, 10),
         drop_path=0.1,
         embedding_size=256,
         dtype="float32",

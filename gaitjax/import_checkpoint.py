@@ -3,8 +3,8 @@
     python -m gaitjax.main --config=configs/gaitset.py:casia_b --config.mode=import \\
         --config.checkpoint=GaitSet-40000.pt --workdir=runs/published
 
-WORKDIR/import.json says what matched. Mode "evaluate" reads the run like any other, and
-mode "train" goes on from it.
+WORKDIR/import.json lists what matched. Mode "evaluate" reads the run like any other,
+and mode "train" continues it.
 """
 
 from collections.abc import Mapping
@@ -16,8 +16,9 @@ import numpy as np
 from flax import traverse_util
 
 from gaitjax.engine import cluster, sharding
-from gaitjax.engine.checkpoints import IMPORTED, Checkpoints, describe
-from gaitjax.run_folder import write_config, write_json
+from gaitjax.engine.checkpoints import Checkpoints
+from gaitjax.engine.guards import require
+from gaitjax.run_folder import IMPORTED, describe, write_config, write_json
 from gaitjax.state import (
     Setup,
     TrainState,
@@ -26,44 +27,41 @@ from gaitjax.state import (
     model_variables,
     stored_part,
 )
-from gaitjax.weights import encoder_names as weight_names
-from gaitjax.weights import encoders as pretrained
-from gaitjax.weights import files as weight_files
-from gaitjax.weights import zoo_names as torch_names
+from gaitjax.weights import encoder_names, encoders, files, zoo_names
 
-LISTED = 10  # names of a kind in what is printed; import.json has them all
+LISTED = 10  # printed names of each kind; import.json has them all
 
 
 def run(config, workdir: str) -> dict[str, Any]:
     """Reads config.checkpoint, reports how it fits, writes the checkpoint of step 0.
 
-    Frozen parameters are not part of checkpoints: those of the file go to
-    WORKDIR/SCOPE.safetensors, which config.pretrained.SCOPE then names.
+    Checkpoints hold no frozen parameters. Those of the file are written to
+    WORKDIR/SCOPE.safetensors, to be named in config.pretrained.SCOPE.
 
-    Returns what import.json holds. Raises ValueError where the file cannot be read,
-    where `workdir` has a run already, and where anything does not fit unless
-    config.partial is set.
+    Returns the content of import.json. Raises ValueError if the file cannot be read, if
+    `workdir` has a run already, and, unless config.partial is set, if anything does not
+    fit.
     """
-    if (Path(workdir) / "checkpoints").exists():
-        raise ValueError(
-            f"There is a run in {workdir} already; name another --workdir to import."
-        )
-    if not config.checkpoint:
-        raise ValueError("No file to import: set --config.checkpoint=FILE.pt.")
+    folder = Path(workdir)
+    require(
+        not (folder / "checkpoints").exists(),
+        f"There is a run in {workdir} already; name another --workdir to import.",
+    )
+    require(config.checkpoint, "No file to import: set --config.checkpoint=FILE.pt.")
     file = Path(config.checkpoint)
-    tensors = plain_names(weight_files.read_published(file))
+    tensors = plain_names(files.read_published(file))
     setup = build(config, example_batch(config))
     variables = model_variables(setup.abstract_state)
-    values, parity = torch_names.fit(config.model.name, tensors, variables)
+    values, parity = zoo_names.fit(config.model.name, tensors, variables)
     report = _report(config, values, parity, variables["params"])
     cluster.say(_summary(report))
-    write_json(Path(workdir) / "import.json", report)
-    if parity.faults() and not (config.partial and values):
-        raise ValueError(
-            f"{file} does not fit {config.name}; see {workdir}/import.json. Choose the "
-            "config and variant it was trained with, or keep the seed's values for the "
-            "rest with --config.partial=True."
-        )
+    write_json(folder / "import.json", report)
+    require(
+        not parity.faults() or (config.partial and values),
+        f"{file} does not fit {config.name}; see {workdir}/import.json. Choose the "
+        "config and variant it was trained with, or keep the seed's values for the "
+        "rest with --config.partial=True.",
+    )
     checkpoints = Checkpoints(workdir, keep=None)
     state = _state(setup, values)
     checkpoints.save(0, stored_part(state), describe(config, IMPORTED))
@@ -71,16 +69,16 @@ def run(config, workdir: str) -> dict[str, Any]:
     checkpoints.close()
     write_config(config, workdir)
     for scope, parameters in _frozen(setup, values).items():
-        weights = Path(workdir) / f"{scope}.safetensors"
+        weights = folder / f"{scope}.safetensors"
         if jax.process_index() == 0:
-            pretrained.save(weights, parameters)
+            encoders.save(weights, parameters)
         cluster.say(f"Frozen: add --config.pretrained.{scope}={weights} to use it.")
     cluster.say(f"Imported into {workdir}; evaluate it with --config.mode=evaluate.")
     return report
 
 
 def plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors, BigGait's DINOv2 among them under Hugging Face's names."""
+    """The tensors; BigGait's DINOv2 gets the names that Hugging Face gives to it."""
     prefix = "backbone."
     own = {
         name.removeprefix(prefix): value
@@ -90,12 +88,12 @@ def plain_names(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     if not any(name.startswith("blocks.") for name in own):
         return dict(tensors)
     rest = {k: v for k, v in tensors.items() if not k.startswith(prefix)}
-    encoder = weight_names.from_dinov2_repository(own)
+    encoder = encoder_names.from_dinov2_repository(own)
     return rest | {prefix + name: value for name, value in encoder.items()}
 
 
 def _report(config, values, parity, params) -> dict[str, Any]:
-    """import.json: what the model expects, what the file holds, name by name."""
+    """Content of import.json: the names that match, and those that do not."""
     found = sum(x.size for name, x in values.items() if name.startswith("params/"))
     return {
         "checkpoint": config.checkpoint,
@@ -112,7 +110,7 @@ def _summary(report: dict[str, Any]) -> str:
         f"{report['checkpoint']} -> {report['config']}: "
         f"{report['imported_parameters']:,} of {report['parameters']:,} parameters"
     ]
-    for kind in torch_names.Parity._fields:
+    for kind in zoo_names.Parity._fields:
         names = report[kind]
         line = f"  {kind.replace('_', ' ')}: {len(names)}"
         if names and kind != "matched":
@@ -123,7 +121,7 @@ def _summary(report: dict[str, Any]) -> str:
 
 
 def _state(setup: Setup, values: Mapping[str, np.ndarray]) -> TrainState:
-    """Step 0 with the file's values, the seed's for what it has none for."""
+    """Step 0 with the file's values; the seed's values where the file has none."""
     abstract, shardings, seed = setup.abstract_state, setup.shardings, None
     filled = {}
     for collection in ("params", "batch_stats"):
@@ -144,7 +142,7 @@ def _state(setup: Setup, values: Mapping[str, np.ndarray]) -> TrainState:
 
 
 def _frozen(setup: Setup, values: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """{scope: parameters} of the frozen encoders that the file holds whole."""
+    """{scope: parameters} of the frozen encoders that are complete in the file."""
     scopes = {}
     for scope, tree in setup.abstract_state.frozen.items():
         names = traverse_util.flatten_dict(tree, sep="/")

@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gaitjax import train
 from gaitjax.engine import log, sharding
+from gaitjax.engine.checkpoints import abstract
 from gaitjax.rerank import base_run
 from gaitjax.rerank import train as train_reranker
 from gaitjax.state import Setup, build, example_batch, merge_frozen
@@ -31,7 +32,8 @@ def dry_run(config, workdir: str) -> str:
     """Mesh, shardings, bytes per device, commands, as text."""
     setup, batch, step = _planned(config)
     compiled = compile_step(setup, batch, step)
-    parts = sharding.memory(setup.abstract_state, setup.shardings, compiled)
+    state = abstract(setup.abstract_state, setup.shardings)
+    parts = sharding.memory(state, compiled)
     memory = {
         name: {"MiB per device": f"{size / 2**20:,.1f}"} for name, size in parts.items()
     }
@@ -52,11 +54,10 @@ def _planned(config) -> tuple[Setup, Any, Any]:
     if config.model.name != "cargait":
         batch = example_batch(config)
         setup = build(config, batch)
-        train.check_batch(config, setup.mesh)
-        return setup, batch, train.step_functions(config, setup)[1]
+        return setup, batch, train.loop_phases(config, setup)[-1].step
     base = base_run.read_config(config)
     strips, width = _embedding_shape(base)
-    setup = train_reranker.build_reranker(
+    setup = train_reranker.build(
         config, strips, width, base.data.num_classes, base.evaluation.metric
     )
     anchors = config.train.anchors
@@ -68,7 +69,7 @@ def _planned(config) -> tuple[Setup, Any, Any]:
         "probe_label": shape((anchors,), np.int32),
         "candidate_labels": shape((anchors, 2), np.int32),
     }
-    return setup, batch, train_reranker.step_function(config, setup)
+    return setup, batch, setup.step
 
 
 def _embedding_shape(config) -> tuple[int, int]:

@@ -7,14 +7,30 @@ results.json     of the last evaluation; rerank.json, import.json of those modes
 pictures/        what was drawn
 """
 
+import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jax
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from gaitjax.engine.atomic import replacing
+from gaitjax.engine.checkpoints import checksums
+
+IMPORTED = "imported"  # in place of a fingerprint: published weights, any data will do
+# Config fields that may change between a run and its continuation, because they do not
+# change what step s computes: regexes on the field's path.
+FREE = (
+    r"mode|base_run|checkpoint|partial|pictures",
+    r"data\.(data_dir|workers|max_damaged)",
+    r"train\.(log_every|checkpoint_every|keep|keep_best)",
+    r"evaluation\..*|mesh\..*|sharding|sharding_rules\..*",
+    r"model\..*\.(remat|frames_per_chunk)",
+)
+_ABSENT = "absent"
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -47,3 +63,51 @@ def _with_tuples(value):
     if isinstance(value, dict):
         return {name: _with_tuples(item) for name, item in value.items()}
     return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+def is_free(field: str) -> bool:
+    """Whether a config field "a.b" may change between a run and its continuation."""
+    return any(re.fullmatch(pattern, field) for pattern in FREE)
+
+
+def describe(config, fingerprint: str, frozen: dict | None = None) -> dict[str, Any]:
+    """What identifies a run: its config, its data, and frozen weights read from files.
+
+    fingerprint: of the data set. frozen: the frozen parameters by scope; of those that
+    config.pretrained names a source for, a digest is taken (a collective): they are in
+    no checkpoint, and a file may change under its name.
+    """
+    sources = config.get("pretrained", {})
+    digests = {
+        scope: hashlib.sha256(repr(checksums(tree)).encode()).hexdigest()[:16]
+        for scope, tree in sorted((frozen or {}).items())
+        if sources.get(scope)
+    }
+    return {"config": plain(config), "data": fingerprint, "weight_files": digests}
+
+
+def differences(stored: dict, current: dict) -> list[str]:
+    """In what two descriptions differ, a phrase each; [] where they are of one run."""
+    old, new = flat(stored["config"]), flat(current["config"])
+    if not any(name.startswith("warmup.") for name in new) and not old.get(
+        "warmup.steps"
+    ):  # before version 0.2 every config had this section
+        old = {k: v for k, v in old.items() if not k.startswith("warmup.")}
+    changed = [
+        f"config.{name}: {old.get(name, _ABSENT)} -> {new.get(name, _ABSENT)}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, _ABSENT) != new.get(name, _ABSENT) and not is_free(name)
+    ]
+    if stored["data"] not in (current["data"], IMPORTED):
+        changed.append(f"data fingerprint: {stored['data']} -> {current['data']}")
+    weights = current.get("weight_files", {})
+    return changed + [
+        f"the weights in config.pretrained.{scope}: {digest} -> {weights[scope]}"
+        for scope, digest in stored.get("weight_files", {}).items()
+        if weights.get(scope, digest) != digest
+    ]
+
+
+def flat(config: dict[str, Any]) -> dict[str, Any]:
+    """{"a.b.c": value} of a nested config."""
+    return traverse_util.flatten_dict(config, sep=".", keep_empty_nodes=True)

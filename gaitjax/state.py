@@ -1,9 +1,4 @@
-"""From a config to a training state: model, optimizer, shardings, parameters.
-
-Shape first, then sharding, then arrays: the abstract state comes from `eval_shape`,
-each leaf gets its sharding from the ordered rules, and init is jitted with those
-out_shardings, so no leaf is ever whole on one device unless it is replicated.
-"""
+"""From a config to a training state: model, optimizer, shardings, parameters."""
 
 import functools
 import re
@@ -16,8 +11,9 @@ import optax
 from flax import linen as nn
 from flax import traverse_util
 
+from gaitjax import models
 from gaitjax.engine import optim, sharding
-from gaitjax.models import create_model
+from gaitjax.engine.guards import require, require_regex
 from gaitjax.weights import encoders as pretrained
 
 
@@ -74,17 +70,11 @@ def init_state(rng, batch, *, model, tx, frozen_patterns) -> TrainState:
 
 
 class Setup(NamedTuple):
-    """What `build` makes of a config: shared by training, evaluation and benchmarks.
-
-    warm_tx, tx: the optimizers of the warm-up and of the main phase; each starts from
-    nothing (`tx.init`). schedule: the learning rate of a step, both phases on end.
-    """
+    """What `build` makes of a config: shared by training, evaluation and benchmarks."""
 
     mesh: jax.sharding.Mesh
     model: nn.Module
-    warm_tx: optax.GradientTransformation
     tx: optax.GradientTransformation
-    schedule: optim.Schedule
     abstract_state: TrainState
     shardings: TrainState
     new_state: Callable[[], TrainState]
@@ -98,11 +88,9 @@ def build(config, example_batch) -> Setup:
     """
     check_config(config)
     mesh = sharding.make_mesh(config.mesh)
-    model = create_model(config)
-    warm = optim.make_warm_up_schedule(config.optimizer, config.warmup)
-    main = optim.make_schedule(config.optimizer, config.train.steps)
-    warm_tx, tx = (optim.make_optimizer(config.optimizer, x) for x in (warm, main))
-    schedule = optax.join_schedules([warm, main], [config.warmup.steps])
+    model = models.make(config)
+    schedule = optim.make_schedule(config.optimizer, config.train.steps)
+    tx = optim.make_optimizer(config.optimizer, schedule)
 
     def init(rng) -> TrainState:
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example_batch)
@@ -110,73 +98,45 @@ def build(config, example_batch) -> Setup:
             rng, batch, model=model, tx=tx, frozen_patterns=tuple(config.frozen)
         )
 
-    abstract_state = jax.eval_shape(init, jax.random.key(config.seed))
-    shardings = sharding.infer_shardings(
-        abstract_state, sharding.rules_of(config), mesh
+    abstract_state, shardings, drawn_state = sharding.sharded_init(
+        init, config.seed, sharding.rules_of(config), mesh
     )
 
     def new_state() -> TrainState:
-        rng = sharding.key(config.seed, mesh)
-        state = jax.jit(init, out_shardings=shardings)(rng)
+        state = drawn_state()
         frozen = pretrained.load_frozen(config, state.frozen)
         return state._replace(frozen=sharding.place(frozen, shardings.frozen))
 
-    return Setup(
-        mesh, model, warm_tx, tx, schedule, abstract_state, shardings, new_state
-    )
+    return Setup(mesh, model, tx, abstract_state, shardings, new_state)
 
 
 def check_config(config) -> None:
     """Raises ValueError, naming the field, for what would fail late or deep inside."""
-    try:
-        jnp.dtype(config.model.get("dtype", "float32"))
-    except TypeError:
-        raise ValueError(
-            f"Unknown config.model.dtype {config.model.dtype!r}; choose from float32, "
-            "bfloat16."
-        ) from None
+    models.check(config)
     check_positive(config, "train.log_every", "train.checkpoint_every", "train.keep")
-    for name in config.warmup.losses:
-        if name not in config.loss:
-            raise ValueError(
-                f"config.warmup.losses names {name!r}, config.loss has "
-                f"{', '.join(sorted(config.loss)) or 'none'}."
-            )
     best, protocols = config.train.keep_best, config.evaluation.protocols
     if best and config.mode == "train":
-        if not config.evaluation.every_steps:
-            raise ValueError(
-                f"config.train.keep_best={best!r} needs evaluations during training: "
-                "set config.evaluation.every_steps."
-            )
-        if best.partition("/")[0] not in protocols:
-            raise ValueError(
-                f"config.train.keep_best={best!r} is no protocol/task/metric of "
-                f"config.evaluation.protocols: {', '.join(protocols)}."
-            )
-    patterns = {
-        "train.trainable": (config.train.trainable,),
-        "warmup.trainable": (config.warmup.trainable,),
-        "frozen": config.frozen,
-    }
-    for field, given in patterns.items():
-        for pattern in given:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(
-                    f"config.{field}: {pattern!r} is no regular expression ({error})."
-                ) from error
+        require(
+            config.evaluation.every_steps,
+            f"config.train.keep_best={best!r} needs evaluations during training: set "
+            "config.evaluation.every_steps.",
+        )
+        require(
+            best.partition("/")[0] in protocols,
+            f"config.train.keep_best={best!r} is no protocol/task/metric of "
+            f"config.evaluation.protocols: {', '.join(protocols)}.",
+        )
+    require_regex(config.train.trainable, "config.train.trainable")
+    for pattern in config.frozen:
+        require_regex(pattern, "config.frozen")
 
 
 def check_positive(config, *fields: str) -> None:
     """Raises ValueError where one of the config's fields "a.b" is below 1."""
     for field in fields:
         section, _, name = field.partition(".")
-        if config[section][name] < 1:
-            raise ValueError(
-                f"config.{field} must be 1 or more; got {config[section][name]}."
-            )
+        value = config[section][name]
+        require(value >= 1, f"config.{field} must be 1 or more; got {value}.")
 
 
 def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -200,10 +160,20 @@ def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
         "labels": ((sequences,), jnp.int32),
     }
     wanted = [*data.modalities, "ratios", "valid", "labels"]
-    unknown = sorted(set(wanted) - set(shapes))
-    if unknown:
-        raise ValueError(
-            f"Unknown config.data.modalities {', '.join(unknown)}; choose from "
-            f"{', '.join(name for name in shapes if name not in wanted[-3:])}."
-        )
+    modalities = {k: v for k, v in shapes.items() if k not in wanted[-3:]}
+    for name in data.modalities:
+        choose(name, modalities, "config.data.modalities")
     return {name: jax.ShapeDtypeStruct(*shapes[name]) for name in wanted}
+
+
+def check_batch(config, mesh) -> None:
+    """Raises ValueError where a batch cannot be split over devices and parts."""
+    identities, parts = config.data.ids_per_batch, config.train.accumulate
+    require(
+        parts >= 1 and identities % parts == 0,
+        f"config.train.accumulate={parts} does not divide config.data.ids_per_batch="
+        f"{identities} (or config.warmup's); a part holds whole identities, choose a "
+        "divisor.",
+    )
+    size = identities * config.data.seqs_per_id
+    sharding.check_divides(size, mesh, "config.data.ids_per_batch x seqs_per_id", parts)

@@ -1,9 +1,9 @@
-"""Runs of gaitjax.main that start fast: one process imports, each run is its fork.
+"""Runs of gaitjax.main that start fast: one process imports, each run is a fork of it.
 
 As a program (`python -m tests.forked_runs`): each line of stdin is a JSON list of
-processes, [devices, output file, arguments of gaitjax.main ...] (where the first is
-"tests.checkpoint_task" the others are its); two lines answer it: their process ids at
-their start, their exit codes (negative: killed by that signal).
+processes, [devices, output file, arguments of gaitjax.main ...]; a first argument
+"tests.checkpoint_task" runs that with the others. Two lines answer: the process ids
+when they start, the exit codes when they end (negative: killed by that signal).
 """
 
 import atexit
@@ -19,14 +19,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Runs:
-    """The parent's side. cache: folder of compiled programs, shared by the runs."""
+    """The parent's side. cache: folder of compiled programs; None: the tests' own."""
 
-    def __init__(self, cache: Path):
-        environment = {
-            **os.environ,
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+    def __init__(self, cache: Path | None = None):
+        environment = {**os.environ, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        if cache:
+            environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.forked_runs"], cwd=ROOT, env=environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -74,7 +72,6 @@ def wait_for(condition, what: str, seconds: float = 120) -> None:
 
 def _child(devices: int, output: str, *arguments: str) -> None:
     import jax
-    from absl import app
 
     from gaitjax import main
     from tests import checkpoint_task
@@ -88,7 +85,7 @@ def _child(devices: int, output: str, *arguments: str) -> None:
         if arguments[0] == "tests.checkpoint_task":
             checkpoint_task.run(*arguments[1:])
             raise SystemExit(0)
-        app.run(main._main, flags_parser=main._parse)
+        main.run()
     except SystemExit as end:
         sys.stdout.flush()
         atexit._run_exitfuncs()  # as at any exit: processes leave together
@@ -103,7 +100,7 @@ def _serve() -> None:
     import tensorflow_datasets  # noqa: F401
 
     import gaitjax.evaluate
-    import gaitjax.rerank.train
+    import gaitjax.rerank.run
     import gaitjax.train  # noqa: F401
 
     for line in sys.stdin:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from golden_files import GoldenFile
-from golden_models import to_torch
+from golden_models import from_torch, to_torch
 
 from gaitjax import losses
 from gaitjax.import_checkpoint import plain_names
@@ -35,7 +35,7 @@ def model_of(golden: GoldenFile, *, frozen_decoder: bool, black: float):
         num_classes=cfg["SeparateBNNecks"]["class_num"],
         image_size=(2 * cfg["image_size"], cfg["image_size"]),
         feature_grid=(2 * cfg["sils_size"], cfg["sils_size"]),
-        visual_options=lmgait.VisualEncoder(
+        visual_encoder=lmgait.VisualEncoder(
             hidden_size=width,
             num_layers=layers,
             num_heads=heads,
@@ -43,16 +43,16 @@ def model_of(golden: GoldenFile, *, frozen_decoder: bool, black: float):
             table_size=37,
             blocks=tuple(range(layers // 4 - 1, layers, layers // 4)),
         ),
-        text_options=lmgait.Text(enabled=False),
-        decoder_options=lmgait.DecoderOptions(
+        text=lmgait.Text(enabled=False),
+        decoder=lmgait.DecoderOptions(
             supervision="reconstruction", dropout=0.0, frozen=frozen_decoder
         ),
-        representation_options=lmgait.Representation(
+        representation=lmgait.Representation(
             channels=cfg["Denoising_Branch"]["target_dim"],
             hidden=weights["Denoising_Branch.down_sampling.0.weight"][0],
         ),
-        motion_options=lmgait.Motion(enabled=False),
-        gait_options=lmgait.Gait(
+        mtcm=lmgait.Motion(enabled=False),
+        gait=lmgait.Gait(
             stem=stem,
             squeeze=cfg["AttentionFusion"]["squeeze_ratio"],
             channels=tuple(channels),
@@ -288,7 +288,7 @@ def check_biggait(golden: GoldenFile) -> None:
     batch = batch_of(golden, "eval")
     init = functools.partial(model.init, train=False)
     shapes = jax.eval_shape(init, jax.random.key(0), batch)
-    variables = torch_names.from_torch("lmgait", plain_names(golden.weights()), shapes)
+    variables = from_torch("lmgait", plain_names(golden.weights()), shapes)
     variables = jax.tree.map(jnp.asarray, variables)
     forward = jax.jit(functools.partial(run, model, train=False))
     out, _, calls = forward(variables, batch)

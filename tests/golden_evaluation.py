@@ -10,7 +10,7 @@ import re
 import numpy as np
 from golden_files import GoldenFile
 
-from gaitjax.rerank import graph_methods as graph_rerank
+from gaitjax.rerank.k_reciprocal import k_reciprocal
 from gaitjax.rerank.methods import RERANKERS
 from gaitjax.retrieval import metrics, protocols
 from gaitjax.retrieval.distance import pairwise_distance
@@ -164,15 +164,13 @@ class Run:
 
     def check_detail(self, result, detail) -> None:
         task = result.task
-        distance = self.distance(task)
-        curve = metrics.cmc(
-            distance, task.probe_subject, task.gallery_subject, task.excluded,
-            max_rank=len(detail["cmc"]),
-        )  # fmt: skip
-        self.close(curve, 100 * np.asarray(detail["cmc"]), f"{task.name} cmc")
+        ranks = range(1, len(detail["cmc"]) + 1)
         summary = metrics.rank_metrics(
-            distance, task.probe_subject, task.gallery_subject, task.excluded
-        )
+            self.distance(task), task.probe_subject, task.gallery_subject,
+            task.excluded, ranks,
+        )  # fmt: skip
+        curve = [summary[f"rank{k}"] for k in ranks]
+        self.close(curve, 100 * np.asarray(detail["cmc"]), f"{task.name} cmc")
         for key in ("mAP", "mINP"):
             self.close(summary[key], 100 * detail[key], f"{task.name} {key}")
             self.close(result.metrics[key], 100 * detail[key], f"{task.name} {key}")
@@ -191,7 +189,7 @@ class Run:
         """
         key = f"{self.name}/dist0_first3rows"
         task = self.results[0].task
-        average = protocols.find(self.protocol).average
+        average = protocols.PROTOCOLS[self.protocol].average
         if average != "gallery" and self.protocol != "ccpg_gait":
             task = task.probes(task.probe_view == min(task.probe_view.tolist()))
             if average == "view_pairs":
@@ -240,7 +238,7 @@ def check_rerank(golden: GoldenFile) -> None:
     for name in golden.meta["tol"]:
         k1, k2, weight = re.fullmatch(r"k(\d+)_(\d+)_(\d+)", name).groups()
         options = dict(k1=int(k1), k2=int(k2), weight=int(weight) / 10, squared=False)
-        ours = graph_rerank.k_reciprocal(distance, probes, **options)
+        ours = k_reciprocal(distance, probes, **options)
         golden.check(f"{name}/float64", ours, tolerance=1e-6)
         golden.check(f"{name}/float16_as_shipped", ours, tolerance=3e-3)
         from_features = RERANKERS["kr"](

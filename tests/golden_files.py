@@ -10,8 +10,6 @@ A golden file holds outputs only; weights and inputs come from the folder's
     images = golden.tensor(golden.meta["inputs"]["224x224"])
     golden.check("224x224/last", ours)               # torch layout; whole or sampled
     assert not golden.unchecked()
-
-Raise `ModelMissing(name)` for a model that gaitjax does not have yet: a skip by name.
 """
 
 import importlib.util
@@ -25,10 +23,6 @@ import numpy as np
 
 OWN_FOLDER = Path(__file__).parent / "goldens"
 SUFFIXES = ("@sample", "@digest", "@tokens")
-
-
-class ModelMissing(Exception):
-    """The file is of a model that gaitjax.models does not have (yet)."""
 
 
 def folder() -> Path:

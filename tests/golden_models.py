@@ -1,34 +1,26 @@
 """Golden files of the zoo: embeddings, logits, losses, gradients, batch statistics."""
 
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from golden_files import GoldenFile, ModelMissing
+from golden_files import GoldenFile
 
 from gaitjax import losses
+from gaitjax.models import MODELS
 from gaitjax.parts.heads import StripHead
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.unet import UNet
 from gaitjax.weights import zoo_names as torch_names
 
+NO_CLASSES = 0  # these models have no classifier
+
 
 def build(golden: GoldenFile):
     """(our name, model, function torch input -> batch entries)."""
-    builder = BUILDERS.get(golden.meta["class"])
-    if builder is None:
-        raise ModelMissing(golden.meta["class"])
-    return builder(golden.meta["model_cfg"], golden)
-
-
-def model_class(module: str, name: str):
-    try:
-        return getattr(importlib.import_module(f"gaitjax.models.{module}"), name)
-    except ModuleNotFoundError as error:
-        raise ModelMissing(module) from error
+    return BUILDERS[golden.meta["class"]](golden.meta["model_cfg"], golden)
 
 
 def images(x: np.ndarray) -> jax.Array:
@@ -39,20 +31,20 @@ def images(x: np.ndarray) -> jax.Array:
 def gaitbase(cfg, golden):
     backbone = cfg["backbone_cfg"]
     modality = "frames" if backbone.get("in_channel", 1) == 3 else "silhouettes"
-    model = model_class("gaitbase", "GaitBase")(
+    model = MODELS["gaitbase"](
         cfg["SeparateBNNecks"]["class_num"],
         channels=tuple(backbone["channels"]),
         layers=tuple(backbone["layers"]),
         strides=tuple(backbone["strides"]),
         num_strips=cfg["bin_num"][0],
         embedding_size=cfg["SeparateFCs"]["out_channels"],
-        modality=modality,
     )
     return "gaitbase", model, lambda x: {modality: images(x)}
 
 
 def gaitset(cfg, golden):
-    model = model_class("gaitset", "GaitSet")(
+    model = MODELS["gaitset"](
+        NO_CLASSES,
         channels=tuple(cfg["in_channels"][1:]),
         bins=tuple(cfg["bin_num"]),
         embedding_size=cfg["SeparateFCs"]["out_channels"],
@@ -63,7 +55,8 @@ def gaitset(cfg, golden):
 def gaitpart(cfg, golden):
     layers = [layer.split("-") for layer in cfg["backbone_cfg"]["layers_cfg"]]
     convs = [layer for layer in layers if len(layer) > 1][::2]
-    model = model_class("gaitpart", "GaitPart")(
+    model = MODELS["gaitpart"](
+        NO_CLASSES,
         channels=tuple(int(layer[1]) for layer in convs),
         halvings=tuple(int(layer[2]) if len(layer) > 2 else 0 for layer in convs),
         num_strips=cfg["bin_num"][0],
@@ -74,7 +67,7 @@ def gaitpart(cfg, golden):
 
 def gaitgl(cfg, golden):
     large = golden.meta["dataset"] in ("OUMVLP", "GREW")
-    model = model_class("gaitgl", "GaitGL")(
+    model = MODELS["gaitgl"](
         cfg["class_num"],
         channels=tuple(cfg["channels"]),
         halvings=1 if large else 3,
@@ -93,20 +86,19 @@ def embedding_size(golden):
 def deepgaitv2(cfg, golden):
     backbone = cfg["Backbone"]
     modality = "heatmaps" if backbone["in_channels"] == 2 else "silhouettes"
-    model = model_class("deepgaitv2", "DeepGaitV2")(
+    model = MODELS["deepgaitv2"](
         cfg["SeparateBNNecks"]["class_num"],
         kind=backbone["mode"],
         channels=tuple(backbone["channels"]),
         layers=tuple(backbone["layers"]),
         embedding_size=embedding_size(golden),
-        modality=modality,
     )
     return "deepgaitv2", model, lambda x: {modality: images(x)}
 
 
 def skeletongaitpp(cfg, golden):
     base = 32 * cfg["Backbone"]["C"]
-    model = model_class("skeletongaitpp", "SkeletonGaitPP")(
+    model = MODELS["skeletongaitpp"](
         cfg["SeparateBNNecks"]["class_num"],
         channels=tuple(base * factor for factor in (1, 2, 4, 8)),
         layers=tuple(cfg["Backbone"]["blocks"]),
@@ -121,7 +113,8 @@ def skeletongaitpp(cfg, golden):
 
 
 def gaitgraph2(cfg, golden):
-    model = model_class("gaitgraph2", "GaitGraph2")(
+    model = MODELS["gaitgraph2"](
+        NO_CLASSES,
         branch_channels=tuple(cfg["input_branch"][1:]),
         channels=tuple(cfg["main_stream"][1:]),
         reduction=cfg["reduction"],
@@ -133,7 +126,7 @@ def gaitgraph2(cfg, golden):
 
 def multigaitpp(cfg, golden):
     backbone = cfg["Backbone"]
-    model = model_class("multigaitpp", "MultiGaitPP")(
+    model = MODELS["multigaitpp"](
         cfg["SeparateBNNecks"]["class_num"], layers=tuple(backbone["blocks"])
     )
     first = backbone["part1_channel"]
@@ -156,7 +149,7 @@ def rgb_batch(rgb, sils=None, ratios=None):
 
 
 def gaitedge(cfg, golden):
-    model = model_class("gaitedge", "GaitEdge")(
+    model = MODELS["gaitedge"](
         cfg["GaitGL"]["class_num"],
         channels=tuple(cfg["GaitGL"]["channels"]),
         kernel=cfg["kernel_size"],
@@ -190,7 +183,7 @@ def segmentation(cfg, golden):
 
 def biggergait(cfg, golden):
     backbone, side = cfg["backbone_cfg"], cfg["image_size"]
-    model = model_class("biggergait", "BiggerGait")(
+    model = MODELS["biggergait"](
         cfg["SeparateBNNecks"]["class_num"],
         image_size=(2 * side, side),
         map_size=(2 * cfg["sils_size"], cfg["sils_size"]),
@@ -210,7 +203,7 @@ def biggergait(cfg, golden):
 
 
 def swingait(cfg, golden):
-    model = model_class("swingait", "SwinGait")(
+    model = MODELS["swingait"](
         cfg["SeparateBNNecks"]["class_num"],
         channels=tuple(cfg["Backbone"]["channels"]),
         layers=tuple(cfg["Backbone"]["layers"]),
@@ -220,7 +213,8 @@ def swingait(cfg, golden):
 
 
 def gaittr(cfg, golden):
-    model = model_class("gaittr", "GaitTR")(
+    model = MODELS["gaittr"](
+        NO_CLASSES,
         channels=tuple(cfg["in_channels"][1:]),
         dropout=0.0,
         embedding_size=cfg["num_class"],
@@ -255,7 +249,7 @@ def check_model(golden: GoldenFile) -> None:
         lambda: model.init(jax.random.key(0), batches["eval"], train=False)
     )
     abstract = {"batch_stats": {}, **abstract}
-    variables = torch_names.from_torch(name, golden.weights(), abstract)
+    variables = from_torch(name, golden.weights(), abstract)
     count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     assert count == golden.meta["n_params"], (count, golden.meta["n_params"])
     for mode in ("eval", "eval_packed"):
@@ -452,6 +446,17 @@ def check_train(golden, name, model, variables, mode, entries) -> None:
         except AssertionError:
             if attempt == 3:
                 raise
+
+
+def from_torch(name, state_dict, abstract_variables) -> dict:
+    """Our variables, a tree like abstract_variables, from a PyTorch state dict.
+
+    Both must have the same entries.
+    """
+    values, parity = torch_names.fit(name, state_dict, abstract_variables)
+    assert not parity.faults()
+    structure = jax.tree.structure(abstract_variables)
+    return jax.tree.unflatten(structure, list(values.values()))
 
 
 def to_torch(name, tree, params) -> dict[str, np.ndarray]:

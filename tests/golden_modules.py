@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from golden_files import GoldenFile
-from golden_models import to_torch, unpack
+from golden_models import from_torch, to_torch, unpack
 
 from gaitjax.models.gaitgl import GeM, GLConv
 from gaitjax.models.gaitgraph2 import branch_features
@@ -201,7 +201,7 @@ def check_case(golden, case, module, rules) -> None:
     )
     torch_names.RULES[case] = rules
     abstract = {"params": {}, "batch_stats": {}, **abstract}
-    variables = torch_names.from_torch(case, weights, abstract)
+    variables = from_torch(case, weights, abstract)
     for mode in ("eval", "train"):
         if f"{mode}/" in "".join(name.partition("/")[2] + "|" for name in names):
             check_mode(golden, case, mode, module, variables, inputs, names)

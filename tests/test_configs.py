@@ -1,10 +1,13 @@
 """Every config builds, and its parameters are counted without computing anything."""
 
+import functools
 import importlib
+import json
 from pathlib import Path
 
 import jax
 import pytest
+from ml_collections import ConfigDict
 
 from gaitjax import losses, models, state
 from gaitjax.engine import optim
@@ -27,7 +30,7 @@ PARAMETERS = {
     ("biggait", "ccpg"): (8_724_290, 22_056_576),
     ("biggergait", ""): (211_562, 0),
     ("biggergait", "ccpg"): (120_149_952, 22_058_498),
-    # one variant each at full size: `ZOO` B has the same counts
+    # one variant each at full size
     ("deepgaitv2", ""): (158_072, 0),
     ("deepgaitv2", "gait3d"): (25_492_160, 0),
     ("gaitedge", ""): (141_774, 0),
@@ -98,12 +101,13 @@ def test_every_variant_is_complete_and_consistent(name):
     for variant in variants(name):
         config = load(name, variant)
         steps, optimizer, data = config.train.steps, config.optimizer, config.data
-        models.create_model(config)
+        models.check(config)
         optim.make_optimizer(optimizer, optim.make_schedule(optimizer, steps or 1))
         assert set(config.loss) <= set(losses.LOSSES)
         assert set(config.evaluation.protocols) <= set(PROTOCOLS)
         assert config.name == (name if variant == "synthetic" else f"{name}_{variant}")
-        if variant not in ("synthetic", "cmu_walk"):  # `ZOO` A.8, B.4
+        if variant not in ("synthetic", "cmu_walk"):
+            # the published evaluations: 720 frames, of CCPG 250 with BigGait's code
             short = variant == "ccpg" and name in ("biggait", "lmgait")
             assert config.evaluation.max_frames == (250 if short else 720)
         if config.model.name == "gei":
@@ -113,3 +117,99 @@ def test_every_variant_is_complete_and_consistent(name):
             assert list(optimizer.milestones) == sorted(optimizer.milestones)
             assert optimizer.milestones[-1] < steps
         assert optimizer.decay_steps <= steps and optimizer.rise_steps < steps
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_model_is_made_of_its_config_alone(name):
+    """As it is written, and as a run's config.json has it (tuples become lists)."""
+    config = load(name)
+    model = models.MODELS[config.model.name](7, **config.model)
+    stored = ConfigDict(json.loads(config.to_json_best_effort()))
+    models.check(stored)
+    again = models.MODELS[stored.model.name](7, **stored.model)
+    assert model == again and hash(model) == hash(again)
+
+
+WRONG = [
+    ("gaitset", "model.name", "moon", "Unknown config.model.name 'moon'; choose from"),
+    ("gaitset", "model.bins", (), "config.model.bins must be a tuple"),
+    ("gaitset", "model.bins", (3,), "bins=3 does not divide the 16 rows"),
+    ("gaitset", "model.channels", (4, 4), "config.model.channels must be a tuple of 3"),
+    (
+        "gaitset",
+        "model.dtype",
+        "int8",
+        "config.model.dtype 'int8'; choose from float32",
+    ),
+    ("gaitset", "data.modalities", ("frames",), "gaitset reads 'silhouettes': add it"),
+    ("gaittr", "data.modalities", ("frames",), "gaittr reads 'keypoints': add it"),
+    ("gaittr", "model.heads", 3, "channels must be multiples of .* 12; got"),
+    ("gaittr", "model.dropout", 1.5, "config.model.dropout must be .* from 0 to 1"),
+    ("gaitbase", "model.embedding_size", 0, "embedding_size must be an integer, 1 or"),
+    ("gaitbase", "model.num_strips", 3, "num_strips=3 does not divide the 8 rows"),
+    ("gaitbase", "model.layers", (1, 1), r"layers must have one entry per stage, 4"),
+    ("gaitbase", "data.modalities", ("keypoints",), "gaitbase reads 1 of silhouettes"),
+    (
+        *("gaitbase", "data.modalities", ("frames", "silhouettes")),
+        "config.data.modalities, which has frames, silhouettes",
+    ),
+    (
+        "gaitpart",
+        "model.halvings",
+        (0, 2, 5),
+        r"halvings\[2\]: 2\*\*5=32 does not divide",
+    ),
+    ("gaitgl", "model.halvings", 6, "2\\*\\*6=64 does not divide the 32 rows"),
+    ("gaitgl", "model.channels", (4, 4), "channels must have 3 or 4 entries"),
+    ("gaitgl", "model.head", "none", "config.model.head 'none'; choose from original"),
+    (
+        "deepgaitv2",
+        "model.kind",
+        "4d",
+        "config.model.kind '4d'; choose from 2d, p3d, 3d",
+    ),
+    (
+        "gaitedge",
+        "evaluation.modalities",
+        (),
+        "gaitedge reads 'masks': add it to .*eval",
+    ),
+    ("gaitedge", "data.image_size", (126, 64), "image_size must be multiples of 8"),
+    ("gaitgraph2", "model.reduction", 100, "reduction=100 leaves nothing of a block"),
+    ("multigaitpp", "data.modalities", ("heatmaps",), "multigaitpp reads 2 of silh"),
+    ("multigaitpp", "model.squeeze", 16, "squeeze=16 leaves nothing of the 4 channels"),
+    ("swingait", "model.heads", (3, 4), r"widths must be multiples of .*\(3, 4\)"),
+    ("biggergait", "model.layers_per_group", 2, "layers_per_group must divide"),
+    ("biggergait", "model.num_heads", 3, "hidden_size 32 is not a multiple of"),
+    ("biggergait", "model.patch_size", 5, "image_size .* is not a multiple"),
+    ("biggergait", "data.modalities", ("frames",), "warm-up reads 'masks'; add them"),
+]
+
+
+@pytest.mark.parametrize("name, field, value, message", WRONG)
+def test_a_wrong_model_is_named_before_data_is_opened(name, field, value, message):
+    config = load(name)
+    with config.ignore_type():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(ValueError, match=message):
+        state.check_config(config)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_option_of_a_model_has_a_domain(name):
+    """A value of the wrong type is refused, whatever the field."""
+
+    def fields(tree, path=()):
+        for key, value in tree.items():
+            group = isinstance(value, ConfigDict)
+            yield from fields(value, (*path, key)) if group else [(*path, key)]
+
+    config = load(name)
+    for *groups, field in fields(config.model):
+        changed = config.copy_and_resolve_references()
+        group = functools.reduce(lambda tree, key: tree[key], groups, changed.model)
+        with changed.ignore_type():
+            group[field] = {"wrong": "type"}
+        path = ".".join(("config.model", *groups, field))
+        with pytest.raises(ValueError, match=path):
+            models.check(changed)

@@ -41,8 +41,8 @@ LMGAIT = (
 GAITBASE = (
     ["--config=configs/gaitbase.py", *SMALLER]
     + """
-    --config.model.channels=(4,4,8,8)
-    --config.model.embedding_size=8
+    --config.model.channels=(4,8) --config.model.layers=(1,1)
+    --config.model.strides=(2,2) --config.model.embedding_size=8
 """.split()
 )
 
@@ -57,7 +57,7 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def program(data_dir, tmp_path_factory):
     """Runs gaitjax.main in a fork: program(workdir, *arguments, expect=0) -> output."""
-    runs = Runs(ROOT / ".cache" / "jax")
+    runs = Runs()
     output = tmp_path_factory.mktemp("output") / "out.txt"
 
     def start(workdir, config, *arguments):
@@ -70,7 +70,7 @@ def program(data_dir, tmp_path_factory):
         assert codes == [expect], output.read_text()[-3000:]
         return output.read_text()
 
-    run.start, run.wait = start, runs.wait
+    run.start, run.wait, run.runs = start, runs.wait, runs
     yield run
     runs.close()
 
@@ -170,14 +170,14 @@ MISTAKES = {
     "mode": (["--config=configs/gaitbase.py", "--config.mode=fly"], "train, evaluate"),
     "model": (
         ["--config=configs/gaitbase.py", "--config.model.name=x"],
-        "Unknown model 'x'",
+        "Unknown config.model.name 'x'",
     ),
     "data": (
-        ["--config=configs/gaitbase.py", "--config.data.data_dir=nowhere"],
-        "./run.sh build synthetic_gait",
+        ["--config=configs/gaitbase.py:ccpg", "--config.data.data_dir=nowhere"],
+        "./run.sh build ccpg",
     ),
     "no run": (
-        ["--config=configs/gaitbase.py", "--config.mode=evaluate"],
+        [*GAITBASE, "--config.mode=evaluate"],
         "There is no trained run",
     ),
     "no config": ([], "No --config given"),
@@ -197,6 +197,30 @@ def test_mistakes_are_one_sentence_and_exit_code_2(program, mistake, tmp_path):
     assert "Traceback" not in output
     message = [line for line in output.splitlines() if "gaitjax: " in line]
     assert len(message) == 1 and expected in message[0], output[-2000:]
+
+
+def test_an_embedded_data_set_that_cannot_be_made_is_explained(program, tmp_path):
+    wrong = "--config.data.train_dataset=synthetic_gait/moon"
+    output = program(tmp_path, *GAITBASE, wrong, expect=2)
+    assert "prepare: synthetic_gait has no config 'moon'; it has: " in output
+    assert "gaitjax: The data set synthetic_gait/moon was not made" in output
+    assert "Traceback" not in output
+
+
+def test_two_processes_make_the_embedded_data_set_once(program, tmp_path):
+    """They stop at a mistake that is found in the data which they have made."""
+    folders = [f"--config.data.data_dir={tmp_path / 'data'}", f"--workdir={tmp_path}"]
+    arguments = [*GAITBASE, *folders, "--config.data.num_classes=7"]
+    program.runs.start(arguments, tmp_path / "out", processes=2)
+    codes = program.runs.wait()
+    outputs = [(tmp_path / f"out{number}").read_text() for number in range(2)]
+    assert codes == [2, 2], outputs
+    for output in outputs:
+        assert "prepared with 4 training identities, the config says 7" in output
+    both = "".join(outputs)
+    assert both.count("Making the embedded data set synthetic_gait/tiny") == 1
+    assert both.count("synthetic_gait/tiny: 56 sequences train") == 1  # one builds
+    assert both.count("synthetic_gait/tiny: prepared meanwhile") == 1  # one waits
 
 
 def test_wrong_shape_is_explained(program, tmp_path):
@@ -229,20 +253,21 @@ def test_help_names_the_flags_and_an_example():
     assert "--config=configs/lmgait.py" in done.stdout and "--workdir" in done.stdout
 
 
-def test_training_imports_no_tensorflow_transformers_or_torch(data_dir, tmp_path):
+def test_the_command_alone_makes_its_data_and_imports_no_tensorflow(tmp_path):
+    """In an empty folder; and neither transformers nor torch are imported."""
     script = (
-        "import sys; sys.argv[1:] = sys.argv[1:]\n"
-        "from absl import app; from gaitjax import main\n"
-        "try: app.run(main._main, flags_parser=main._parse)\n"
+        "import sys; from gaitjax import main\n"
+        "try: main.run()\n"
         "except SystemExit as end: assert not end.code, end.code\n"
         "heavy = {'tensorflow', 'transformers', 'torch'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    folders = [f"--config.data.data_dir={data_dir}", f"--workdir={tmp_path}"]
-    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
-    arguments = [*GAITBASE, "--config.train.steps=3", *folders]
+    folders = [f"--config.data.data_dir={tmp_path}/data", f"--workdir={tmp_path}/run"]
+    arguments = [*GAITBASE, "--config.train.steps=2", *folders]
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
-        cwd=ROOT, env={**os.environ, **cache}, capture_output=True, text=True,
+        cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "Making the embedded data set synthetic_gait/tiny" in done.stdout
+    assert (tmp_path / "run" / "results.json").exists()

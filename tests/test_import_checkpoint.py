@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 from golden_models import to_torch
 
-from gaitjax import evaluate, import_checkpoint, state, train
+from gaitjax import import_checkpoint, restore, state, train
 from gaitjax.engine.checkpoints import Checkpoints, DifferentRun, describe
-from gaitjax.weights import encoders as pretrained
-from gaitjax.weights import files as weight_files
-from gaitjax.weights import zoo_names as torch_names
+from gaitjax.weights import encoders, files, zoo_names
 
 
 def config_of(name, checkpoint=""):
@@ -57,7 +55,7 @@ def save(path, tensors):
 
 
 def load(setup, workdir):
-    restored = evaluate.load_run(setup, setup.abstract_state, str(workdir))
+    restored = restore.load_run(setup, setup.abstract_state, str(workdir))
     return restored.params, restored.batch_stats
 
 
@@ -152,7 +150,7 @@ def test_frozen_parts_become_files_for_config_pretrained(tmp_path, capsys):
     for scope, shapes in setup.abstract_state.frozen.items():
         file = tmp_path / "run" / f"{scope}.safetensors"
         assert f"--config.pretrained.{scope}={file}" in printed
-        loaded = pretrained.load(file, shapes)
+        loaded = encoders.load(file, shapes)
         jax.tree.map(np.testing.assert_array_equal, loaded, variables["params"][scope])
 
 
@@ -168,7 +166,7 @@ def test_biggaits_encoder_comes_under_either_name():
     assert "backbone.layernorm.bias" in plain and "gait_net.FCs.fc_bin" in plain
     assert set(import_checkpoint.plain_names(plain)) == set(plain)
     path = "visual_encoder/encoder/layer/0/attention/attention/key/kernel"
-    name = torch_names.torch_name("lmgait", path)
+    name = zoo_names.torch_name("lmgait", path)
     assert name == "backbone.encoder.layer.0.attention.attention.key.weight"
 
 
@@ -195,7 +193,7 @@ def test_a_pickle_that_would_run_code_is_refused(suffix, tmp_path):
         file.write_bytes(pickle.dumps(Malicious(trap), 2))
     message = "no whole" if suffix == ".npz" else r"holds io\.open besides|needs torch"
     with pytest.raises(ValueError, match=message):
-        weight_files.read_published(file)
+        files.read_published(file)
     assert not trap.exists()
 
 
@@ -220,7 +218,7 @@ def test_torchs_advice_is_not_repeated(
     file = tmp_path / "weights.pth"
     file.write_bytes(pickle.dumps({"step": 3}, 2))
     with pytest.raises(ValueError, match=message) as caught:
-        weight_files.read_published(file)
+        files.read_published(file)
     assert caught.value.__suppress_context__ and "weights_only" not in str(caught.value)
     file.write_bytes(pickle.dumps({"step": np.float64(3)}, 2))  # torch never sees it
     with pytest.raises(
@@ -242,9 +240,9 @@ def test_whole_torch_files_with_more_than_weights(tmp_path):
     ):
         save(content, file)
         with pytest.raises(ValueError, match=f"holds {message} besides tensors"):
-            weight_files.read_published(file)
+            files.read_published(file)
     torch.save(model.state_dict(), file)  # what the message advises
-    assert set(weight_files.read_published(file)) == {"weight", "bias"}
+    assert set(files.read_published(file)) == {"weight", "bias"}
 
 
 def test_mistakes_are_one_sentence(tmp_path):

@@ -11,31 +11,45 @@ ROOT = Path(__file__).resolve().parents[1]
 # module or folder -> what of gaitjax it may import; the longest matching key counts
 MAY_IMPORT = {
     "engine": {"engine"},
-    "parts": {"parts"},
-    "models": {"parts"},
-    "models.__init__": {"models", "parts.output"},
-    "models.gaitedge": {"parts", "models.gaitgl"},  # a wrapper over a stated base
+    # what a model accepts is stated in its fields, and refused by one helper
+    "parts": {"parts", "engine.fields", "engine.guards"},
+    "models": {"parts", "engine.fields", "engine.guards"},
+    "models.__init__": {"models", "parts", "engine.fields", "engine.guards"},
+    # a wrapper over a stated base
+    "models.gaitedge": {"parts", "models.gaitgl", "engine.fields", "engine.guards"},
     "losses": {"losses", "engine.guards", "parts.output"},
-    "retrieval": {"retrieval"},
+    "retrieval": {"retrieval", "engine.guards"},
     "data": {"data", "engine"},
     "weights": {"weights", "engine.guards", "engine.atomic"},
     "run_folder": {"engine"},
     "state": {"engine", "models", "weights"},
     "pictures": {"pictures", "data", "retrieval", "run_folder"},
     "pictures.charts": set(),
-    "evaluate": {"engine", "data", "retrieval", "pictures", "run_folder", "state"},
-    "train": {"engine", "data", "losses", "evaluate", "run_folder", "state"},
+    "restore": {"engine", "run_folder", "state"},
+    "phases": {"engine.guards"},
+    "evaluate": {
+        "phases",
+        "engine",
+        "data",
+        "retrieval",
+        "pictures",
+        "restore",
+        "run_folder",
+    }
+    | {"state"},
+    "train": {"phases", "engine", "data", "losses", "evaluate", "run_folder", "state"},
     "rerank": {"rerank", "retrieval", "engine.guards"},
-    "rerank.cargait": {"parts"},
+    "rerank.cargait": {"parts", "engine.guards"},
     "rerank.graph_methods": {"retrieval.distance"},
     "rerank.compare": {"rerank", "retrieval", "engine"},
-    "rerank.base_run": {"engine", "data", "evaluate", "run_folder", "state"},
-    "rerank.train": {"rerank", "engine", "data", "losses", "pictures", "retrieval"}
-    | {"run_folder", "state"},
+    "rerank.base_run": {"engine", "data", "evaluate", "restore", "run_folder", "state"},
+    "rerank.train": {"rerank", "engine", "data", "losses", "run_folder"},
+    "rerank.run": {"rerank", "engine", "pictures", "retrieval", "run_folder", "state"},
     "import_checkpoint": {"engine", "run_folder", "state", "weights"},
     "plan": {"engine", "rerank", "state", "train"},
+    "command_line": {"engine"},
     "main": {"engine", "evaluate", "import_checkpoint", "models", "plan", "train"}
-    | {"rerank.train"},
+    | {"command_line", "data.embedded", "rerank.run"},
 }
 NEVER = {"tensorflow", "transformers", "torch"}
 INSIDE_FUNCTIONS = {

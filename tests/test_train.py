@@ -9,9 +9,11 @@ import pytest
 from flax import traverse_util
 
 from configs import lmgait
-from gaitjax import evaluate, train
+from gaitjax import restore, run_folder, train
 from gaitjax import state as states
 from gaitjax.data.source import Index, Source
+from gaitjax.engine import loop
+from gaitjax.phases import phases_of
 
 
 @pytest.fixture(scope="module")
@@ -107,21 +109,21 @@ def test_a_step_moves_everything_but_what_is_frozen(setup, batch, config):
 
 def test_a_run_made_otherwise_is_named_and_another_seed_refused(config, tmp_path):
     frozen, folder = {"text_encoder": {}}, str(tmp_path)
-    assert evaluate.made_otherwise(config, frozen, folder) == ""  # nothing tells
-    evaluate.write_config(config, folder)
-    assert evaluate.made_otherwise(config, frozen, folder) == ""
+    assert restore.made_otherwise(config, frozen, folder) == ""  # nothing tells
+    run_folder.write_config(config, folder)
+    assert restore.made_otherwise(config, frozen, folder) == ""
     other = config.copy_and_resolve_references()
     other.model.gait.embedding_size, other.seed = 5, 3
-    made = evaluate.made_otherwise(other, {}, folder)  # no frozen weights: any seed
+    made = restore.made_otherwise(other, {}, folder)  # no frozen weights: any seed
     assert "config.model.gait.embedding_size=4 (here 5)." in made and "seed" not in made
     with pytest.raises(ValueError, match="text_encoder.* of its seed 0, .* says 3"):
-        evaluate.made_otherwise(other, frozen, folder)
+        restore.made_otherwise(other, frozen, folder)
     gaitbase = config.copy_and_resolve_references()
     gaitbase.model.name = "gaitbase"
     with pytest.raises(ValueError, match="is of the model lmgait, .* of gaitbase"):
-        evaluate.made_otherwise(gaitbase, frozen, folder)
+        restore.made_otherwise(gaitbase, frozen, folder)
     other.pretrained.text_encoder = "a/file"
-    assert "text_encoder= (here a/file)" in evaluate.made_otherwise(
+    assert "text_encoder= (here a/file)" in restore.made_otherwise(
         other, frozen, folder
     )
 
@@ -130,10 +132,9 @@ def test_a_run_made_otherwise_is_named_and_another_seed_refused(config, tmp_path
     "change, message",
     [
         ({"model.dtype": "float33"}, "config.model.dtype 'float33'"),
-        ({"warmup.losses": ("shape",)}, "names 'shape', config.loss has cross_entropy"),
         ({"train.trainable": "("}, "config.train.trainable: '\\(' is no regular"),
         ({"frozen": ("^a", "[")}, "config.frozen: '\\[' is no regular"),
-        ({"data.modalities": ("rgb",)}, "modalities rgb; choose from frames, masks"),
+        ({"data.modalities": ("rgb",)}, "modalities 'rgb'; choose from frames, masks"),
         ({"data.num_frames": 0}, "config.data.num_frames must be 1 or more; got 0"),
         (
             {"train.keep_best": "ccpg_gait/CL/rank1", "evaluation.every_steps": 0},
@@ -152,6 +153,46 @@ def test_values_that_would_fail_late_are_named_early(config, change, message):
         states.build(changed, states.example_batch(changed))
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"warmup.losses": ("shape",)}, "names 'shape', config.loss has cross_entropy"),
+        ({"warmup.trainable": ")"}, "config.warmup.trainable: '\\)' is no regular"),
+        ({"train.accumulate": 3}, "accumulate=3 does not divide .*ids_per_batch=2"),
+    ],
+)
+def test_phases_that_cannot_run_are_refused(config, setup, change, message):
+    changed = config.copy_and_resolve_references()
+    changed.warmup.ids_per_batch = 0
+    changed.update_from_flattened_dict(change)
+    with pytest.raises(ValueError, match=message):
+        train.loop_phases(changed, setup)
+
+
+def test_the_warm_up_is_a_phase_with_sizes_and_rates_of_its_own(config, setup):
+    changed = config.copy_and_resolve_references()
+    changed.warmup.update(steps=40, ids_per_batch=1, num_frames=2, learning_rate=0.5)
+    changed.train.steps = 60
+    warm, main = train.loop_phases(changed, setup)
+    assert (warm.name, warm.last, main.name, main.last) == (
+        "warm-up", 40, "training", 100
+    )  # fmt: skip
+    own = phases_of(changed)[0].config
+    assert set(own.loss) == {"silhouette"}
+    assert (own.data.ids_per_batch, own.data.num_frames) == (1, 2)
+    # a cycle of its own: rises from 1/25 over a twentieth, falls to 0
+    rates = [float(warm.rate(step)) for step in range(41)]
+    assert rates[0] == pytest.approx(0.02) and rates[2] == pytest.approx(0.5)
+    assert max(rates) == rates[2] and rates[40] == pytest.approx(0.0, abs=1e-6)
+    assert rates[21] == pytest.approx(0.25)  # half of the cosine
+    assert float(main.rate(40)) == pytest.approx(config.optimizer.learning_rate / 25)
+    changed.optimizer.schedule, changed.warmup.learning_rate = "milestones", 0.0
+    (warm, _), rate = train.loop_phases(changed, setup), config.optimizer.learning_rate
+    assert all(float(warm.rate(step)) == pytest.approx(rate) for step in range(40))
+    changed.warmup.steps = 0
+    assert [phase.name for phase in train.loop_phases(changed, setup)] == ["training"]
+
+
 def test_split_and_merge_are_inverse():
     params = {"a": {"x": 1, "y": 2}, "b": {"x": 3}}
     kept, frozen = states.split_frozen(params, (r"^a/y", r"^b/"))
@@ -159,17 +200,18 @@ def test_split_and_merge_are_inverse():
     assert states.merge_frozen(kept, frozen) == params
 
 
-def test_nan_names_the_step_the_term_and_the_sequences(config):
+def test_nan_names_the_step_the_term_and_the_sequences(config, setup):
     keys = np.array(["a/0", "a/1", "b/0", "b/1"])
     blank = np.array([""] * 4)
     index = Index(np.array(list("aabb")), blank, blank, keys, np.ones(4, int))
     data = Source("fake", [], index, "")
     metrics = {"total": np.nan, "triplet": np.nan, "cross_entropy": 1.0}
+    config.data.update(ids_per_batch=2, seqs_per_id=2)
+    config.warmup.ids_per_batch = 0
+    phase = train.loop_phases(config, setup, data)[-1]
     with pytest.raises(FloatingPointError) as caught:
-        config.data.update(ids_per_batch=2, seqs_per_id=2)
-        config.warmup.ids_per_batch = 0
-        train._check_finite(7, metrics, config, data)
+        loop.check_finite(7, metrics, phase.name_rows)
     message = str(caught.value)
     assert "Step 7: total, triplet not finite" in message
     assert all(key in message for key in keys)
-    train._check_finite(7, {"total": 1.0}, config, data)
+    loop.check_finite(7, {"total": 1.0}, phase.name_rows)

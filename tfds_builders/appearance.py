@@ -1,7 +1,7 @@
-"""What a walker wears and carries, and the scene around it: drawn at random.
+"""Random clothes, hair, bags and scenes for a rendered walker.
 
-Nothing here depends on who walks: an outfit is drawn from a generator of its own, so
-clothes, hair, skin tone, bags, light and background carry no identity.
+No draw depends on who walks: each outfit has its own random generator, so clothes,
+hair, skin tone, bags, light and background carry no identity.
 """
 
 from typing import NamedTuple
@@ -11,16 +11,16 @@ import numpy as np
 
 # materials: rows of the texture atlas
 SKIN, HAIR, UPPER, LOWER, SHOES, BAG = range(6)
-NUM_MATERIALS = 6
 TILE = 32  # texels per side of a texture
 
 
 class Upper(NamedTuple):
     """Upper garment. Lengths in metres.
 
-    sleeve: share of the arm that is covered (0 none, 0.5 short, 1 long). loose_torso,
-    loose_arm: cloth beyond the body's radius. hem: share of the thigh that it covers
-    (0: ends at the hips). hood: a hood lies in the neck. texture: float32 [32 32 3].
+    sleeve: share of the arm that it covers (0 none, 0.5 short, 1 long). loose_torso,
+    loose_arm: distance of the cloth from the skin. hem: share of the thigh that it
+    covers (0: it ends at the hips). hood: whether a hood hangs at the neck. texture:
+    float32 [32 32 3].
     """
 
     sleeve: float
@@ -32,7 +32,7 @@ class Upper(NamedTuple):
 
 
 class Lower(NamedTuple):
-    """Lower garment and shoes: kind is "trousers", "shorts" or "skirt"."""
+    """Lower garment and shoes; kind is "trousers", "shorts" or "skirt"."""
 
     kind: str
     loose_thigh: float
@@ -43,7 +43,10 @@ class Lower(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Skin tone and hair, drawn per session (not per person: colour would tell)."""
+    """Skin tone and hair, drawn anew for each session.
+
+    If they were drawn once per person, colour alone would identify the person.
+    """
 
     skin: np.ndarray
     hair: np.ndarray
@@ -54,12 +57,14 @@ class Head(NamedTuple):
 class Scene(NamedTuple):
     """Camera, light and sensor of one sequence.
 
-    azimuth: degrees from the walking direction to the camera (0: walks towards it, 90:
-    its left side is seen). elevation: degrees above the horizon. distance: metres.
-    light: unit vector towards the light in the walker's axes. ambient: 0..1. tint:
-    float32 [3], colour of the light. margin: of the detector's box, share of its
-    height. jitter: its noise per frame, same unit. noise: of the sensor, in 0..255.
-    seed: of background and noise.
+    azimuth: degrees from the walking direction to the camera (0: the person walks
+    towards it, 90: it sees the person's left side). elevation: degrees above the
+    horizon. distance: metres. light: unit vector towards the light, in the walker's
+    axes. ambient: 0..1. tint: float32 [3], colour of the light. margin: space around
+    the person in the detector's box, as a share of the box's height. jitter: standard
+    deviation of the box's position per frame, in the same unit. noise: standard
+    deviation of the sensor's noise, in grey levels (0..255). seed: for background and
+    noise.
     """
 
     azimuth: float
@@ -78,7 +83,7 @@ class Scene(NamedTuple):
 def draw_upper(rng: np.random.Generator) -> Upper:
     style = rng.choice(4, p=[0.3, 0.25, 0.25, 0.2])  # T-shirt, shirt, pullover, coat
     cloth = (0.004, 0.006, 0.012, 0.02)[style]
-    wide = rng.uniform(0, 1)  # how far the garment is too large
+    wide = rng.uniform(0, 1)  # 0: fits, 1: much too large
     return Upper(
         sleeve=0.5 if style == 0 else 1.0,
         loose_torso=cloth + rng.uniform(0, 0.014) + 0.03 * wide,
@@ -144,7 +149,7 @@ def draw_scene(
 
 
 def draw_colour(rng: np.random.Generator) -> np.ndarray:
-    """A cloth colour, float32 [3] in 0..255: any hue, often pale, dark or grey."""
+    """A colour for cloth, float32 [3] in 0..255: any hue, often pale, dark or grey."""
     hue, value = rng.uniform(0, 180), rng.uniform(30, 240)
     saturation = rng.choice([rng.uniform(0, 60), rng.uniform(60, 230)], p=[0.4, 0.6])
     pixel = np.array([[[hue, saturation, value]]]).astype(np.uint8)
@@ -152,8 +157,10 @@ def draw_colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_texture(rng: np.random.Generator) -> np.ndarray:
-    """A tile of cloth, float32 [32 32 3] in 0..255: first axis along the limb, second
-    around it (column 0 faces forward)."""
+    """A tile of cloth, float32 [32 32 3] in 0..255.
+
+    The first axis runs along the limb, the second around it (column 0 faces forward).
+    """
     first, second = draw_colour(rng), draw_colour(rng)
     row, column = np.mgrid[:TILE, :TILE]
     period = int(rng.choice([4, 8, 16]))
@@ -175,7 +182,7 @@ def draw_texture(rng: np.random.Generator) -> np.ndarray:
 def atlas(
     upper: Upper, lower: Lower, head: Head, bag_texture: np.ndarray
 ) -> np.ndarray:
-    """Textures of all materials, float32 [M 32 32 3]."""
+    """Textures of the 6 materials, float32 [6 32 32 3]."""
     flat = np.ones((TILE, TILE, 1), np.float32)
     tiles = [flat * head.skin, flat * head.hair, upper.texture, lower.texture]
     return np.stack([*tiles, lower.shoe_texture, bag_texture])
@@ -186,7 +193,7 @@ def draw_background(
 ) -> np.ndarray:
     """A wall with panels and stains above a floor, uint8 [height width 3].
 
-    horizon: row where the floor begins (may lie outside the image).
+    horizon: the row where the floor begins; it may lie outside the image.
     """
     image = np.empty((height, width, 3), np.float32)
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
@@ -212,6 +219,6 @@ def draw_background(
 
 
 def _dull(colour: np.ndarray) -> np.ndarray:
-    """Walls and floors are paler and greyer than clothes."""
+    """The colour made paler and greyer, as walls and floors are."""
     grey = 0.35 * colour + 0.65 * colour.mean()
     return (150 + 0.4 * grey).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Raw archives: from folders to a list of sequences, and who is in which split."""
+"""Raw archives: finds the sequences in their folders, and who is in which split."""
 
 import json
 import re
@@ -12,11 +12,11 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 class Sequence(NamedTuple):
-    """One walk as an archive has it. files: what -> folder of images or pickle file.
+    """One walk of an archive. files: role -> folder of images, or file.
 
-    split: "train", "test", or None where the subject is in neither list. problem: what
-    the listing alone tells ("": nothing); such a sequence is reported, never read.
-    note: an optional file that is not there while other sequences have it.
+    split: "train", "test", or None if the subject is in neither list. problem: why the
+    sequence is unusable, as far as file names show ("": it is not); it is reported and
+    not read. note: names an optional file that is missing though others have it.
     """
 
     split: str | None
@@ -30,14 +30,14 @@ class Sequence(NamedTuple):
     @property
     def key(self) -> str:
         names = self.subject, self.condition, self.view
-        return "/".join(filter(None, names))  # of a stray folder, its first names
+        return "/".join(filter(None, names))  # a stray folder has fewer than three
 
 
 class Outcome(NamedTuple):
-    """A sequence read: its record, or the problem why there is none ("": no problem).
+    """The result of reading a sequence: its record, or the problem that prevents one.
 
-    num_frames: written; num_dropped: frames left out because they are all but empty;
-    note: a modality that is left out, and why.
+    problem: "" if there is none. num_frames: frames written. num_dropped: frames left
+    out because they are almost empty. note: a modality that is left out, and why.
     """
 
     sequence: Sequence
@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 def unreadable(sequence: Sequence, error: Exception) -> Outcome:
     """The Outcome of a sequence that cannot be read.
 
-    Its problem begins with a kind: "refused", "ragged" or, for all else, "corrupt".
+    Its problem begins with its kind: "refused", "ragged" or, otherwise, "corrupt".
     """
     text = str(error)
     known = text.partition(":")[0] in ("refused", "ragged", "corrupt")
@@ -65,7 +65,7 @@ def natural(name: str) -> list:
 
 
 def subfolders(folder: epath.Path) -> list[epath.Path]:
-    """Folders in `folder` in natural order, hidden ones left out."""
+    """Folders in `folder` in natural order, without hidden ones."""
     found = [
         p for p in folder.iterdir() if not p.name.startswith((".", "_")) and p.is_dir()
     ]
@@ -75,7 +75,7 @@ def subfolders(folder: epath.Path) -> list[epath.Path]:
 def walk(folder: epath.Path, depth: int) -> Iterator[tuple[str, ...]]:
     """Names of the nested folders `depth` levels down: ("001", "nm-01", "000").
 
-    A folder above that without sub-folders has fewer names.
+    A folder that ends earlier, without sub-folders, yields fewer names.
     """
     children = subfolders(folder) if depth and folder.is_dir() else []
     if not children:
@@ -88,9 +88,10 @@ def walk(folder: epath.Path, depth: int) -> Iterator[tuple[str, ...]]:
 def find_folders(
     root: epath.Path, trees: dict[str, str], split_of: Callable[[str], str | None]
 ) -> Iterator[Sequence]:
-    """Sequences ID/TYPE/VIEW of image folders. trees: what -> tree below root.
+    """Sequences ID/TYPE/VIEW of image folders. trees: role -> tree below root.
 
-    Walks in only one of several trees are yielded too, to be listed as empty.
+    Walks that are in only one of several trees are yielded too; reading them reports
+    them as empty.
     """
     walks = {names for tree in trees.values() for names in walk(root / tree, 3)}
     for names in sorted(walks):
@@ -100,14 +101,14 @@ def find_folders(
 
 
 def found_at(names: tuple[str, ...], split_of, files: dict[str, str]) -> Sequence:
-    """The sequence of a folder ID/TYPE/VIEW; one that ends before has a problem."""
+    """The sequence of a folder ID/TYPE/VIEW; with fewer names it has a problem."""
     subject, condition, view = (*names, "", "", "")[:3]
     problem = "" if len(names) == 3 else "empty: no folders below it to ID/TYPE/VIEW"
     return Sequence(split_of(subject), subject, condition, view, files, problem)
 
 
 def absent(listed: frozenset[str], seen: set[str], role: str) -> Iterator[Sequence]:
-    """Sequences "ID-TYPE-VIEW" of a list that the archive does not have."""
+    """Sequences "ID-TYPE-VIEW" that are listed but not in the archive."""
     for name in sorted(listed - seen):
         subject, _, rest = name.partition("-")
         problem = f"missing: listed as {role}, not in the archive"
@@ -119,7 +120,8 @@ def complete(
 ) -> list[Sequence]:
     """The sequences; one without a file that others have gets a problem or a note.
 
-    required, optional: names of files, "a|b" where either will do.
+    required, optional: roles of files; "a|b" asks for either. If no sequence has the
+    file, the modality was not downloaded and is not asked for.
     """
     sequences = list(found)
     known = set()
@@ -134,7 +136,7 @@ def complete(
             continue  # complete, or reported as another problem
         if needed:
             files = ", ".join(needed).replace("|", " or ")
-            problem = f"missing: no file of {files}, which others have"
+            problem = f"missing: no file of {files}, which other sequences have"
             sequences[i] = sequence._replace(problem=problem)
         else:
             note = f"without {', '.join(names)}: no such file"
@@ -145,7 +147,7 @@ def complete(
 def readable(
     found: Iterable[Sequence],
 ) -> tuple[dict[str, list[Sequence]], list[Outcome]]:
-    """Sequences to be read by split, and the others, with why they are not."""
+    """The sequences to read, by split, and the outcomes of those that are unusable."""
     by_split: dict[str, list[Sequence]] = {"train": [], "test": []}
     left_out, first = [], {}
     for sequence in found:
@@ -164,7 +166,7 @@ def readable(
 
 
 def files_in(folder: epath.Path, suffixes=IMAGE_SUFFIXES) -> list[epath.Path]:
-    """Files with one of the suffixes in natural order; none of an absent folder."""
+    """Files with one of the suffixes in natural order; [] if there is no folder."""
     if not folder.exists():
         return []
     found = [
@@ -176,7 +178,7 @@ def files_in(folder: epath.Path, suffixes=IMAGE_SUFFIXES) -> list[epath.Path]:
 
 
 class Partition(NamedTuple):
-    """Subject ids of the splits; probe, gallery: "id-condition-view" of listed ones."""
+    """Subject ids of the splits; probe, gallery: listed "id-condition-view"s."""
 
     train: frozenset[str]
     test: frozenset[str]
@@ -205,9 +207,9 @@ def users_partition(
 ) -> Partition:
     """Lists that come with the data set, from folders that the user gives.
 
-    Either NAME.json with TRAIN_SET, TEST_SET and, where single sequences are listed,
+    Either NAME.json with TRAIN_SET, TEST_SET and, if it lists single sequences,
     PROBE_SET or GALLERY_SET, or text files train.txt, test.txt, probe.txt, gallery.txt,
-    one name a line. Raises FileNotFoundError where one of `needed` is in none.
+    one name a line. Raises FileNotFoundError if no folder has a list of `needed`.
     """
     lists = {field: _listed(folders, name, field) for field in Partition._fields}
     for field in needed:
@@ -218,8 +220,8 @@ def users_partition(
             )
             raise FileNotFoundError(
                 f"{name} comes with a list of its {field} "
-                f"{'subjects' if field in ('train', 'test') else 'sequences'}; put it "
-                f"to {places}."
+                f"{'subjects' if field in ('train', 'test') else 'sequences'}; save it "
+                f"as {places}."
             )
     return Partition(**lists)
 

@@ -1,7 +1,7 @@
-"""What the builders of the benchmarks share: two sources, checks, a report, Beam.
+"""The base of the benchmarks' builders: sources, parallel reading, checks, a report.
 
-A builder says where a sequence is and how it is read; here it is read in parallel,
-what cannot be read is skipped and listed, and totals are compared with what is known.
+A builder says where its sequences are and how to read one. The base class reads them in
+parallel, skips and lists unreadable ones, and compares the totals with the known ones.
 """
 
 import dataclasses
@@ -32,9 +32,9 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
 @dataclasses.dataclass
 class BenchmarkConfig(tfds.core.BuilderConfig):
-    """source: a name in the builder's SOURCES. silhouette_size: 64 or 128 (pixels).
+    """source: a name in the builder's SOURCES. silhouette_size: 64 or 128 pixels.
 
-    height: of frames and masks, twice their width.
+    height: height of frames and masks in pixels, twice their width.
     """
 
     source: str = "raw"
@@ -43,15 +43,15 @@ class BenchmarkConfig(tfds.core.BuilderConfig):
 
 
 class Source(NamedTuple):
-    """Where a builder's data comes from.
+    """One form in which a data set is distributed.
 
-    folders: names of the folder with the data, tried below --manual_dir and its
-    sub-folder of the builder's name ("": itself); markers: glob patterns that the right
-    one matches, all of them. layout: the same for people. find: (folder, manual_dir) ->
-    sequences. read: (sequence, height=..., silhouette_size=...) -> Outcome. required:
-    files without which a sequence is left out ("a|b": either will do), optional: those
-    without which it is kept, with a note; both only where another sequence has them:
-    what nobody has, the user has not got (CCGR-mini's RGB).
+    folders: possible names of the folder with the data, inside --manual_dir or its
+    sub-folder named like the builder ("": that folder itself). markers: glob patterns;
+    the right folder matches all of them. layout: the layout in words, for messages.
+    find: (folder, manual_dir) -> sequences. read: (sequence, height=...,
+    silhouette_size=...) -> Outcome. required: a sequence without one of these files is
+    skipped ("a|b": either will do). optional: it is kept, with a note. Both apply only
+    if another sequence has the file; otherwise the modality was not downloaded.
     """
 
     folders: tuple[str, ...]
@@ -69,9 +69,10 @@ def configs(
     sizes: tuple[int, ...] = (64, 128),
     opengait_sizes: tuple[int, ...] = (64, 128),
 ) -> list[BenchmarkConfig]:
-    """default, raw_128, opengait, opengait_128, as far as their sizes exist.
+    """The configs default, raw_128, opengait and opengait_128, if their size exists.
 
-    raw, opengait: descriptions of the sources; sizes: of silhouettes, pixels.
+    raw, opengait: descriptions of the sources. sizes, opengait_sizes: heights of
+    silhouettes in pixels.
     """
     rows = [("default" if n == 64 else f"raw_{n}", "raw", raw, n) for n in sizes]
     rows += [
@@ -90,17 +91,17 @@ def configs(
 
 
 class BenchmarkBuilder(RecordBuilder, skip_registration=True):
-    """A benchmark; its folder gives SOURCES, EXPECTED and the texts.
+    """A benchmark. A subclass defines SOURCES, EXPECTED and the instructions.
 
-    With Beam options (`--beam_pipeline_options`) sequences are read by a Beam pipeline
-    on any runner, else by all cores of this machine.
+    With Beam options (`--beam_pipeline_options`) a Beam pipeline reads the sequences on
+    any runner, otherwise all cores of this machine do.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     SOURCES: dict[str, Source]
     EXPECTED: Expected
-    _listed: dict[str, list[Sequence]] = {}  # split -> what is read
+    _listed: dict[str, list[Sequence]] = {}  # split -> sequences to read
 
     @property
     def settings(self) -> BenchmarkConfig:
@@ -118,11 +119,11 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         )
 
     def _download_and_prepare(self, dl_manager, download_config):
-        # a pipeline where the user names a runner or its options
+        # a user who names a runner or options wants a pipeline
         self._beam = bool(download_config.beam_options or download_config.beam_runner)
         try:
             super()._download_and_prepare(dl_manager, download_config)
-        except Exception as error:  # runners wrap the errors of a pipeline
+        except Exception as error:  # Beam's runners wrap errors in their own types
             for split in self._listed if self._beam else ():
                 if f"generated examples is 0 for split {split}" in str(error):
                     raise self._none_readable(split) from error
@@ -151,7 +152,7 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         """(folder with the data, --manual_dir), or FileNotFoundError."""
         try:
             given = epath.Path(dl_manager.manual_dir)
-        except AssertionError as error:  # TFDS's way to say: no such folder, or empty
+        except AssertionError as error:  # TFDS: there is no such folder, or it is empty
             raise FileNotFoundError(
                 f"--manual_dir is missing or empty. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             ) from error
@@ -173,14 +174,14 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         return [root / name for root in roots for name in source.folders]
 
     def _folder_in(self, given: epath.Path, source: Source) -> epath.Path | None:
-        """Where all markers of `source` match."""
+        """The first place where all markers of `source` match."""
         for folder in self._places(given, source):
             if all(_any_match(folder, marker) for marker in source.markers):
                 return folder
         return None
 
     def _hint(self, given: epath.Path, source: Source) -> str:
-        """What the user may have meant: another config, another folder, an archive."""
+        """A guess at the mistake: another config, another folder, a packed archive."""
         for config in self.BUILDER_CONFIGS:
             other = self.SOURCES[config.source]
             if other is not source and self._folder_in(given, other):
@@ -215,7 +216,7 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         (_scratch(self.data_dir) / f"{split}.json").write_text(json.dumps(notes))
 
     def _none_readable(self, split: str) -> FileNotFoundError:
-        """The error of a split without a record, with the first sequence's problem."""
+        """The error for a split without a record; it has the first problem."""
         first = self._reader()(self._listed[split][0])
         return FileNotFoundError(
             f"None of {len(self._listed[split])} sequences of split {split!r} is "
@@ -224,7 +225,7 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         )
 
     def _pipeline(self, split: str, sequences: list[Sequence]):
-        """The same as a Beam PTransform."""
+        """`_generate_examples` as a Beam PTransform."""
         import apache_beam as beam  # pyright: ignore[reportMissingImports]
 
         file = str(_scratch(self.data_dir) / f"{split}.json")
@@ -248,7 +249,7 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         return beam.ptransform_fn(expand)()
 
     def _finish(self):
-        """Compares totals; writes build_report.json and the metadata."""
+        """Compares the totals; writes build_report.json and the metadata."""
         scratch = _scratch(self.data_dir)
         notes = []
         for file in sorted(scratch.glob("*.json")):
@@ -274,7 +275,7 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
 
 
 def _any_match(folder: epath.Path, marker: str) -> bool:
-    """Whether `folder` has something at marker, "A/*/B": looks no further than one."""
+    """Whether `folder` has a match of marker, "A/*/B"; stops at the first one."""
     if not marker:
         return True
     name, _, rest = marker.partition("/")
@@ -293,7 +294,7 @@ def _scratch(data_dir) -> epath.Path:
 
 
 def _note(outcome: Outcome) -> dict[str, Any]:
-    """What the report needs to know of an outcome."""
+    """What the report needs of an outcome."""
     sequence, record = outcome.sequence, outcome.record
     walk = [sequence.split, sequence.subject, sequence.condition, sequence.view]
     return {

@@ -1,4 +1,4 @@
-"""What a complete archive has, and how a build differs from it, subject by subject."""
+"""Compares a build with the known contents of the archive, subject by subject."""
 
 import collections
 from collections.abc import Iterable
@@ -6,23 +6,26 @@ from typing import Any, NamedTuple
 
 from tfds_builders.features import MODALITIES
 
-SHORT = 5  # frames; shorter sequences are kept and listed (`DATA` D.7)
-SHOWN = 5  # mismatches and problems that are printed; all are in the report
+SHORT = 5  # frames; shorter sequences are kept but listed
+SHOWN = 5  # mismatches and problems that are printed; the report has all
 
 
 class Expected(NamedTuple):
-    """Totals of a complete archive; what is not known is left empty.
+    """Totals of a complete archive; unknown ones are left empty.
 
-    subjects: split -> ids, or their number. sequences: split -> number, from the papers
-    or counted by users. recalled: the same where nobody could check the number: it is
-    stored and printed, but a difference is no mismatch. total: sequences of all splits.
-    by_condition: split -> beginning of conditions' names -> number of sequences. grid:
-    the "condition/view"s that every subject has. conditions, views: names that a
-    subject's come from; others are mismatches, absent ones are only counted. each:
-    split -> beginning of conditions' names -> number of sequences that every subject
-    has, but for the pseudo-subject `apart`. distribution: beginning of conditions'
-    names -> number of such sequences of a subject -> number of subjects, in all splits.
-    more_than: sequences of all splits, where only that is known.
+    "prefix" below is the beginning of a condition's name.
+    subjects: split -> ids, or their number.
+    sequences: split -> number, from the paper or counted by users.
+    recalled: like `sequences`, for numbers that could not be verified: they are stored
+    and printed, but a difference is no mismatch.
+    total: sequences of all splits together. more_than: a lower bound of `total`.
+    by_condition: split -> prefix -> number of sequences.
+    grid: the "condition/view"s that every subject has.
+    conditions, views: all names that occur. Another name is a mismatch; an absent one
+    is counted, but is no mismatch.
+    each: split -> prefix -> number of sequences of every subject except `apart`.
+    apart: a subject that stands for unknown people (GREW's "probe").
+    distribution: prefix -> number of sequences -> number of subjects with that many.
     """
 
     subjects: dict[str, frozenset[str] | int]
@@ -42,7 +45,7 @@ class Expected(NamedTuple):
 def totals(
     expected: Expected, rows: Iterable[tuple[str, str, str, str]]
 ) -> dict[str, dict]:
-    """split -> what was found, what was expected, and how each subject differs.
+    """split -> numbers found and expected, and how each subject differs.
 
     rows: (split, subject, condition, view) of the sequences written. "mismatches" maps
     a subject's id (or "all") to a sentence; a complete archive has none.
@@ -60,7 +63,7 @@ def totals(
 def overall(
     expected: Expected, rows: list[tuple[str, str, str, str]]
 ) -> dict[str, str]:
-    """{"all": how all splits together differ}; empty where they do not."""
+    """{"all": how all splits together differ}, or {} if they do not."""
     differences = []
     if expected.total is not None and len(rows) != expected.total:
         differences.append(f"{len(rows)} sequences in all, expected {expected.total}")
@@ -125,11 +128,12 @@ def _split_totals(expected: Expected, split: str, found: dict) -> dict:
 
 
 def _absent(expected: Expected, found: dict) -> dict[str, Any]:
-    """How many of the conditions (and views) that a subject may have it lacks.
+    """How many of the possible conditions (and views) the subjects lack.
 
-    {"each": that a subject may have, "walks": absent of all subjects, "subjects":
-    {number absent: "id id ..."}}; empty where it is not known or is a mismatch (grid).
-    Subjects without any sequence are mismatches and not counted here.
+    {"each": number possible for a subject, "walks": number absent over all subjects,
+    "subjects": {number absent: "id id ..."}}. Empty if the possible ones are unknown,
+    or if `grid` makes absent ones mismatches. Subjects without any sequence are
+    mismatches and are not counted.
     """
     if expected.grid or not expected.conditions:
         return {}
@@ -150,7 +154,7 @@ def _absent(expected: Expected, found: dict) -> dict[str, Any]:
 def _subject_problem(
     expected: Expected, walks: list[tuple[str, str]], each: dict[str, int]
 ) -> str:
-    """One sentence, or "" where the subject is complete as far as is known."""
+    """How a subject differs from what is expected, or "" if it does not."""
     if not walks:
         return "no sequence"
     names = {f"{condition}/{view}" for condition, view in walks}
@@ -180,10 +184,10 @@ def _subject_problem(
 
 
 def report_of(expected: Expected, notes: list[dict]) -> dict[str, Any]:
-    """build_report.json of what is known of each sequence, read or not.
+    """The content of build_report.json.
 
-    notes: dicts of key, walk (split, subject, condition, view), problem, frames,
-    dropped, note, has (names of modalities).
+    notes: one dict for each sequence, readable or not, with key, walk (split, subject,
+    condition, view), problem, frames, dropped, note, has (names of modalities).
     """
     written = [note for note in notes if not note["problem"]]
     return {
@@ -201,7 +205,7 @@ def report_of(expected: Expected, notes: list[dict]) -> dict[str, Any]:
 
 
 def summary(name: str, report: dict) -> str:
-    """The report in a few lines for the terminal."""
+    """The report in a few lines, for the terminal."""
     lines = []
     for split, found in report["totals"].items():
         wanted = found["sequences_expected"] or found["sequences_recalled"]
@@ -213,8 +217,8 @@ def summary(name: str, report: dict) -> str:
         lines += _shortened(found["mismatches"])
         if absent := found.get("absent"):
             lines.append(
-                f"{name} {split}: of {absent['each']} a subject {absent['walks']} in "
-                "all are absent (no mismatch: a complete archive may lack some)"
+                f"{name} {split}: {absent['walks']} of {absent['each']} sequences per "
+                "subject are absent (no mismatch: a complete archive may lack some)"
             )
     lines += [f"{name}: {text}" for text in report["mismatches"].values()]
     lines.append(
@@ -232,7 +236,7 @@ def summary(name: str, report: dict) -> str:
 
 
 def _shortened(problems: dict[str, str]) -> list[str]:
-    """The first few as lines of bounded length."""
+    """The first few as lines of at most 120 characters."""
     few = list(problems.items())[:SHOWN]
     lines = [f"  {name}: {text}" for name, text in few]
     return [line if len(line) <= 120 else line[:116] + " ..." for line in lines]

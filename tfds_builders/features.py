@@ -1,7 +1,8 @@
-"""The one schema of all data sets: a record is one walk of one person, one camera.
+"""The schema of all data sets: a record is one walk of one person before one camera.
 
-Built and read without TensorFlow: numpy dtypes, JPEG bytes in a Text sequence (decoding
-is the reader's choice, frame by frame), array_record shards, `as_data_source`.
+Records are built and read without TensorFlow: numpy dtypes, array_record shards,
+`as_data_source`. Frames are JPEG bytes in a sequence of Text, so the reader decides
+which of them to decode.
 """
 
 from collections.abc import Sequence
@@ -13,14 +14,15 @@ from tensorflow_datasets.core import example_serializer
 
 SILHOUETTE_SIZE = 64
 NUM_KEYPOINTS = 17  # COCO order
-MODALITIES = ("frames", "masks", "silhouettes", "keypoints")  # that may be absent
+MODALITIES = ("frames", "masks", "silhouettes", "keypoints")  # each may be absent
 
 
 class SortedSerializer(example_serializer.ExampleSerializer):
     """Writes a record's fields in sorted order.
 
-    They are a protobuf map, whose own order changes from process to process: the same
-    data would end as other bytes. Pickled by its name, so Beam's workers have it too.
+    They are a protobuf map, whose order differs between processes, so the same data
+    would become different bytes. The class is pickled by name, so Beam's workers use it
+    too.
     """
 
     def serialize_example(self, example) -> bytes:
@@ -28,7 +30,7 @@ class SortedSerializer(example_serializer.ExampleSerializer):
 
 
 class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """What all our builders are: they write the same bytes in every process."""
+    """Base of all builders: it writes the same bytes in every process."""
 
     def _download_and_prepare(self, dl_manager, download_config):
         sorted_fields = mock.patch.object(
@@ -43,9 +45,8 @@ def record_features(
 ) -> tfds.features.FeaturesDict:
     """The features of a record whose frames and masks are `height` x `width` pixels.
 
-    A modality that a data set lacks is stored with T = 0 (`masks`, `silhouettes`,
-    `keypoints`) or as an empty list (`frames`); T is the same for all that are present
-    and equals len(ratios).
+    An absent modality is stored with T = 0 (`masks`, `silhouettes`, `keypoints`) or as
+    an empty list (`frames`). All present modalities have T = len(ratios).
     """
     if height != 2 * width:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The figure that walks: joints, body, and the round cones of a dressed walker.
+"""The walking figure: joints, body, and the round cones of a dressed walker.
 
 Axes: x to the walker's left, y up, z in the walking direction; metres.
 """
@@ -18,10 +18,10 @@ BAGS = ("backpack", "shoulder bag", "suitcase")
 
 
 class Body(NamedTuple):
-    """Radii and half widths in metres; the lengths are in the joints.
+    """Radii and half widths in metres; the joints determine the lengths.
 
     width, depth: half extents of the trunk at hips, waist and chest. belly: how far the
-    waist stands out forward.
+    belly protrudes.
     """
 
     thigh: float
@@ -43,11 +43,11 @@ def make_body(
     stature: float, build: float = 1.0, legs: float = 1.0, arms: float = 1.0,
     shoulders: float = 1.0, hips: float = 1.0, head: float = 1.0, belly: float = 0.0,
 ) -> Body:  # fmt: skip
-    """A body of average proportions times the given factors (girths go with `build`).
+    """A body of average proportions times the given factors (`build` scales girths).
 
-    Average radii are shares of stature in the spirit of the segment geometry of
-    Hanavan (1964) and Winter (2009, ch. 4): circumference / 2 pi of the 50th
-    percentile adult; `belly` is in metres.
+    The average radii are shares of stature, circumference / 2 pi of the 50th percentile
+    adult, after the segment geometry of Hanavan (1964) and Winter (2009, ch. 4).
+    stature, belly: metres.
     """
     unit = stature * build
     return Body(

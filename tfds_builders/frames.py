@@ -1,8 +1,8 @@
-"""Frame pipeline for real video and images: person masks, crops, silhouettes.
+"""From images and video to person masks, crops and silhouettes.
 
     background_of -> foreground_masks -> people_in -> fit_crop -> normalise_silhouettes
 
-Everything is numpy and cv2 on the host; images are uint8 RGB, masks uint8 0/255.
+Numpy and cv2 on the host; images are uint8 RGB, masks uint8 0/255.
 """
 
 from typing import NamedTuple
@@ -11,15 +11,16 @@ import cv2
 import numpy as np
 
 JPEG_QUALITY = 90
-MIN_MASK_SUM = 10_000  # of grey values: below, a frame counts as empty (`DATA` D.7)
+# A silhouette whose grey values sum to this or less counts as empty: the field's rule.
+MIN_MASK_SUM = 10_000
 
 
 class Crop(NamedTuple):
     """A person crop, `height` x `width`.
 
-    image: uint8 [H W 3]. mask: uint8 [H W], 0/255, the same geometry. ratio: width /
-    height of the box before padding. transform: float64 [2 3], maps a point (x, y) of
-    the source image to the crop, both measured at pixel centres.
+    image: uint8 [H W 3]. mask: uint8 [H W], 0/255, registered with the image. ratio:
+    width / height of the box before padding. transform: float64 [2 3], maps a point
+    (x, y) of the source image to the crop; pixel centres have whole coordinates.
     """
 
     image: np.ndarray
@@ -65,9 +66,9 @@ def fit_crop(
     """Cuts `box` out, scales it to `height` keeping its aspect, pads to height / 2.
 
     image: uint8 [H W 3]. mask: uint8 [H W]. box: (left, top, right, bottom) in pixels.
-    margin: added on each side, as a share of the box's height. The box is centred; what
-    is outside it is black (and 0 in the mask); a box wider than half its height is cut
-    on both sides. Parts of the box outside the image are black too.
+    margin: added on each side, as a share of the box's height. The box lies in the
+    middle of the crop; the columns beside it are black, as are the parts of the box
+    outside the image. A box wider than half its height loses columns on both sides.
     """
     if image.shape[:2] != mask.shape:
         raise ValueError(
@@ -81,12 +82,13 @@ def fit_crop(
     extra = margin * (bottom - top)
     left, top, right, bottom = left - extra, top - extra, right + extra, bottom + extra
     scale = height / (bottom - top)
-    # pixel i covers [i, i + 1): centres are at i + 0.5, warpAffine counts centres
+    # Pixel i covers [i, i + 1), so its centre is at i + 0.5; warpAffine puts the centre
+    # of pixel i at i.
     shift_x = width / 2 - scale * (left + right) / 2 + (scale - 1) / 2
     shift_y = -scale * top + (scale - 1) / 2
     transform = np.array([[scale, 0, shift_x], [0, scale, shift_y]])
     smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    if scale < 1:  # warpAffine does not average: blur by the reduction first
+    if scale < 1:  # warpAffine does not average: blur before shrinking
         sigma = 0.4 / scale
         image = cv2.GaussianBlur(image, (0, 0), sigma)
         smooth = cv2.INTER_LINEAR
@@ -106,12 +108,13 @@ def fit_crop(
 def normalise_silhouette(
     mask: np.ndarray, size: int = 64, interpolation: int = cv2.INTER_CUBIC
 ) -> np.ndarray | None:
-    """Crop to the person's rows, height `size`, x-centred: the field's convention.
+    """The person's rows scaled to height `size` and centred: the field's convention.
 
-    mask: uint8 [H W], 0..255. Returns uint8 [size size] (values between 0 and 255 from
-    the cubic resize), or None where the mask is all but empty. The x-centre is the
-    first column where the cumulative mass exceeds half (`DATA` D.7; the rule goes back
-    to Takemura et al., OU-MVLP, 2018).
+    mask: uint8 [H W], 0..255. Returns uint8 [size size], which after a cubic resize is
+    not binary, or None if the mask is almost empty (MIN_MASK_SUM). The column where the
+    cumulative mass first exceeds half goes to the middle (Takemura et al., "Multi-view
+    large population gait dataset and its performance evaluation for cross-view gait
+    recognition", 2018).
     """
     if mask.sum(dtype=np.int64) <= MIN_MASK_SUM:
         return None
@@ -129,9 +132,8 @@ def normalise_silhouette(
 def fit_frame(frame: np.ndarray, ratio: float, height: int) -> np.ndarray:
     """Undoes a square resize: [h w ...] -> [height height/2 ...], aspect `ratio`.
 
-    Scales to height x int(height * ratio), then pads with black or cuts centrally to
-    half the height (`ZOO` A.1). Differs from the reference, which pads normalised
-    images with mean grey at run time and once cut from the left edge.
+    Scales to height x int(height * ratio), then pads with black or cuts both sides to
+    half the height. The BigGait reference pads after normalising, with mean grey.
     """
     width, whole = height // 2, max(1, int(height * ratio))
     small = frame.shape[0] <= height
@@ -148,7 +150,7 @@ def fit_frame(frame: np.ndarray, ratio: float, height: int) -> np.ndarray:
 def normalise_silhouettes(
     masks: np.ndarray, size: int = 64, interpolation: int = cv2.INTER_CUBIC
 ) -> np.ndarray:
-    """uint8 [T H W] -> uint8 [T size size]; an all but empty mask becomes zeros."""
+    """uint8 [T H W] -> uint8 [T size size]; an almost empty mask becomes zeros."""
     empty = np.zeros((size, size), np.uint8)
     done = [normalise_silhouette(mask, size, interpolation) for mask in masks]
     return np.stack([empty if one is None else one for one in done])
@@ -157,11 +159,12 @@ def normalise_silhouettes(
 def background_of(frames: np.ndarray, *, tolerance: float = 30.0) -> np.ndarray:
     """The empty scene, uint8 [H W 3], from frames [N H W 3] of a still camera.
 
-    People differ and move, the empty scene recurs: the frame with the most look-alikes
-    (no block of a 48 x 27 miniature differs by more than `tolerance`) is taken to be
-    empty, and the median of its look-alikes is the background. With fewer than three,
-    that is where someone is always in view, it is the median of all frames: right where
-    each pixel shows the background in more than half of them.
+    People move, but the empty scene looks the same each time. The frame that resembles
+    the most others (no pixel of 48 x 27 miniatures differs by more than `tolerance`) is
+    taken to be empty, and the background is the median of the frames that resemble it.
+    If there are fewer than three, because someone is always in view, it is the median
+    of all frames, which is right where a pixel shows the background in over half of
+    them.
     """
     size = (48, 27)
     small = [cv2.resize(f, size, interpolation=cv2.INTER_AREA) for f in frames]
@@ -178,10 +181,9 @@ def foreground_masks(
 ) -> np.ndarray:
     """Background subtraction: uint8 0/255 [T H W] of frames [T H W 3].
 
-    A pixel is foreground where its colour differs from `background` by more than
-    `threshold` (largest channel difference, after a light blur); openings and closings
-    in proportion to the image remove specks and fill holes. Shadows are kept out only
-    as far as the threshold does so.
+    A pixel is foreground if a channel differs from `background` by more than
+    `threshold`, after a light blur; an opening and a closing, sized in proportion to
+    the image, remove specks and fill holes. Nothing but the threshold removes shadows.
     """
     if frames.shape[1:] != background.shape:
         raise ValueError(
@@ -203,8 +205,11 @@ def foreground_masks(
 def people_in(
     mask: np.ndarray, *, min_height: float = 0.25
 ) -> list[tuple[tuple[int, int, int, int], np.ndarray]]:
-    """(box, mask of that person alone) of the connected regions at least `min_height`
-    (share of the image) high and higher than wide, largest first."""
+    """(box, mask of that person alone) of each person, largest first.
+
+    A person is a connected region that is higher than wide and at least `min_height`
+    (share of the image's height) high.
+    """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
     found = []
     for label in range(1, count):

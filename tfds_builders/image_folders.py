@@ -1,7 +1,7 @@
-"""Sequences as folders of image files -> records: silhouettes, frames with masks.
+"""Reads sequences from folders of image files: silhouettes, or frames with masks.
 
-Each modality is read from a folder of its own: reading both from one folder is how the
-field's script makes "RGB" out of silhouettes (`DATA` D.8).
+Frames and masks are read from separate folders. CCPG's own preprocessing script reads
+both from one folder and so writes silhouettes as "RGB".
 """
 
 import cv2
@@ -18,7 +18,7 @@ from tfds_builders.frames import (
     normalise_silhouette,
 )
 
-ASPECT_TOLERANCE = 0.05  # by which a mask's aspect may differ from its image's
+ASPECT_TOLERANCE = 0.05  # relative difference between the aspects of mask and image
 
 
 def read_silhouettes(
@@ -31,9 +31,9 @@ def read_silhouettes(
 ) -> Outcome:
     """The record of a folder of silhouette images, files["silhouettes"].
 
-    Frames that are all but empty are dropped and counted. as_shipped: the images are
-    normalised already (GREW), must be squares of `silhouette_size` and stay as they
-    are; only those without any pixel are dropped.
+    Almost empty frames are dropped and counted. as_shipped: the images are normalised
+    already (GREW); they must be squares of `silhouette_size`, stay as they are, and
+    only those without any pixel are dropped.
     """
     try:
         kept, ratios = [], []
@@ -73,9 +73,9 @@ def read_frames(
 ) -> Outcome:
     """The record of detections, files["frames"], with masks, files["silhouettes"].
 
-    Image and mask belong together by file name; what is in one folder only, or has an
-    all but empty mask, is dropped and counted. The crop is the whole image: it is
-    scaled to `height` keeping its aspect and padded, the mask likewise.
+    An image and its mask have the same file name. A file that is in one folder only,
+    and a frame with an almost empty mask, are dropped and counted. The crop is the
+    whole image, scaled to `height` keeping its aspect and padded; so is the mask.
     """
     try:
         images, masks = (
@@ -115,7 +115,7 @@ def read_frames(
 def outcome(
     sequence: Sequence, found: int, height: int, silhouette_size: int, **modalities
 ) -> Outcome:
-    """The Outcome of `found` frames of which `modalities` are what is left."""
+    """The Outcome of `found` frames, after some were dropped from `modalities`."""
     count = len(modalities["ratios"])
     if count == 0:
         problem = f"empty: {found} frames, none with a person and all its files"
@@ -141,7 +141,7 @@ def read_grey(file: epath.Path) -> np.ndarray:
 
 
 def decode(file: epath.Path, decoder) -> np.ndarray:
-    """decoder(bytes of the file), or a ValueError that names the file."""
+    """decoder(bytes of the file); raises a ValueError that names the file."""
     try:
         data = file.read_bytes()
         image = decoder(data) if data else None
@@ -153,7 +153,7 @@ def decode(file: epath.Path, decoder) -> np.ndarray:
 
 
 def _registered(mask: np.ndarray, image: np.ndarray, name: str) -> np.ndarray:
-    """The mask at the size of its image; another aspect is another crop."""
+    """The mask scaled to its image; raises ValueError if their aspects differ."""
     if mask.shape == image.shape[:2]:
         return mask
     aspects = [x.shape[1] / x.shape[0] for x in (mask, image)]

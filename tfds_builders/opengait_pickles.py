@@ -1,7 +1,7 @@
-"""Sequences preprocessed for OpenGait: pickled numpy arrays, id/type/view/*.pkl.
+"""Reads sequences preprocessed for OpenGait: pickled numpy arrays, id/type/view/*.pkl.
 
-Loading a pickle executes code, so these are read by an unpickler that knows numbers,
-lists and plain numpy arrays, and nothing else.
+Python's unpickler runs any code that a file asks for, so this module has its own, which
+admits numbers, lists and plain numpy arrays only.
 """
 
 import io
@@ -29,7 +29,7 @@ from tfds_builders.frames import (
 )
 from tfds_builders.image_folders import outcome
 
-# what a file holds, by its name without ".pkl"; VIEW.pkl is always silhouettes
+# role of a file -> pattern of its name without ".pkl"; VIEW.pkl has silhouettes
 ROLES = {
     "silhouettes": r"-aligned-sils$",
     "padded_frames": r"-aligned-rgbs$",
@@ -37,7 +37,7 @@ ROLES = {
     "masks": r"-sils$",
     "ratios": r"-ratios$",
 }
-# the four files that a sequence preprocessed with RGB has (`DATA` D.8)
+# the four files of a sequence that was preprocessed with RGB
 REQUIRED = ("ratios", "frames|padded_frames", "masks", "silhouettes")
 
 
@@ -59,7 +59,7 @@ class _DType:
 
 
 class _Array:
-    """Stands in for numpy.ndarray until its bytes are known."""
+    """Stands in for numpy.ndarray; its content arrives last."""
 
     value: np.ndarray | None = None
 
@@ -95,12 +95,15 @@ def _latin1(text, encoding):
 
 
 class _Ndarray:
-    """Stands in for the class numpy.ndarray, which pickles only name."""
+    """Stands in for the class numpy.ndarray, which pickles mention but never call."""
 
 
 class _Admitted:
-    """What a pickle may call, and no more: its BUILD could set a function's defaults or
-    a class's methods, for every pickle that is read afterwards."""
+    """Wraps a function that pickles may call, so that they cannot change it.
+
+    The BUILD opcode could otherwise set a function's defaults or a class's methods, for
+    all pickles that are read afterwards.
+    """
 
     __slots__ = ("function",)
 
@@ -142,15 +145,16 @@ class _Unpickler(pickle.Unpickler):
 def load_array(data: bytes) -> np.ndarray:
     """The array in a pickle, or the stack of a list of arrays or numbers.
 
-    Raises ValueError, beginning with "refused" where the pickle asks for anything but
-    arrays of numbers, "ragged" for lists of arrays of several shapes, else "corrupt".
+    Raises ValueError. Its text begins with "refused" if the pickle asks for anything
+    but arrays of numbers, "ragged" for a list of arrays of different shapes, otherwise
+    "corrupt".
     """
     try:
         value = _Unpickler(io.BytesIO(data)).load()
     except pickle.UnpicklingError as error:
         kind = "refused" if "admitted" in str(error) else "corrupt"
         raise ValueError(f"{kind}: {error}") from error
-    except Exception as error:  # a damaged pickle raises a dozen types
+    except Exception as error:  # damaged pickles raise a dozen types
         raise ValueError(f"corrupt: {type(error).__name__}: {error}") from error
     if isinstance(value, _Array):
         if value.value is None:
@@ -176,7 +180,7 @@ def find(
     split_of: Callable[[str], str | None],
     roles: Mapping[str, str] = ROLES,
 ) -> Iterator[Sequence]:
-    """Sequences id/type/view/*.pkl. roles: what a file holds -> pattern of its name."""
+    """Sequences id/type/view/*.pkl. roles: role of a file -> pattern of its name."""
     for names in walk(root, 3):
         files, view = {}, names[-1] if names else ""
         for file in files_in(root / "/".join(names), (".pkl",)):
@@ -199,13 +203,16 @@ def read(
 ) -> Outcome:
     """The record of one sequence's pickles.
 
-    files: "silhouettes" [T s s] (or already cut to 11/16 of its width, which is padded
-    back), "padded_frames" [T 3 2w w], "frames" [T 3 h h] or [T h h 3], "masks" [T h h],
-    both squeezed into a square and stretched back by "ratios" [T] or [T 2] = (H, W);
-    "masks_or_silhouettes" are masks where they are as large as the frames. "keypoints"
-    [T 17 3] keep the coordinates of their file. optional: without these, if damaged,
-    the sequence is kept, with a note. Frames whose silhouette is empty are dropped in
-    all modalities and counted, as those of images are.
+    Roles in `files`:
+    "silhouettes" [T s s], normalised; if cut to 11/16 of the width, padded back.
+    "padded_frames" [T 3 2w w].
+    "frames" [T 3 h h] or [T h h 3], "masks" [T h h]: crops squeezed into squares, which
+    "ratios", [T] = W / H or [T 2] = (H, W), stretch back.
+    "masks_or_silhouettes": masks if they are as large as the frames.
+    "keypoints" [T 17 3], in the coordinates of their file.
+
+    optional: roles; if such a file is damaged, the sequence is kept with a note. Frames
+    whose silhouette is empty are dropped from all modalities and counted.
     """
     if not sequence.files:
         return Outcome(sequence, None, "empty: no pickle of a known name")
@@ -226,7 +233,7 @@ def read(
 
 
 def _load(files: Mapping[str, str], optional) -> tuple[dict[str, np.ndarray], str]:
-    """role -> array, and a note on optional ones that cannot be used."""
+    """role -> array, and a note on optional files that are unusable."""
     arrays, note = {}, ""
     for role, path in sorted(files.items(), key=lambda item: item[0] in optional):
         try:
@@ -255,7 +262,7 @@ def _load(files: Mapping[str, str], optional) -> tuple[dict[str, np.ndarray], st
 
 
 def _length(arrays: Mapping[str, np.ndarray]) -> int:
-    """T of the arrays that are not optional, which are read first."""
+    """T of the required arrays, which are read first."""
     return len(arrays.get("ratios", next(iter(arrays.values()), ())))
 
 
@@ -295,7 +302,7 @@ def _modalities(arrays, height, silhouette_size, interpolation) -> dict:
         made["keypoints"] = arrays["keypoints"].astype(np.float32)
     if not made.keys() & {"silhouettes", "frames", "masks"}:
         raise ValueError(f"none of silhouettes, frames, masks: {sorted(arrays)}")
-    if ratios is None:  # nothing is squeezed: these are silhouettes or padded frames
+    if ratios is None:  # nothing is squeezed: measure the silhouettes
         if "silhouettes" not in made:
             raise ValueError("frames without ratios")
         boxes = [mask_box(s) or (0, 0, 1, 1) for s in made["silhouettes"]]
@@ -304,7 +311,7 @@ def _modalities(arrays, height, silhouette_size, interpolation) -> dict:
 
 
 def _with_a_person(modalities: dict) -> dict:
-    """The modalities without the frames whose silhouette has no pixel."""
+    """Drops the frames whose silhouette has no pixel from all modalities."""
     if "silhouettes" not in modalities:
         return modalities
     seen = modalities["silhouettes"].any((1, 2))  # [T]
@@ -328,7 +335,7 @@ def _ratios(array: np.ndarray) -> np.ndarray:
 
 
 def _channels_last(array: np.ndarray) -> np.ndarray:
-    """RGB uint8 [T H W 3] of channels first or last."""
+    """RGB uint8 [T H W 3] from frames with channels first or last."""
     array = _bytes(array, 4)
     if array.shape[1] == 3 and array.shape[3] != 3:
         array = np.moveaxis(array, 1, 3)  # [T H W 3]
@@ -338,7 +345,7 @@ def _channels_last(array: np.ndarray) -> np.ndarray:
 
 
 def _bytes(array: np.ndarray, ndim: int) -> np.ndarray:
-    """uint8 0..255 of 0..255, or of 0..1 in any dtype (nothing above 1)."""
+    """uint8 0..255 from values 0..255, or 0..1 if none is above 1, of any dtype."""
     if array.ndim != ndim:
         raise ValueError(f"an array {array.shape}, expected {ndim} axes, time first")
     if array.max(initial=0) <= 1:

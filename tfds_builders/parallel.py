@@ -10,11 +10,11 @@ import cv2
 import tqdm
 
 AHEAD = 8  # results per worker that may wait for the consumer
-PATIENCE = 5.0  # seconds without a result after which workers are looked at
+PATIENCE = 5.0  # seconds without a result before checking that the workers live
 
 
 class WorkerKilled(RuntimeError):
-    """A process of ordered_map ended by itself, and its task with it."""
+    """A worker process of ordered_map died, and its task was lost."""
 
 
 def ordered_map(
@@ -27,10 +27,10 @@ def ordered_map(
 ) -> Iterator[Any]:
     """Yields function(task) in the order of `tasks`, computed on all cores.
 
-    `function` is a module-level function. Lists shorter than two workers' minimum run
-    in this process: fewer tasks are done before a worker has started. A result depends
-    on its task alone, so the number of processes never changes the data. Raises
-    WorkerKilled where a process was killed: a pool would wait for its result for ever.
+    `function` is a module-level function whose result depends on its task alone, so the
+    number of processes does not change the data. Lists too short for two workers run in
+    this process, because they are done before a worker has started. Raises WorkerKilled
+    if a process was killed; multiprocessing.Pool would wait for its result for ever.
     """
     tasks = list(tasks)
     workers = min(len(os.sched_getaffinity(0)), len(tasks) // min_per_worker)
@@ -38,9 +38,9 @@ def ordered_map(
     if workers < 2:
         yield from tqdm.tqdm(map(function, tasks), **bar)
         return
-    # spawn: a fork of a process with running threads (JAX, cv2) may hang
+    # spawn, because a fork of a process with running threads (JAX, cv2) may hang
     context = multiprocessing.get_context("spawn")
-    # results wait for the consumer: without a bound all of them would, in memory
+    # bounds the results that wait in memory for the consumer
     free, stopped = threading.Semaphore(AHEAD * workers), threading.Event()
 
     def metered():
@@ -58,7 +58,7 @@ def ordered_map(
             for result in tqdm.tqdm(results, **bar):
                 free.release()
                 yield result
-        finally:  # else the pool would wait for its blocked feeder
+        finally:  # wakes the pool's feeder thread, which the pool would wait for
             stopped.set()
             free.release()
 
@@ -68,7 +68,7 @@ def _children() -> set[int | None]:
 
 
 def _watched(results, born: set[int | None], description: str) -> Iterator[Any]:
-    """The pool's results; WorkerKilled where they stay away and one of `born` died."""
+    """The pool's results; raises WorkerKilled if they stop and one of `born` died."""
     while True:
         try:
             yield results.next(timeout=PATIENCE)
@@ -77,8 +77,8 @@ def _watched(results, born: set[int | None], description: str) -> Iterator[Any]:
         except multiprocessing.TimeoutError:
             if born - _children():
                 raise WorkerKilled(
-                    f"{description}: a reading process was killed, for lack of memory "
-                    "perhaps. Try again, with fewer cores (taskset -c 0) if need be."
+                    f"{description}: a reading process was killed, perhaps for lack of "
+                    "memory. Try again, or use fewer cores: taskset -c 0 COMMAND."
                 ) from None
 
 

@@ -4,8 +4,8 @@
     python -m tfds_builders.prepare cmu_walk --manual_dir=DIR
     python -m tfds_builders.prepare --config=configs/lmgait.py:cmu_walk
 
-Writes DATA_DIR/NAME/CONFIG/VERSION as array_record, without TensorFlow or Beam; what is
-prepared already is left alone. `tfds build` builds the same folders, but imports
+Writes DATA_DIR/NAME/CONFIG/VERSION as array_record, without TensorFlow or Beam, unless
+that folder is already prepared. `tfds build` builds the same folders, but imports
 TensorFlow, apache_beam and mlcroissant first.
 """
 
@@ -80,20 +80,21 @@ def prepare(
 ) -> Path:
     """Builds "NAME[/CONFIG]" under `data_dir` unless it is there; returns its folder.
 
-    A build is written beside its place and moved there when complete, so a killed one
-    is never read, and what it left is removed by the next call; `overwrite` replaces
-    what is there only then. Two calls at once wait for each other. beam_options:
+    A build is written beside its final folder and moved there when it is complete, so a
+    killed build is never read; the next call removes its remains. `overwrite` keeps the
+    old folder until then. Two calls at the same time wait for each other. beam_options:
     comma-separated options of a Beam pipeline, "runner=DirectRunner,..."; None: no
-    Beam. Raises PrepareError for unknown names and for data that the user must fetch.
+    Beam. Raises PrepareError for unknown names, a full disk, and data that the user
+    must fetch.
     """
     import tensorflow_datasets as tfds
 
     if "://" in str(data_dir):
         raise PrepareError(
-            f"--data_dir={data_dir}: this command locks and moves folders, give one of "
-            "this machine; `tfds build` writes to buckets (docs/datasets.md)."
+            f"--data_dir={data_dir}: this command locks and moves folders, so it needs "
+            "a local one; `tfds build` writes to buckets (docs/datasets.md)."
         )
-    tfds.disable_progress_bar()  # ours shows the estimate
+    tfds.disable_progress_bar()  # ordered_map has its own
     builder = make_builder(name, data_dir)
     folder = Path(builder.data_dir)
     if (folder / "dataset_info.json").exists() and not overwrite:
@@ -119,7 +120,7 @@ def prepare(
                 ),
                 file_format="array_record",
             )
-        # what the user should have fetched, a full disk, or a lack of memory
+        # missing downloads, a full disk, too little memory
         except (OSError, WorkerKilled) as error:
             raise PrepareError(f"{name}: {error}") from error
         _put(Path(builder.data_dir), folder)
@@ -138,14 +139,14 @@ def _beam_options(text: str | None):
     except ImportError as error:
         raise PrepareError(
             "--beam_pipeline_options needs Apache Beam: pip install 'gaitjax[beam]' "
-            "(or apache-beam). Without the option all cores of this machine are used."
+            "(or apache-beam). Without the option, the build uses all local cores."
         ) from error
     flags = [f"--{option}" for option in text.split(",")]
     return beam.options.pipeline_options.PipelineOptions(flags=flags)
 
 
 def _put(built: Path, folder: Path):
-    """Moves a complete build to its place; what was there is read until then."""
+    """Moves a complete build to its place; until then readers see the old one."""
     scratch = folder.parent / "incomplete.build"
     if folder.exists():
         folder.rename(scratch / "replaced")
@@ -163,8 +164,8 @@ def _locked(path: Path):
 def read_config(argument: str, overrides: Sequence[str] = ()) -> ConfigDict:
     """The config FILE.py[:variant] with `--config.field=value` overrides.
 
-    As `gaitjax.main` reads it. Raises PrepareError for a file, a variant, a field or a
-    value that does not exist.
+    Reads it like `gaitjax.main`. Raises PrepareError for an unknown file, variant or
+    field, and for a value of the wrong type.
     """
     if not Path(argument.partition(":")[0]).is_file():
         raise PrepareError(f"No config file {argument.partition(':')[0]!r}.")
@@ -173,7 +174,7 @@ def read_config(argument: str, overrides: Sequence[str] = ()) -> ConfigDict:
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=line)
         values(line)
     except (AttributeError, KeyError, TypeError, ValueError, flags.Error) as error:
-        line = str(error).strip().splitlines()[-1]  # above it stands a traceback
+        line = str(error).strip().splitlines()[-1]  # a traceback precedes it
         raise PrepareError(f"{argument}: {line}") from error
     return values.config
 
@@ -185,7 +186,7 @@ def names_in_config(config: ConfigDict) -> list[str]:
 
 
 def data_dir_of(config: ConfigDict) -> str:
-    """Where a config looks for prepared data; a re-ranker's is its base run's."""
+    """Where a config looks for prepared data; a re-ranker uses its base run's."""
     found = config.data.get("data_dir", "")
     base = Path(config.get("base_run", "")) / "config.json"
     if not found and base.is_file():
@@ -202,7 +203,7 @@ def _parser() -> argparse.ArgumentParser:
         "names",
         nargs="*",
         metavar="NAME[/CONFIG]",
-        help="ccpg, or ccpg/opengait; tfds_builders/NAME/README.md lists configs",
+        help="ccpg, or ccpg/opengait; tfds_builders/NAME/README.md lists the configs",
     )
     parser.add_argument(
         "--config",
@@ -237,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error("name a data set, or give --config=FILE.py")
         for name in names:  # all names are checked before the first build
             make_builder(name, data_dir)
-        for name in names:  # a re-ranker's data is its base run's
+        for name in names:
             prepare(
                 name,
                 data_dir,

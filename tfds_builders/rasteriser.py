@@ -1,15 +1,15 @@
 """Depth-buffer rasteriser of sphere-swept cones ("round cones"), numpy float32.
 
 A round cone is the union of all spheres whose centre runs along a segment and whose
-radius changes linearly: limbs, torso columns, heads, sleeves, bags. Seen along the
-depth axis its surface over a pixel p is
+radius changes linearly. Limbs, torso, head, sleeves and bags are made of them. Seen
+along the depth axis, its surface over a pixel p is
 
     height(p) = max over t in [0, 1] of  z(t) + sqrt(r(t)^2 - |p - c(t)|^2)
 
 The argument of the root is a quadratic a t^2 + 2 b t + g with a < 0, so the maximum has
-a closed form (setting the derivative to zero), and t is that solution clamped to the
-segment. Perspective enters before this file: every end point is projected and its
-radius scaled by its own depth.
+a closed form (set the derivative to zero), and t is that solution clamped to the
+segment. The caller applies perspective: it projects every end point and scales its
+radius by its depth.
 """
 
 from typing import NamedTuple
@@ -94,8 +94,8 @@ def _height(x, y, start, end, start_radius, end_radius):
     growth = end_radius - start_radius  # [T]
     flat_square = np.maximum(axis[:, 0] ** 2 + axis[:, 1] ** 2, 1e-3)
     depth = axis[:, 2]
-    # the larger sphere must not swallow the smaller one in the projection, or `a` is
-    # not negative: such a cone is drawn with a hardly smaller taper
+    # If the projection of one sphere contained the other, `a` would not be negative:
+    # such a cone is drawn with slightly less taper.
     growth = np.clip(growth, -0.98 * np.sqrt(flat_square), 0.98 * np.sqrt(flat_square))
     bigger = np.maximum(start_radius, end_radius)
     first = np.where(end_radius > start_radius, bigger - growth, start_radius)
@@ -122,7 +122,7 @@ def _height(x, y, start, end, start_radius, end_radius):
 
 
 class Visible(NamedTuple):
-    """The N pixels that show some cone.
+    """The N pixels that show a cone.
 
     pixel: index into the flattened images [T H W]. cone: index into the flattened cones
     [T P]. normal: float32 [3 N], unit length, z towards the viewer. along: float32 [N].

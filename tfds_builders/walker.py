@@ -1,8 +1,9 @@
 """3-D walker -> RGB frames, pixel-exact masks and COCO-17 keypoints.
 
-One renderer for synthetic and motion-captured walks: it takes joint positions, a body
-(radii), an outfit, perhaps a bag, and a scene. Axes: x to the walker's left, y up, z in
-the walking direction; metres. The frames are person crops as a detector gives them.
+Synthetic and motion-captured walks share this renderer: it takes joint positions, a
+body (radii), an outfit, optionally a bag, and a scene. Axes: x to the walker's left, y
+up, z in the walking direction; metres. The frames are crops like those of a person
+detector.
 """
 
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from tfds_builders.frames import normalise_silhouettes
 from tfds_builders.rasteriser import rasterise, visible_pixels
 
 HEIGHT, WIDTH = 128, 64
-CANVAS = 96  # the wide stride is rendered whole for the silhouettes, then cut to WIDTH
+CANVAS = 96  # silhouettes see the whole stride; frames are cut from here to WIDTH
 
 
 class Walk(NamedTuple):
@@ -64,8 +65,8 @@ def _camera(scene, target) -> _Camera:
 def render(joints, body, upper, lower, head, scene, bag="", bag_texture=None) -> Walk:
     """Renders joints [T J 3] (order JOINTS, metres) into a Walk.
 
-    upper, lower, head: `appearance.draw_*`. bag: one of BAGS or "". Bit-identical for
-    equal arguments: background, noise and jitter come from scene.seed.
+    upper, lower, head: from `appearance.draw_*`. bag: one of BAGS or "". Equal
+    arguments give identical bits: scene.seed determines background, noise and jitter.
     """
     if joints.shape[1:] != (len(JOINTS), 3):
         raise ValueError(
@@ -186,8 +187,10 @@ def _shade(seen, ends, material, lengths, textures, forward, light, scene):
 
 
 def _backgrounds(rng, camera, target, box, origin, scale, feet):
-    """The scene behind each crop, uint8 [T 128 CANVAS 3]: one still picture, seen
-    through the moving crop, and a shadow on the floor."""
+    """The scene behind each crop, uint8 [T 128 CANVAS 3].
+
+    All crops are cut from one still picture; each gets a shadow on the floor.
+    """
     typical = np.median(scale)
     low, high = box[:, :2].min(0), box[:, 2:].max(0)
     low, high = low - CANVAS / 2 / typical, high + CANVAS / 2 / typical
@@ -218,7 +221,7 @@ def _backgrounds(rng, camera, target, box, origin, scale, feet):
 
 
 def _darken(image, factor, centre):
-    """Multiplies the part of `image` around `centre` (x, y) by `factor`, in place."""
+    """Multiplies `image` around `centre` (x, y) by `factor`, in place."""
     left, top = (int(centre[i]) - factor.shape[1 - i] // 2 for i in (0, 1))
     x0, y0 = max(left, 0), max(top, 0)
     x1 = min(left + factor.shape[1], image.shape[1])

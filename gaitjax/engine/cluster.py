@@ -1,9 +1,9 @@
-"""What a cluster does to a run: processes that must find each other, signals to stop.
+"""Several processes as one run, and signals that ask a run to stop.
 
-A stop is never lost and never half: inside the training loop the step that runs is
-finished and saved; outside of it everything that will be needed is on disk already. One
-process notes the signal itself; on several, JAX's preemption service makes all of them
-stop at the same poll (`asked`), whichever was asked.
+Inside the training loop the running step is finished and saved before the program
+leaves; outside of it everything that is needed is on disk already. A single process
+notes the signal itself. Of several, whichever got the signal, JAX's preemption service
+makes all of them stop at the same poll (`asked`).
 """
 
 import os
@@ -15,36 +15,37 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
+from gaitjax.engine.guards import require
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-LEAVE_SECONDS = 10  # that a process which failed still waits for the others
-END_SECONDS = 24 * 3600  # that one which is done waits for process 0 and its pictures
+LEAVE_SECONDS = 10  # a process that failed waits so long for the others
+END_SECONDS = 24 * 3600  # one that is done waits so long for process 0 and its pictures
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None):
     """Makes this process one of a multi-host run; call it before anything uses devices.
 
-    All three None: found out from the cluster (Slurm, Open MPI, Cloud TPU, ...; see
+    All three None: the cluster is asked (Slurm, Open MPI, Cloud TPU, ...; see
     `jax.distributed.initialize`). On CPU the processes talk through gloo.
 
-    Raises:
-      ValueError: only some of them given, no cluster was recognised, or the other
-        processes did not come within five minutes.
+    Raises ValueError where only some are given, where no cluster was recognised, and
+    where the other processes did not come within five minutes.
     """
     given = dict(
         coordinator=coordinator, num_processes=num_processes, process_id=process_id
     )
     missing = [name for name, value in given.items() if value is None]
-    if 0 < len(missing) < 3:
-        raise ValueError(
-            f"--multihost got {', '.join(set(given) - set(missing))} but not "
-            f"{', '.join(missing)}; give all three, or none where the cluster (Slurm, "
-            "Open MPI, Cloud TPU) is recognised."
-        )
-    if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
-        raise ValueError(
-            f"--coordinator={coordinator} has no port; give HOST:PORT of process 0, "
-            "for instance 10.0.0.1:1234."
-        )
+    require(
+        len(missing) in (0, 3),
+        f"--multihost got {', '.join(set(given) - set(missing))} but not "
+        f"{', '.join(missing)}; give all three, or none where the cluster (Slurm, Open "
+        "MPI, Cloud TPU) is recognised.",
+    )
+    require(
+        coordinator is None or coordinator.rpartition(":")[2].isdigit(),
+        f"--coordinator={coordinator} has no port; give HOST:PORT of process 0, for "
+        "instance 10.0.0.1:1234.",
+    )
     try:
         jax.distributed.initialize(
             coordinator,
@@ -65,24 +66,26 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
 
 
 def _interrupted(number, frame) -> None:
-    """Ctrl-C on one of several processes is SIGTERM, which the preemption service takes
-    from Python and tells to all."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the second means now
+    """Turns Ctrl-C on one of several processes into SIGTERM, which the preemption
+    service catches and tells to all."""
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a second one ends at once
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Stopped(SystemExit):
-    """The run was asked to end where it can do so at once; exit code 0."""
+    """The run was asked to end, and can do so at once; exit code 0."""
 
 
 _noted: int | None = None  # the signal that asked this process to end
-_polls = 0  # of all processes the same, so that they agree on one
+_polls = 0  # the same in all processes, so that they agree on a poll
 
 
 def asked() -> bool:
     """Has the run been asked to end (SIGTERM, Ctrl-C)?
 
-    On several processes all of them call it equally often, and get the same answer.
+    Of several processes each must call it equally often; all get the same answer.
     """
     global _noted, _polls
     if jax.process_count() > 1 and _noted is None:
@@ -93,13 +96,13 @@ def asked() -> bool:
 
 
 def leave_if_asked() -> None:
-    """Raises Stopped where `asked`: between the batches of what can be done again."""
+    """Raises Stopped if the run was `asked` to end; for work that can be done again."""
     if asked():
         raise _heard(Stopped(0))
 
 
 class Stop:
-    """Around the training loop: signals to end are noted, for `asked`."""
+    """Context of the training loop: signals to end are noted, for `asked`."""
 
     def __init__(self):
         self._before = {}
@@ -118,12 +121,12 @@ class Stop:
     def _note(self, number, frame) -> None:
         global _noted
         if number == _noted == signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C means now
+            raise KeyboardInterrupt  # a second Ctrl-C ends at once
         _noted = number
 
 
 def end(step: int, last: int, workdir: str) -> None:
-    """Leaves the program with code 0, telling how to go on; the state is saved."""
+    """Leaves the program with code 0 and says how to go on; the state is saved."""
     say(
         f"Stopped after step {step} of {last}; everything is saved in {workdir}. To go "
         f"on, run the same command again: {command()}"
@@ -132,15 +135,18 @@ def end(step: int, last: int, workdir: str) -> None:
 
 
 def _heard(leaving: SystemExit) -> SystemExit:
-    """`leaving`; a program that catches it and goes on is not stopped again."""
+    """Forgets the signal: a program that catches `leaving` is not stopped again."""
     global _noted
     _noted = None
     return leaving
 
 
 def leave_soon(code: int) -> None:
-    """Call it where this process fails while others may not: at its exit it would wait
-    for them and they, in a collective, for it. They notice that it is gone."""
+    """Ends this process soon, for a failure that the other processes may not share.
+
+    An ordinary exit would wait for them, while they wait for it in a collective; once
+    it is gone, they notice.
+    """
     if jax.distributed.is_initialized():
         timer = threading.Timer(LEAVE_SECONDS, os._exit, [code])
         timer.daemon = True
@@ -157,7 +163,7 @@ def exit_when_stopped() -> None:
 
 
 def say_stopped() -> None:
-    """How to go on, for a program that ends by Stopped."""
+    """Says how to go on, for a program that ends by Stopped."""
     say(
         "Stopped outside the training loop; what was trained is saved. To go on, run "
         f"the same command again: {command()}"

@@ -4,6 +4,7 @@ The sentence says what is wrong, what was given, what was expected and how to re
 Functions that compute do not check what their callers have checked.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -38,7 +39,17 @@ def choose(name, table: Collection, what: str) -> Any:
     what: the field or flag the name comes from, for instance "config.optimizer.name".
     Raises ValueError, which lists the choices, for a name that is not in the table.
     """
-    if name not in table:
+    if name not in list(table):  # an unhashable name is unknown, too
         choices = ", ".join(map(str, table)) or "nothing"
         raise ValueError(f"Unknown {what} {name!r}; choose from {choices}.")
     return table[name] if isinstance(table, Mapping) else name
+
+
+def require_regex(pattern: str, what: str) -> None:
+    """Raises ValueError, naming the field `what`, unless `pattern` compiles."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(
+            f"{what}: {pattern!r} is no regular expression ({error})."
+        ) from error

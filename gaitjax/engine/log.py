@@ -27,9 +27,8 @@ SIGNIFICANT_DIGITS = 6
 class MetricLog:
     """Context manager that appends metric rows to a run's folder, on process 0 only.
 
-    On entry the rows of steps after `resume_step` are dropped (they will be computed
-    again), so write a step's rows *before* its checkpoint: what a restored checkpoint
-    does not know of comes again, what it knows of is on disk.
+    On entry the rows of steps after `resume_step` are dropped: those steps are run
+    again. So write a step's rows before its checkpoint.
 
     Args:
       workdir: the run's folder, local or mounted; made if absent.
@@ -56,7 +55,7 @@ class MetricLog:
     def __exit__(self, *exception) -> None:
         for sink in (self._file, self._events):
             if sink is not None:
-                # what a full disk has not taken was reported by `write`
+                # `write` has reported a full disk already
                 with contextlib.suppress(OSError):
                     sink.close()
         self._file = self._events = None
@@ -72,17 +71,7 @@ class MetricLog:
         """
         if jax.process_index() != 0:
             return
-        if self._file is None or self._events is None:
-            raise RuntimeError(
-                "MetricLog.write outside its context. Write `with MetricLog(workdir, "
-                "resume_step) as log:` around the loop."
-            )
-        reserved = {"step", "kind"} & set(metrics)
-        if reserved:
-            raise ValueError(
-                f"Metric names {sorted(reserved)} are taken by every row; rename."
-            )
-        values = {name: _scalar(name, v) for name, v in jax.device_get(metrics).items()}
+        values = {name: _scalar(v) for name, v in jax.device_get(metrics).items()}
         row = {"step": int(step), "kind": kind, **values}
         try:
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
@@ -97,8 +86,8 @@ class MetricLog:
 
 
 class _Events:
-    """A TensorBoard file, written by the thread that calls: tensorboardX's own writer
-    waits for ever for its thread, which a full disk has ended."""
+    """A TensorBoard file, written by the calling thread: tensorboardX's own writer
+    waits for ever for a thread that a full disk has ended."""
 
     def __init__(self, folder: Path, purge_step: int):
         from tensorboardX.event_file_writer import EventsWriter
@@ -180,36 +169,6 @@ def table(
     )
 
 
-def results_table(results: Mapping[str, float]) -> str:
-    """One table per protocol, rows = tasks ("mean" last), columns = metrics.
-
-    Args:
-      results: flat keys "protocol/task/metric", as in results.json.
-
-    Raises:
-      ValueError: a key has not these three parts.
-    """
-    blocks: dict[str, dict[str, dict[str, float]]] = {}
-    for key, value in results.items():
-        protocol, _, rest = key.partition("/")
-        task, _, metric = rest.rpartition("/")
-        if not (protocol and task and metric):
-            raise ValueError(
-                f'Result key "{key}", expected "protocol/task/metric", for example '
-                '"ccpg_gait/CL/rank1". A bare metric does not say how it was measured.'
-            )
-        blocks.setdefault(protocol, {}).setdefault(task, {})[metric] = value
-    return "\n\n".join(
-        f"{protocol}\n{table(dict(sorted(tasks.items(), key=_mean_last)))}"
-        for protocol, tasks in blocks.items()
-    )
-
-
-def _mean_last(item: tuple[str, Any]) -> bool:
-    """Sort key; sorting is stable, so the other tasks keep their order."""
-    return item[0] == "mean"
-
-
 def _drop_rows_after(path: Path, step: int) -> None:
     """Rewrites the file, atomically, without rows after `step` (where 0: all rows)."""
     if not path.exists():
@@ -235,13 +194,8 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     return pairs
 
 
-def _scalar(name: str, value: Any) -> float | int | None:
+def _scalar(value: Any) -> float | int | None:
     array = np.asarray(value)
-    if array.shape != ():
-        raise ValueError(
-            f'Metric "{name}" has shape {array.shape}, expected a scalar. Reduce it '
-            "before logging."
-        )
     if np.issubdtype(array.dtype, np.integer) or array.dtype == bool:
         return int(array)
     number = float(array)

@@ -10,10 +10,46 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
+
+from gaitjax.engine.guards import choose, require
 
 Schedule = Callable[[jax.Array | int], jax.Array]
-SCHEDULES = ("constant", "milestones", "cosine", "onecycle")
-OPTIMIZERS = ("sgd", "adam", "adamw")
+
+
+def _constant(config, total_steps: int) -> Schedule:
+    return optax.constant_schedule(config.learning_rate)
+
+
+def _milestones(config, total_steps: int) -> Schedule:
+    drops = {int(step): config.gamma for step in config.milestones}
+    return optax.piecewise_constant_schedule(config.learning_rate, drops)
+
+
+def _cosine(config, total_steps: int) -> Schedule:
+    share = config.final_learning_rate / config.learning_rate
+    steps = config.decay_steps or total_steps
+    return optax.cosine_decay_schedule(config.learning_rate, steps, alpha=share)
+
+
+def _onecycle(config, total_steps: int) -> Schedule:
+    require(
+        config.rise_steps < total_steps,
+        f"config.optimizer.rise_steps ({config.rise_steps}) must be below "
+        f"config.train.steps ({total_steps}).",
+    )
+    rate, final = config.learning_rate, config.final_learning_rate
+    return optax.warmup_cosine_decay_schedule(
+        rate / 25, rate, config.rise_steps, total_steps, end_value=final
+    )
+
+
+SCHEDULES = {
+    "constant": _constant,
+    "milestones": _milestones,
+    "cosine": _cosine,
+    "onecycle": _onecycle,
+}
 
 
 def make_schedule(config, total_steps: int) -> Schedule:
@@ -25,41 +61,16 @@ def make_schedule(config, total_steps: int) -> Schedule:
     constant.
     onecycle: linear rise over the first `rise_steps`, then cosine to the final rate.
     """
-    rate, final = config.learning_rate, config.final_learning_rate
-    if config.schedule == "constant":
-        return optax.constant_schedule(rate)
-    if config.schedule == "milestones":
-        drops = {int(step): config.gamma for step in config.milestones}
-        return optax.piecewise_constant_schedule(rate, drops)
-    if config.schedule == "cosine":
-        steps = config.decay_steps or total_steps
-        return optax.cosine_decay_schedule(rate, steps, alpha=final / rate)
-    if config.schedule == "onecycle":
-        if not config.rise_steps < total_steps:
-            raise ValueError(
-                f"config.optimizer.rise_steps ({config.rise_steps}) must be below "
-                f"config.train.steps ({total_steps})."
-            )
-        return optax.warmup_cosine_decay_schedule(
-            rate / 25, rate, config.rise_steps, total_steps, end_value=final
-        )
-    raise ValueError(
-        f"Unknown schedule {config.schedule!r} (config.optimizer.schedule); "
-        f"choose from {', '.join(SCHEDULES)}."
-    )
+    make = choose(config.schedule, SCHEDULES, "config.optimizer.schedule")
+    return make(config, total_steps)
 
 
-def make_warm_up_schedule(config, warmup) -> Schedule:
-    """Learning rate of the decoder's warm-up (config.warmup), which comes first.
-
-    Constant; with "cosine" and "onecycle" a linear rise over a twentieth of the steps,
-    then a cosine to zero. Its rate is warmup.learning_rate, config's where that is 0.
-    """
-    rate = warmup.learning_rate or config.learning_rate
-    if config.schedule not in ("cosine", "onecycle") or warmup.steps < 2:
-        return optax.constant_schedule(rate)
-    rise = warmup.steps // 20
-    return optax.warmup_cosine_decay_schedule(rate / 25, rate, rise, warmup.steps)
+# name -> (the chain before the learning rate, given the step that adds weight decay)
+OPTIMIZERS = {
+    "sgd": lambda config, decay: [decay, optax.trace(config.momentum)],
+    "adam": lambda config, decay: [decay, optax.scale_by_adam()],
+    "adamw": lambda config, decay: [optax.scale_by_adam(), decay],
+}
 
 
 def make_optimizer(config, schedule: Schedule) -> optax.GradientTransformation:
@@ -68,6 +79,7 @@ def make_optimizer(config, schedule: Schedule) -> optax.GradientTransformation:
     `no_decay`: regexes of undecayed parameters. `rates`: (regex, factor) pairs; the
     first that matches scales a parameter's learning rate.
     """
+    make = choose(config.name, OPTIMIZERS, "config.optimizer.name")
 
     def decayed(params):
         return jax.tree_util.tree_map_with_path(
@@ -82,21 +94,10 @@ def make_optimizer(config, schedule: Schedule) -> optax.GradientTransformation:
         return jax.tree_util.tree_map_with_path(scale, updates)
 
     decay = optax.add_decayed_weights(config.weight_decay, mask=decayed)
-    if config.name == "sgd":
-        core = [decay, optax.trace(config.momentum)]
-    elif config.name == "adam":
-        core = [decay, optax.scale_by_adam()]
-    elif config.name == "adamw":
-        core = [optax.scale_by_adam(), decay]
-    else:
-        raise ValueError(
-            f"Unknown optimizer {config.name!r} (config.optimizer.name); choose from "
-            f"{', '.join(OPTIMIZERS)}."
-        )
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     own_rates = [optax.stateless(scaled)] if config.rates else []
     rate = optax.scale_by_learning_rate(schedule)
-    return optax.chain(*clip, *core, *own_rates, rate)
+    return optax.chain(*clip, *make(config, decay), *own_rates, rate)
 
 
 def _matches(patterns, path) -> bool:
@@ -105,11 +106,32 @@ def _matches(patterns, path) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
+def hold_others(pattern: str, new, old):
+    """The training state `new`, but `old` where a parameter's path has no match.
+
+    The optimizer state of such parameters is `old`'s, too. "": `new` as it is.
+    """
+    if not pattern:
+        return new
+    names = traverse_util.flatten_dict(old.params, sep="/")
+    held = {name for name in names if not re.search(pattern, name)}
+
+    def pick(path, new_leaf, old_leaf):
+        parts = jax.tree_util.keystr(path, simple=True, separator="/").split("/")
+        tails = ("/".join(parts[i:]) for i in range(len(parts)))
+        return old_leaf if any(tail in held for tail in tails) else new_leaf
+
+    return new._replace(
+        params=jax.tree_util.tree_map_with_path(pick, new.params, old.params),
+        opt_state=jax.tree_util.tree_map_with_path(pick, new.opt_state, old.opt_state),
+    )
+
+
 def split_parts(batch, parts: int, devices: int = 1):
     """Batch arrays [B ...] -> [parts B/parts ...], the parts of a step.
 
-    Rows lie as `data.pipeline.part_order` has put them, so that every device keeps its
-    rows and nothing is sent: [device, part, row] -> [part, device and row].
+    The rows are ordered [device, part, row], so that every device keeps its own rows
+    and nothing is sent; each part becomes [device and row].
     """
 
     def split(x):
@@ -126,8 +148,8 @@ def accumulate(part_gradients, parts, batch_stats):
     parts: pytree of arrays [n ...]. Memory for activations is that of one part; batch
     statistics go from part to part. Returns what part_gradients returns.
 
-    This is not the step on the whole batch: batch normalisation and triplets see one
-    part at a time (as in PyTorch, where gradients are accumulated over forward passes).
+    This differs from a step on the whole batch: batch normalisation and triplets see
+    one part at a time, as where PyTorch accumulates over forward passes.
     """
     count = jax.tree.leaves(parts)[0].shape[0]
 

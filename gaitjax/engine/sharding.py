@@ -6,11 +6,14 @@ sums that are taken in another order).
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gaitjax.engine.guards import choose, require, require_regex
 
 AXES = ("data", "model")
 BATCH = PartitionSpec("data")  # every batch array is split along its first axis
@@ -26,11 +29,11 @@ def make_mesh(config, devices=None) -> Mesh:
     if -1 in shape:
         known = -int(np.prod(shape))
         shape[shape.index(-1)] = len(devices) // max(known, 1)
-    if np.prod(shape) != len(devices):
-        raise ValueError(
-            f"config.mesh asks for data={config.data} x model={config.model} devices, "
-            f"there are {len(devices)}. Set one of them to -1 to take the rest."
-        )
+    require(
+        np.prod(shape) == len(devices),
+        f"config.mesh asks for data={config.data} x model={config.model} devices, "
+        f"there are {len(devices)}. Set one of them to -1 to take the rest.",
+    )
     types = (AxisType.Auto, AxisType.Auto)
     return Mesh(devices.reshape(shape), AXES, axis_types=types)
 
@@ -42,32 +45,20 @@ def rules_of(config) -> tuple:
     """
     if not isinstance(config.sharding, str):
         return config.sharding
-    if config.sharding not in config.sharding_rules:
-        raise ValueError(
-            f"Unknown config.sharding {config.sharding!r}; choose from "
-            f"{', '.join(sorted(config.sharding_rules))} (config.sharding_rules)."
-        )
-    return config.sharding_rules[config.sharding]
+    rules = config.sharding_rules
+    return choose(config.sharding, dict(rules.items()), "config.sharding")
 
 
 def check_rules(rules) -> None:
-    """Raises ValueError for a rule that cannot be meant, whatever the model."""
+    """Raises ValueError for a malformed rule (bad regex, unknown axis)."""
     for pattern, spec in rules:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(
-                f"config.sharding_rules: {pattern!r} is no regular expression "
-                f"({error})."
-            ) from error
-        if spec == "fsdp":
-            continue
-        axes = [axis for axis in spec if axis is not None]
-        if not set(axes) <= set(AXES) or len(axes) > len(set(axes)):
-            raise ValueError(
-                f"config.sharding_rules: {spec!r} for {pattern!r} must be 'fsdp' or "
-                f"entries of None, {', '.join(map(repr, AXES))}, each axis once."
-            )
+        require_regex(pattern, "config.sharding_rules")
+        axes = [] if spec == "fsdp" else [axis for axis in spec if axis is not None]
+        require(
+            set(axes) <= set(AXES) and len(axes) == len(set(axes)),
+            f"config.sharding_rules: {spec!r} for {pattern!r} must be 'fsdp' or "
+            f"entries of None, {', '.join(map(repr, AXES))}, each axis once.",
+        )
 
 
 def infer_shardings(tree, rules, mesh: Mesh):
@@ -84,24 +75,24 @@ def infer_shardings(tree, rules, mesh: Mesh):
 
     def sharding(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        for pattern, spec in rules:
-            if re.search(pattern, name):
-                return NamedSharding(mesh, _spec(name, spec, leaf.shape, mesh))
-        raise ValueError(
+        specs = [spec for pattern, spec in rules if re.search(pattern, name)]
+        require(
+            specs,
             f"No sharding rule covers {name} {leaf.shape}; add one to config.sharding, "
-            'for instance (".*", ()) at its end.'
+            'for instance (".*", ()) at its end.',
         )
+        return NamedSharding(mesh, _spec(name, specs[0], leaf.shape, mesh))
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
 def _spec(name: str, spec, shape, mesh) -> PartitionSpec:
     if spec != "fsdp":
-        if len(spec) > len(shape):
-            raise ValueError(
-                f"The sharding rule {spec} for {name} has more entries than its shape "
-                f"{shape}; put a narrower rule before it."
-            )
+        require(
+            len(spec) <= len(shape),
+            f"The sharding rule {spec} for {name} has more entries than its shape "
+            f"{shape}; put a narrower rule before it.",
+        )
         fitting = (
             axis if axis and size % mesh.shape[axis] == 0 else None
             for axis, size in zip(spec, shape)
@@ -123,14 +114,14 @@ def check_divides(count: int, mesh: Mesh, what: str, parts: int = 1) -> None:
     what: the config fields they come from; parts: batches that a step is cut into.
     """
     devices = mesh.shape["data"]
-    if count % (devices * parts):
-        cut = f" in {parts} parts (config.train.accumulate)" if parts > 1 else ""
-        raise ValueError(
-            f"A batch of {count} sequences ({what}){cut} does not divide over the "
-            f"{devices} devices of the data axis. Choose a multiple of "
-            f"{devices * parts}, or another mesh, for instance --config.mesh.data="
-            f"{_largest_divisor(count, devices, parts)} --config.mesh.model=-1."
-        )
+    cut = f" in {parts} parts (config.train.accumulate)" if parts > 1 else ""
+    require(
+        count % (devices * parts) == 0,
+        f"A batch of {count} rows ({what}){cut} does not divide over the "
+        f"{devices} devices of the data axis. Choose a multiple of {devices * parts}, "
+        "or another mesh, for instance --config.mesh.data="
+        f"{_largest_divisor(count, devices, parts)} --config.mesh.model=-1.",
+    )
 
 
 def _largest_divisor(count: int, devices: int, parts: int) -> int:
@@ -146,12 +137,12 @@ def own_rows(count: int, mesh: Mesh) -> slice:
     sharding = NamedSharding(mesh, BATCH)
     held = sharding.addressable_devices_indices_map((count,)).values()
     ranges = sorted({index[0].indices(count)[:2] for index in held})
-    for (_, stop), (start, _) in zip(ranges, ranges[1:]):
-        if stop != start:
-            raise ValueError(
-                "This process's devices hold rows of a batch that are not neighbours; "
-                "use the device order of jax.devices() for the mesh."
-            )
+    gaps = [(a, b) for (_, a), (b, _) in zip(ranges, ranges[1:]) if a != b]
+    require(
+        not gaps,
+        "This process's devices hold rows of a batch that are not neighbours; use the "
+        "device order of jax.devices() for the mesh.",
+    )
     return slice(ranges[0][0], ranges[-1][1])
 
 
@@ -188,15 +179,33 @@ def device_bytes(tree, shardings) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def memory(state: Any, shardings: Any, compiled) -> dict[str, int]:
-    """Bytes per device: each part of a TrainState, and what the compiled step adds.
+def sharded_init(init: Callable[[jax.Array], Any], seed: int, rules, mesh: Mesh):
+    """(abstract state, shardings, new_state) of a state that `init(key)` makes.
 
-    activations: the largest sum of temporary buffers during the step, by the compiler's
-    own analysis (0 where a backend gives none). total: everything at that moment.
+    Shapes first (`eval_shape`), then a sharding for each leaf from the rules, then
+    new_state() makes the arrays with these shardings: no leaf is ever whole on one
+    device unless the rules replicate it.
     """
+    abstract = jax.eval_shape(init, jax.random.key(seed))
+    shardings = infer_shardings(abstract, rules, mesh)
+
+    def new_state():
+        return jax.jit(init, out_shardings=shardings)(key(seed, mesh))
+
+    return abstract, shardings, new_state
+
+
+def memory(state: Any, compiled) -> dict[str, int]:
+    """Bytes per device: each field of a state, and what the compiled step adds.
+
+    state: NamedTuple of trees of arrays, or of shapes with shardings. activations: the
+    largest sum of temporary buffers during the step, by the compiler's own analysis (0
+    where a backend gives none). total: everything at that moment.
+    """
+    fields = {k: v for k, v in state._asdict().items() if k != "step"}
     parts = {
-        name: device_bytes(getattr(state, name), getattr(shardings, name))
-        for name in ("params", "frozen", "batch_stats", "opt_state")
+        name: device_bytes(tree, jax.tree.map(lambda leaf: leaf.sharding, tree))
+        for name, tree in fields.items()
     }
     analysis = compiled.memory_analysis()
     if analysis is None:

@@ -1,59 +1,71 @@
 """The zoo: one plain file per model, one line per model here."""
 
-from collections.abc import Callable
-
 from flax import linen as nn
 
-from gaitjax.models import (
-    biggergait,
-    deepgaitv2,
-    gaitbase,
-    gaitedge,
-    gaitgl,
-    gaitgraph2,
-    gaitpart,
-    gaitset,
-    gaittr,
-    gei,
-    lmgait,
-    multigaitpp,
-    skeletongaitpp,
-    swingait,
-)
-from gaitjax.parts.output import GaitOutput
+from gaitjax.engine import fields
+from gaitjax.engine.guards import choose, require
+from gaitjax.models.biggergait import BiggerGait
+from gaitjax.models.deepgaitv2 import DeepGaitV2
+from gaitjax.models.gaitbase import GaitBase
+from gaitjax.models.gaitedge import GaitEdge
+from gaitjax.models.gaitgl import GaitGL
+from gaitjax.models.gaitgraph2 import GaitGraph2
+from gaitjax.models.gaitpart import GaitPart
+from gaitjax.models.gaitset import GaitSet
+from gaitjax.models.gaittr import GaitTR
+from gaitjax.models.gei import GEI
+from gaitjax.models.lmgait import LMGait
+from gaitjax.models.multigaitpp import MultiGaitPP
+from gaitjax.models.skeletongaitpp import SkeletonGaitPP
+from gaitjax.models.swingait import SwinGait
+from gaitjax.parts.model import IMAGES, NOT_IN_CONFIG, GaitModel, images_in
 
-__all__ = ["MODELS", "GaitOutput", "check_name", "create_model"]
-
-# name -> create(config, num_classes). Each model(batch, train=...) -> GaitOutput.
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "biggergait": biggergait.create,
-    "deepgaitv2": deepgaitv2.create,
-    "gaitbase": gaitbase.create,
-    "gaitedge": gaitedge.create,
-    "gaitgl": gaitgl.create,
-    "gaitgraph2": gaitgraph2.create,
-    "gaitpart": gaitpart.create,
-    "gaitset": gaitset.create,
-    "gaittr": gaittr.create,
-    "gei": gei.create,
-    "lmgait": lmgait.create,
-    "multigaitpp": multigaitpp.create,
-    "skeletongait": deepgaitv2.create,  # on heat maps
-    "skeletongaitpp": skeletongaitpp.create,
-    "swingait": swingait.create,
+# name -> class. MODELS[name](num_classes, **config.model) is a module, and
+# module.apply(variables, batch, train=...) a parts.output.GaitOutput
+MODELS: dict[str, type[GaitModel]] = {
+    "biggergait": BiggerGait,
+    "deepgaitv2": DeepGaitV2,
+    "gaitbase": GaitBase,
+    "gaitedge": GaitEdge,
+    "gaitgl": GaitGL,
+    "gaitgraph2": GaitGraph2,
+    "gaitpart": GaitPart,
+    "gaitset": GaitSet,
+    "gaittr": GaitTR,
+    "gei": GEI,
+    "lmgait": LMGait,
+    "multigaitpp": MultiGaitPP,
+    "skeletongait": DeepGaitV2,  # on heat maps
+    "skeletongaitpp": SkeletonGaitPP,
+    "swingait": SwinGait,
 }
 
 
-def check_name(name: str) -> None:
-    """Raises ValueError for a name that is not in MODELS, listing the choices."""
-    if name not in MODELS:
-        raise ValueError(
-            f"Unknown model {name!r} (config.model.name); choose from "
-            f"{', '.join(sorted(MODELS))}."
+def make(config) -> nn.Module:
+    """The module that config.model describes, for config.data.num_classes."""
+    model = choose(config.model.name, MODELS, "config.model.name")
+    return model(config.data.num_classes, **config.model)
+
+
+def check(config) -> None:
+    """Raises ValueError, naming the field, for a model that cannot be made or trained.
+
+    Needs the config alone, so that it can run before any data is opened.
+    """
+    name = config.model.name
+    model = choose(name, MODELS, "config.model.name")
+    options = {key: config.model[key] for key in config.model if key != "name"}
+    fields.check(options, model, "config.model", skip=NOT_IN_CONFIG)
+    trained = tuple(config.data.modalities)
+    evaluated = tuple(config.evaluation.modalities)
+    evaluated = evaluated or tuple(x for x in trained if x != "masks")
+    for field, given in {"data": trained, "evaluation": evaluated}.items():
+        what = f"config.{field}.modalities, which has {', '.join(given) or 'none'}"
+        for entry in model.reads:
+            require(entry in given, f"{name} reads {entry!r}: add it to {what}.")
+        require(
+            not model.images or len(images_in(given)) == model.images,
+            f"{name} reads {model.images} of {', '.join(IMAGES)}: name so many in "
+            f"{what}.",
         )
-
-
-def create_model(config) -> nn.Module:
-    """The linen module that config.model describes; raises as `check_name` does."""
-    check_name(config.model.name)
-    return MODELS[config.model.name](config, config.data.num_classes)
+    make(config).check(config)

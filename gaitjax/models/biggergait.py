@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.engine.fields import Natural, Positive, Some
+from gaitjax.engine.guards import require
 from gaitjax.parts.convolution import Conv
 from gaitjax.parts.dinov2 import DINOv2
 from gaitjax.parts.heads import StripHead
@@ -20,6 +22,7 @@ from gaitjax.parts.layers import (
     normalise_colours,
     resize_bilinear,
 )
+from gaitjax.parts.model import Dtype, GaitModel, Size, check_stages, check_strips
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.representation import Decoder, layer_norm
 from gaitjax.parts.resnet import Stem, residual_stages
@@ -54,7 +57,7 @@ class Projection(nn.Module):
 
 
 class Recogniser(nn.Module):
-    """GaitBase on such maps: stem, residual stages, strip head."""
+    """GaitBase on the maps of a group of layers: stem, residual stages, strip head."""
 
     num_classes: int
     channels: Sequence[int]
@@ -76,47 +79,64 @@ class Recogniser(nn.Module):
         )(x, valid, train=train)
 
 
-class BiggerGait(nn.Module):
+class BiggerGait(GaitModel):
     """Frames -> hidden states of all DINOv2 layers -> a map each -> a GaitBase each.
 
-    Args:
-      image_size: (height, width) that frames are resized to, whatever their aspect.
-      map_size: (h, w) of the maps.
-      hidden_size, num_layers, num_heads, patch_size, table_size: of the DINOv2.
-      layers_per_group: consecutive layers that share one map.
-      num_recognisers: recognition networks; consecutive groups share one.
-      map_channels: of each group's map.
-      channels, layers, strides, num_strips, embedding_size: of each recogniser.
-      frames_per_chunk: see DINOv2.
-
-    Phases: published encoders and mask branches come trained, and config.frozen names
-    "^visual_encoder/" and "^decoder/". Where there are none, `warm_up` trains both on
-    silhouettes (loss "silhouette"). In the main phase neither gets a gradient. As in
-    the published training the mask branch normalises by batch statistics there; its
-    dropout is left out.
+    Phases: with published weights, encoder and mask branch are already trained, and
+    config.frozen names "^visual_encoder/" and "^decoder/". Without them, `warm_up`
+    trains both on silhouettes (loss "silhouette"). In the main phase neither gets a
+    gradient. There the mask branch normalises by batch statistics, as in the published
+    training; its dropout is left out.
 
     Differences from the paper: the warm-up on silhouettes, for encoders that start at
     random; the published mask branch is BigGait's unsupervised one.
     """
 
-    num_classes: int
-    image_size: tuple[int, int] = (448, 224)
-    map_size: tuple[int, int] = (64, 32)
-    hidden_size: int = 384
-    num_layers: int = 12
-    num_heads: int = 6
-    patch_size: int = 14
-    table_size: int = 37
-    layers_per_group: int = 1
-    num_recognisers: int = 12
-    map_channels: int = 16
-    channels: tuple[int, ...] = (64, 128, 256, 512)
-    layers: tuple[int, ...] = (1, 1, 1, 1)
-    strides: tuple[int, ...] = (1, 2, 1, 1)
-    num_strips: int = 32
-    embedding_size: int = 256
-    frames_per_chunk: int = 0
-    dtype: jnp.dtype = jnp.float32
+    reads = ("frames",)
+    image_size: Size = (448, 224)  # as the encoder sees a frame, whatever its aspect
+    map_size: Size = (64, 32)
+    hidden_size: Positive = 384  # of the DINOv2, like the next four
+    num_layers: Positive = 12
+    num_heads: Positive = 6
+    patch_size: Positive = 14
+    table_size: Positive = 37  # side of the positional table
+    layers_per_group: Positive = 1  # consecutive layers that share one map
+    num_recognisers: Positive = 12  # consecutive groups share one
+    map_channels: Positive = 16  # of each group's map
+    channels: Some[Positive] = (64, 128, 256, 512)  # of each recogniser, to ...
+    layers: Some[Positive] = (1, 1, 1, 1)
+    strides: Some[Positive] = (1, 2, 1, 1)
+    num_strips: Positive = 32
+    embedding_size: Positive = 256  # ... here
+    frames_per_chunk: Natural = 0  # that the encoder sees at once; 0: all of a batch
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        check_stages(len(self.channels), layers=self.layers, strides=self.strides)
+        check_strips(self.num_strips, self.map_size[0], self.strides)
+        groups, rest = divmod(self.num_layers, self.layers_per_group)
+        require(
+            not rest and groups % self.num_recognisers == 0,
+            "config.model.layers_per_group must divide num_layers, and num_recognisers "
+            f"the number of groups; got {self.layers_per_group}, {self.num_layers} and "
+            f"{self.num_recognisers}.",
+        )
+        require(
+            not any(side % self.patch_size for side in self.image_size),
+            f"config.model.image_size {self.image_size} is not a multiple of "
+            f"config.model.patch_size {self.patch_size}.",
+        )
+        require(
+            self.hidden_size % self.num_heads == 0,
+            f"config.model.hidden_size {self.hidden_size} is not a multiple of "
+            f"config.model.num_heads {self.num_heads}.",
+        )
+        require(
+            not config.warmup.steps or "masks" in config.data.modalities,
+            "BiggerGait's warm-up reads 'masks'; add them to config.data.modalities or "
+            "set config.warmup.steps=0.",
+        )
 
     def setup(self):
         self.visual_encoder = DINOv2(
@@ -141,7 +161,7 @@ class BiggerGait(nn.Module):
         foreground_probability, token_valid and, given masks, silhouette_target (the
         mask's coverage of the token, 0 to 1).
         """
-        groups = self._groups()
+        groups = self.num_layers // self.layers_per_group
         valid = batch["valid"]
         flat = valid.reshape(-1)  # [N]
         states = jax.lax.stop_gradient(self._states(batch))
@@ -184,31 +204,11 @@ class BiggerGait(nn.Module):
 
         Returns empty embeddings [B 0 0]; aux as of `__call__`, without foreground.
         """
-        if "masks" not in batch:
-            raise ValueError(
-                "BiggerGait's warm-up reads 'masks'; add them to "
-                "config.data.modalities or set config.warmup.steps=0."
-            )
         aux = self._decode(batch, self._states(batch)[-1], train)
         return GaitOutput(jnp.zeros((len(batch["valid"]), 0, 0)), None, aux)
 
-    def _groups(self):
-        groups, rest = divmod(self.num_layers, self.layers_per_group)
-        if rest or groups % self.num_recognisers:
-            raise ValueError(
-                "model.layers_per_group must divide num_layers, and num_recognisers "
-                f"the number of groups; got {self.layers_per_group}, "
-                f"{self.num_layers} and {self.num_recognisers}."
-            )
-        return groups
-
     def _states(self, batch):
         """Hidden states [N 1+h'*w' d] of every layer, without the final norm."""
-        if "frames" not in batch:
-            raise ValueError(
-                f"BiggerGait reads 'frames', the batch has {', '.join(sorted(batch))}; "
-                "set config.data.modalities accordingly."
-            )
         images = normalise_colours(fold_frames(batch["frames"]))  # [N H W 3]
         images = resize_bilinear(images, self.image_size)
         return self.visual_encoder(images, blocks=range(self.num_layers))[1]
@@ -239,27 +239,3 @@ class BiggerGait(nn.Module):
         chosen = (probability[..., None] > 0.5).astype(jnp.float32)
         chosen = resize_bilinear(jax.lax.stop_gradient(chosen), self.map_size)
         return (chosen[..., 0] > 0.5).astype(jnp.float32)
-
-
-def create(config, num_classes: int) -> BiggerGait:
-    model = config.model
-    return BiggerGait(
-        num_classes,
-        image_size=tuple(model.image_size),
-        map_size=tuple(model.map_size),
-        hidden_size=model.hidden_size,
-        num_layers=model.num_layers,
-        num_heads=model.num_heads,
-        patch_size=model.patch_size,
-        table_size=model.table_size,
-        layers_per_group=model.layers_per_group,
-        num_recognisers=model.num_recognisers,
-        map_channels=model.map_channels,
-        channels=tuple(model.channels),
-        layers=tuple(model.layers),
-        strides=tuple(model.strides),
-        num_strips=model.num_strips,
-        embedding_size=model.embedding_size,
-        frames_per_chunk=model.frames_per_chunk,
-        dtype=jnp.dtype(model.dtype),
-    )

@@ -5,38 +5,48 @@ SkeletonGait, the P3D network on skeleton heat maps: Fan et al., "SkeletonGait: 
 Recognition Using Skeleton Maps" (AAAI 2024).
 """
 
+from typing import Literal
+
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.engine.fields import Positive
 from gaitjax.parts.heads import StripHead
 from gaitjax.parts.layers import image_sequence
+from gaitjax.parts.model import (
+    Dtype,
+    FourStages,
+    GaitModel,
+    ThreeStages,
+    check_strips,
+    image_rows,
+    images_in,
+)
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.resnet import Stem, residual_stages
 
 
-class DeepGaitV2(nn.Module):
+class DeepGaitV2(GaitModel):
     """Stem, one 2-D stage, three stages of the kind asked for, the usual strip head.
 
-    Args:
-      kind: "2d", "p3d" or "3d", of the blocks in stages 2 to 4.
-      layers: blocks per stage: (1, 1, 1, 1) or (1, 4, 4, 1).
-      strides: spatial strides of stages 2 to 4; time is never strided.
-      modality: the batch entry it reads, "silhouettes" or "heatmaps" (SkeletonGait).
+    It reads the silhouettes or the heat maps (SkeletonGait), whichever the batch holds.
 
     Differences from the paper: none known. With "p3d" and "3d" frames must be
     consecutive and in order; frames beyond a sequence's end act as zeros.
     """
 
-    num_classes: int
-    kind: str = "p3d"
-    channels: tuple[int, int, int, int] = (64, 128, 256, 512)
-    layers: tuple[int, int, int, int] = (1, 1, 1, 1)
-    strides: tuple[int, int, int] = (2, 2, 1)
-    num_strips: int = 16
-    embedding_size: int = 256
-    modality: str = "silhouettes"
-    dtype: jnp.dtype = jnp.float32
+    images = 1
+    kind: Literal["2d", "p3d", "3d"] = "p3d"  # blocks of stages 2 to 4
+    channels: FourStages = (64, 128, 256, 512)
+    layers: FourStages = (1, 1, 1, 1)  # blocks per stage; published deep: (1, 4, 4, 1)
+    strides: ThreeStages = (2, 2, 1)  # of stages 2 to 4, space
+    num_strips: Positive = 16
+    embedding_size: Positive = 256
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        check_strips(self.num_strips, image_rows(config), self.strides)
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
@@ -45,7 +55,8 @@ class DeepGaitV2(nn.Module):
         Returns embeddings [B S D], logits [B S N]. aux is empty.
         """
         valid = batch["valid"]
-        x = image_sequence(batch, self.modality)  # [B T H W C]
+        (name,) = images_in(batch)
+        x = image_sequence(batch, name)  # [B T H W C]
         x = Stem(self.channels[0], self.dtype, name="stem")(
             x, train=train, valid=valid
         )  # [B T H W 64]
@@ -58,18 +69,3 @@ class DeepGaitV2(nn.Module):
             self.num_classes, self.num_strips, self.embedding_size, name="head"
         )(x, valid, train=train)
         return GaitOutput(embeddings, logits, {})
-
-
-def create(config, num_classes: int) -> DeepGaitV2:
-    model = config.model
-    return DeepGaitV2(
-        num_classes,
-        kind=model.kind,
-        channels=tuple(model.channels),
-        layers=tuple(model.layers),
-        strides=tuple(model.strides),
-        num_strips=model.num_strips,
-        embedding_size=model.embedding_size,
-        modality=config.data.modalities[0],
-        dtype=jnp.dtype(model.dtype),
-    )

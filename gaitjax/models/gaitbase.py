@@ -5,35 +5,44 @@ Paper: Fan et al., "OpenGait: Revisiting Gait Recognition Towards Better Practic
 """
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.engine.fields import Positive, Some
 from gaitjax.parts.heads import StripHead
 from gaitjax.parts.layers import image_sequence
+from gaitjax.parts.model import (
+    Dtype,
+    GaitModel,
+    check_stages,
+    check_strips,
+    image_rows,
+    images_in,
+)
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.resnet import Stem, residual_stages
 
 
-class GaitBase(nn.Module):
+class GaitBase(GaitModel):
     """ResNet9 on each frame -> temporal maximum -> strips -> BN neck.
 
-    Args:
-      num_classes: training identities.
-      channels, layers, strides: per stage its width, number of blocks, spatial stride.
-      modality: which batch entry it reads: "silhouettes", "heatmaps" or "frames".
+    It reads the silhouettes, the heat maps or the frames, whichever the batch holds.
 
-    Differences from the paper: none known; batch norm counts valid frames only, which
-    is the same where there is no padding.
+    Differences from the paper: none known. Batch norm counts valid frames only, which
+    makes no difference without padding.
     """
 
-    num_classes: int
-    channels: tuple[int, ...] = (64, 128, 256, 512)
-    layers: tuple[int, ...] = (1, 1, 1, 1)
-    strides: tuple[int, ...] = (1, 2, 2, 1)
-    num_strips: int = 16
-    embedding_size: int = 256
-    modality: str = "silhouettes"
-    dtype: jnp.dtype = jnp.float32
+    images = 1
+    channels: Some[Positive] = (64, 128, 256, 512)  # per stage
+    layers: Some[Positive] = (1, 1, 1, 1)  # blocks per stage
+    strides: Some[Positive] = (1, 2, 2, 1)  # per stage, in space
+    num_strips: Positive = 16
+    embedding_size: Positive = 256
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        check_stages(len(self.channels), layers=self.layers, strides=self.strides)
+        check_strips(self.num_strips, image_rows(config), self.strides)
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
@@ -42,7 +51,8 @@ class GaitBase(nn.Module):
         Returns embeddings [B S D], logits [B S N]. aux is empty.
         """
         valid = batch["valid"]
-        x = image_sequence(batch, self.modality)  # [B T H W C]
+        (name,) = images_in(batch)
+        x = image_sequence(batch, name)  # [B T H W C]
         x = Stem(self.channels[0], self.dtype, name="stem")(
             x, train=train, valid=valid
         )  # [B T H W C]
@@ -55,17 +65,3 @@ class GaitBase(nn.Module):
             self.num_classes, self.num_strips, self.embedding_size, name="head"
         )(x, valid, train=train)
         return GaitOutput(embeddings, logits, {})
-
-
-def create(config, num_classes: int) -> GaitBase:
-    model = config.model
-    return GaitBase(
-        num_classes,
-        channels=tuple(model.channels),
-        layers=tuple(model.layers),
-        strides=tuple(model.strides),
-        num_strips=model.num_strips,
-        embedding_size=model.embedding_size,
-        modality=config.data.modalities[0],
-        dtype=jnp.dtype(model.dtype),
-    )

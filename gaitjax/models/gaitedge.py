@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.engine.fields import Natural, Odd, Positive, Some
+from gaitjax.engine.guards import require
 from gaitjax.models.gaitgl import GaitGL
 from gaitjax.parts.layers import normalise_colours
+from gaitjax.parts.model import Dtype, GaitModel, Size
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.representation import dilate, erode
 from gaitjax.parts.unet import UNet
@@ -30,12 +33,12 @@ def synthesise(probability: jax.Array, mask: jax.Array, size: int) -> jax.Array:
 
 
 def person_box(mask: jax.Array, ratios: jax.Array, size: tuple[int, int]):
-    """Where the aligned crop lies: (top, bottom, left, right), float32 [N] each.
+    """The crop to align: (top, bottom, left, right), float32 [N] each.
 
-    The rows from the first to the last with a set pixel; around the median column of
-    the mask, as many columns as fill `size` at the person's aspect: the mask's height
-    in rows becomes size[0], and a frame that is `ratios` times as wide as high gets its
-    columns in proportion, plus what is missing to size[1].
+    It reaches from the first to the last row with a set pixel; these rows become
+    size[0]. Its columns are centred on the median column of the mask. Their number
+    keeps the person's aspect, where `ratios` is width / height of the frame, and fills
+    the size[1] columns of the output.
     """
     height, width = mask.shape[1:]
     occupied = jnp.any(mask, axis=2)  # [N H]
@@ -94,32 +97,36 @@ def align(
     return jnp.einsum("nyh,nhw,nxw->nyx", down, images.astype(jnp.float32), across)
 
 
-class GaitEdge(nn.Module):
+class GaitEdge(GaitModel):
     """RGB -> U-Net -> silhouette with a predicted edge -> GaitAlign -> GaitGL.
 
-    Args:
-      channels, halvings: of GaitGL with its original head.
-      unet_channels: of the U-Net.
-      kernel: size of the dilation and the erosion.
-      silhouette_size: of the aligned silhouettes.
-      freeze_encoder: in the main phase no gradient reaches the U-Net's encoder.
-
     Phases: `warm_up` is the paper's first phase, the segmentation alone (with the loss
-    "binary_cross_entropy"); then everything is trained together. The interior comes
-    from the given masks, in evaluation too.
+    "binary_cross_entropy"); then everything is trained together. The interior of the
+    silhouette is that of the given masks, in evaluation too.
 
-    Differences from the paper: none known; GaitGL can be trained beforehand or not.
-    Frames must be consecutive and in order.
+    Differences from the paper: none known. The paper trains GaitGL alone before the
+    second phase; here that is optional. Frames must be consecutive and in order.
     """
 
-    num_classes: int
-    channels: tuple[int, ...] = (32, 64, 128)
-    halvings: int = 3
-    unet_channels: tuple[int, ...] = (16, 32, 64, 128)
-    kernel: int = 3
-    silhouette_size: tuple[int, int] = (64, 44)
-    freeze_encoder: bool = True
-    dtype: jnp.dtype = jnp.float32
+    reads = ("frames", "masks")
+    channels: Some[Positive] = (32, 64, 128)  # of GaitGL, which has its original head
+    halvings: Natural = 3  # of GaitGL's maps into strips
+    unet_channels: Some[Positive] = (16, 32, 64, 128)
+    kernel: Odd = 3  # of the dilation and the erosion that make the edge
+    silhouette_size: Size = (64, 44)  # of aligned silhouettes
+    freeze_encoder: bool = True  # no gradient to the U-Net's after the warm-up
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        size, divisor = config.data.image_size, 2 ** (len(self.unet_channels) - 1)
+        require(
+            not any(side % divisor for side in size),
+            f"config.data.image_size must be multiples of {divisor} for the U-Net of "
+            f"{len(self.unet_channels)} levels; got {tuple(size)}.",
+        )
+        recogniser = GaitGL(self.num_classes, self.channels, self.halvings)
+        recogniser.check_rows(self.silhouette_size[0])
 
     def setup(self):
         self.unet = UNet(self.unet_channels, self.dtype)
@@ -166,13 +173,6 @@ class GaitEdge(nn.Module):
         return GaitOutput(empty, None, aux)
 
     def _segment(self, batch, train, freeze_encoder):
-        for name in ("frames", "masks", "ratios"):
-            if name not in batch:
-                raise ValueError(
-                    f"GaitEdge reads 'frames', 'masks' and 'ratios'; the batch has "
-                    f"{', '.join(sorted(batch))}. Set config.data.modalities, and "
-                    "config.evaluation.modalities with 'masks', accordingly."
-                )
         frames, valid = batch["frames"], batch["valid"]
         probability = self.unet(
             normalise_colours(frames.reshape((-1,) + frames.shape[2:])),
@@ -184,17 +184,3 @@ class GaitEdge(nn.Module):
             "mask_probability": probability.reshape(frames.shape[:4]),
             "mask_target": (batch["masks"] > 0.5).astype(jnp.float32),
         }
-
-
-def create(config, num_classes: int) -> GaitEdge:
-    model = config.model
-    return GaitEdge(
-        num_classes,
-        channels=tuple(model.channels),
-        halvings=model.halvings,
-        unet_channels=tuple(model.unet_channels),
-        kernel=model.kernel,
-        silhouette_size=tuple(model.silhouette_size),
-        freeze_encoder=model.freeze_encoder,
-        dtype=jnp.dtype(model.dtype),
-    )

@@ -5,10 +5,14 @@ and Local Temporal Aggregation" (ICCV 2021; extended: "GaitGL: Learning Discrimi
 Global-Local Feature Representations for Gait Recognition", 2022).
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.engine.fields import Natural, Positive, Some
+from gaitjax.engine.guards import require
 from gaitjax.parts.convolution import Conv3D, TemporalConv
 from gaitjax.parts.heads import SeparateBNNeck, SeparateDense
 from gaitjax.parts.layers import (
@@ -20,9 +24,9 @@ from gaitjax.parts.layers import (
     max_pool,
     set_pool,
 )
+from gaitjax.parts.model import Dtype, GaitModel, check_strips, image_rows
 from gaitjax.parts.output import GaitOutput
 
-HEADS = ("original", "bnneck")
 AGGREGATED = 3  # frames that one step of local temporal aggregation joins
 
 
@@ -43,11 +47,6 @@ class GLConv(nn.Module):
         """x [B T H W C], valid bool [B T] -> [B T H (or 2H) W features]."""
         batch, frames, height, width, channels = x.shape
         strips = 2**self.halvings
-        if height % strips:
-            raise ValueError(
-                f"GaitGL: {strips} strips do not divide the {height} rows of the "
-                "feature map; choose model.halvings accordingly."
-            )
         x = mask_frames(x, valid)
         whole = Conv3D(self.features, dtype=self.dtype, name="global")(x)
         x = x.reshape(batch, frames, strips, height // strips, width, channels)
@@ -64,8 +63,8 @@ class GeM(nn.Module):
     """Generalised mean over the width, with a learnable exponent.
 
     Source: Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human
-    Annotation" (TPAMI 2019), eq. 3. Values are clamped at 1e-6. The maximum is taken
-    out before the power: 1e-6 ** 6.5 is below what float32 holds.
+    Annotation" (TPAMI 2019), eq. 3. Values are clamped at 1e-6. They are divided by
+    their maximum before the power, as 1e-6 ** 6.5 is too small for float32.
     """
 
     @nn.compact
@@ -97,25 +96,36 @@ def repeat_short(x: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x, time < length
 
 
-class GaitGL(nn.Module):
+class GaitGL(GaitModel):
     """Global-local 3-D convolutions with temporal aggregation, a row per strip.
-
-    Args:
-      channels: 3 widths (CASIA-B) or 4 (OU-MVLP, GREW; two convolutions per stage).
-      halvings: of the local strips; 3, or 1 in the large network.
-      head: "original": batch norm over channels, shared by strips; its output is the
-        embedding, and a matrix per strip gives the logits. "bnneck": the embedding is
-        taken before a BN neck.
 
     Differences from the paper: sequences of one or two frames are repeated (see
     repeat_short). Frames must be consecutive and in order.
     """
 
-    num_classes: int
-    channels: tuple[int, ...] = (32, 64, 128)
-    halvings: int = 3
-    head: str = "original"
-    dtype: jnp.dtype = jnp.float32
+    reads = ("silhouettes",)
+    # 3 widths, or 4 (OU-MVLP, GREW) with two convolutions per stage
+    channels: Some[Positive] = (32, 64, 128)
+    halvings: Natural = 3  # of the maps into strips; 1 in the large network
+    # "original": batch norm over channels, shared by strips; its output is the
+    # embedding, and a matrix per strip gives the logits. "bnneck": the embedding is
+    # taken before a BN neck
+    head: Literal["original", "bnneck"] = "original"
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        self.check_rows(image_rows(config))
+
+    @nn.nowrap
+    def check_rows(self, rows: int) -> None:
+        """`check` for silhouettes of so many rows."""
+        require(
+            len(self.channels) in (3, 4),
+            f"config.model.channels must have 3 or 4 entries; got {self.channels}.",
+        )
+        for size in (rows, rows // 2):
+            check_strips(2**self.halvings, size, (), f"halvings: 2**{self.halvings}")
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
@@ -123,12 +133,6 @@ class GaitGL(nn.Module):
 
         Returns embeddings [B H C] (64 strips of 64 rows), logits [B H N].
         """
-        if self.head not in HEADS:
-            raise ValueError(
-                f"model.head must be one of {', '.join(HEADS)}; got {self.head!r}."
-            )
-        if len(self.channels) not in (3, 4):
-            raise ValueError(f"model.channels must be 3 or 4; got {self.channels}.")
         large = len(self.channels) == 4
         x, valid = repeat_short(image_sequence(batch, "silhouettes"), batch["valid"])
         stem, *widths = self.channels
@@ -171,14 +175,3 @@ class GaitGL(nn.Module):
             x = BatchNorm(name="norm")(x, train=train, valid=rows)
             logits = SeparateDense(self.num_classes, name="classifier")(x)
         return GaitOutput(x, logits, {})
-
-
-def create(config, num_classes: int) -> GaitGL:
-    model = config.model
-    return GaitGL(
-        num_classes,
-        channels=tuple(model.channels),
-        halvings=model.halvings,
-        head=model.head,
-        dtype=jnp.dtype(model.dtype),
-    )

@@ -10,23 +10,25 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.engine.fields import Positive, Some
+from gaitjax.engine.guards import require
 from gaitjax.parts import skeleton
 from gaitjax.parts.convolution import Conv, TemporalConv
 from gaitjax.parts.layers import BatchNorm, mask_frames
+from gaitjax.parts.model import Dtype, GaitModel
 from gaitjax.parts.output import GaitOutput
 
 MAX_HOP = 3  # the adjacency counts neighbours up to it
-HOPS = 3  # of which hops 0, 1 and 2 have weights
+HOPS = 3  # hops 0, 1 and 2 have weights
 WINDOW = 9  # frames of a temporal convolution
-FEATURES = (skeleton.JOINTS, 3, 5)  # joints, branches, channels
 
 
 def branch_features(keypoints: jax.Array, valid: jax.Array) -> jax.Array:
     """Joints, velocities and bones: [B T V 3], bool [B T] -> [B T V 3 5].
 
-    As the published weights expect, with the gaps of the code they were trained with:
-    velocities lack the horizontal one over two frames and bones the angle to the
-    horizontal axis, in whose places stands the confidence; their channel 2 is zero.
+    These are the features that the published weights were trained with, which differ
+    from the paper: the confidence replaces the horizontal velocity over two frames and
+    the bone's angle to the horizontal axis, and channel 2 of both branches is zero.
     """
     p = skeleton.parts(keypoints, valid)
     confidence, bone = p["confidence"], p["bone"]
@@ -137,27 +139,33 @@ class GraphBlock(nn.Module):
         return x, valid[:, :: self.stride]
 
 
-class GaitGraph2(nn.Module):
+class GaitGraph2(GaitModel):
     """Three branches (joints, velocities, bones) -> main stream -> mean -> dense.
-
-    Args:
-      branch_channels: widths of a branch's blocks; the first is a plain one.
-      channels: widths of the main stream's blocks; time is halved where they grow.
-      reduction: of the bottlenecks.
-      test_time_augmentation: in evaluation the embedding joins those of the sequence,
-        of the sequence reversed in time and with left and right joints swapped.
 
     Differences from the paper: the embedding of a whole sequence instead of a random
     window of 60 frames, so evaluation is deterministic. Retrieval wants the cosine
     metric. Frames must be consecutive and in order.
     """
 
-    branch_channels: tuple[int, ...] = (64, 32)
-    channels: tuple[int, ...] = (128, 256)
-    reduction: int = 8
-    embedding_size: int = 128
+    reads = ("keypoints",)
+    branch_channels: Some[Positive] = (64, 32)  # of a branch's blocks, the first plain
+    # of the main stream's blocks; time is halved where they grow
+    channels: Some[Positive] = (128, 256)
+    reduction: Positive = 8  # bottlenecks are channels / reduction wide
+    embedding_size: Positive = 128
+    # in evaluation the embedding joins those of the sequence, of the sequence reversed
+    # in time and of the sequence with left and right joints swapped
     test_time_augmentation: bool = True
-    dtype: jnp.dtype = jnp.float32
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        narrowest = min(*self.branch_channels[1:], *self.channels, self.channels[0])
+        require(
+            self.reduction <= narrowest,
+            f"config.model.reduction={self.reduction} leaves nothing of a block of "
+            f"{narrowest} channels; choose at most so many.",
+        )
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
@@ -167,7 +175,7 @@ class GaitGraph2(nn.Module):
         Returns embeddings [B 1 D], D tripled by test-time augmentation; no logits.
         """
         valid = batch["valid"]
-        x = skeleton.keypoint_sequence(batch, FEATURES)
+        x = batch["keypoints"].astype(jnp.float32)
         features = x if x.ndim == 5 else branch_features(x, valid)  # [B T V 3 5]
         copies = 1
         if self.test_time_augmentation and not train:
@@ -210,15 +218,3 @@ class GaitGraph2(nn.Module):
                 name=f"{name}_layer{index}",
             )(x, train=train, valid=valid)
         return x
-
-
-def create(config, num_classes: int) -> GaitGraph2:
-    model = config.model
-    return GaitGraph2(
-        branch_channels=tuple(model.branch_channels),
-        channels=tuple(model.channels),
-        reduction=model.reduction,
-        embedding_size=model.embedding_size,
-        test_time_augmentation=model.test_time_augmentation,
-        dtype=jnp.dtype(model.dtype),
-    )

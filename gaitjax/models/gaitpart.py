@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.engine.fields import Natural, Positive, Some
 from gaitjax.parts.convolution import Conv
 from gaitjax.parts.heads import SeparateDense, horizontal_pool
 from gaitjax.parts.layers import (
@@ -17,6 +18,13 @@ from gaitjax.parts.layers import (
     mask_frames,
     max_pool,
     set_pool,
+)
+from gaitjax.parts.model import (
+    Dtype,
+    GaitModel,
+    check_stages,
+    check_strips,
+    image_rows,
 )
 from gaitjax.parts.output import GaitOutput
 
@@ -38,11 +46,6 @@ class FocalConv(nn.Module):
         """[N H W C] -> [N H W features]."""
         count, height, width, channels = x.shape
         strips = 2**self.halvings
-        if height % strips:
-            raise ValueError(
-                f"GaitPart: {strips} strips do not divide the {height} rows of the "
-                "feature map; choose model.halvings accordingly."
-            )
         x = x.reshape(count * strips, height // strips, width, channels)
         x = Conv(self.features, kernel=self.kernel, dtype=self.dtype, name="conv")(x)
         return leaky_relu(x).reshape(count, height, width, self.features)
@@ -120,25 +123,33 @@ class MicroMotion(nn.Module):
         return set_pool(motion, valid)  # [B S C]
 
 
-class GaitPart(nn.Module):
+class GaitPart(GaitModel):
     """Focal convolutions per frame -> strips -> micro-motion -> matrix per strip.
 
-    Args:
-      channels, halvings: per pair of convolutions its width and how often the map is
-        halved into strips; a 2x2 maximum follows the first two pairs.
-        (32, 64, 128) with (0, 2, 3) for CASIA-B, (32, 64, 128, 256) with (0, 0, 3, 3)
-        for OU-MVLP and GREW.
+    A 2x2 maximum follows the first and the second pair of convolutions.
 
     Differences from the paper: horizontal pooling adds mean and maximum, as the
     published models do. Frames must be consecutive and in order.
     """
 
-    channels: tuple[int, ...] = (32, 64, 128)
-    halvings: tuple[int, ...] = (0, 2, 3)
-    num_strips: int = 16
-    embedding_size: int = 128
-    squeeze: int = 4
-    dtype: jnp.dtype = jnp.float32
+    reads = ("silhouettes",)
+    # per pair of convolutions; OU-MVLP, GREW: (32, 64, 128, 256)
+    channels: Some[Positive] = (32, 64, 128)
+    # how often each pair's maps are halved into strips; OU-MVLP, GREW: (0, 0, 3, 3)
+    halvings: Some[Natural] = (0, 2, 3)
+    num_strips: Positive = 16
+    embedding_size: Positive = 128
+    squeeze: Positive = 4  # the attention over time is channels[-1] / squeeze wide
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        check_stages(len(self.channels), halvings=self.halvings)
+        rows = image_rows(config)
+        for pair, halvings in enumerate(self.halvings):
+            check_strips(2**halvings, rows, (), f"halvings[{pair}]: 2**{halvings}")
+            rows = rows // 2 if pair < 2 else rows
+        check_strips(self.num_strips, rows, ())
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
@@ -163,15 +174,3 @@ class GaitPart(nn.Module):
         strips = MicroMotion(self.squeeze, self.dtype, name="motion")(strips, valid)
         embeddings = SeparateDense(self.embedding_size, name="dense")(strips)
         return GaitOutput(embeddings, None, {})
-
-
-def create(config, num_classes: int) -> GaitPart:
-    model = config.model
-    return GaitPart(
-        channels=tuple(model.channels),
-        halvings=tuple(model.halvings),
-        num_strips=model.num_strips,
-        embedding_size=model.embedding_size,
-        squeeze=model.squeeze,
-        dtype=jnp.dtype(model.dtype),
-    )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.engine.fields import Positive, Some
 from gaitjax.parts.convolution import Conv
 from gaitjax.parts.heads import SeparateDense, horizontal_pyramid
 from gaitjax.parts.layers import (
@@ -17,6 +18,7 @@ from gaitjax.parts.layers import (
     max_pool,
     set_pool,
 )
+from gaitjax.parts.model import Dtype, GaitModel, ThreeStages, check_strips, image_rows
 from gaitjax.parts.output import GaitOutput
 
 
@@ -37,22 +39,24 @@ class ConvPair(nn.Module):
         return max_pool(x) if self.pool else x
 
 
-class GaitSet(nn.Module):
+class GaitSet(GaitModel):
     """Frame-level convolutions, set pooling at three depths, horizontal pyramid.
-
-    Args:
-      channels: widths of the three blocks; (32, 64, 128) for CASIA-B, (64, 128, 256)
-        for OU-MVLP and GREW.
-      bins: strips of each pyramid level, over both streams: 2 * sum(bins) strips.
 
     Differences from the paper: set pooling is the maximum alone (its best single
     choice), and the strips of both streams are trained by the triplet loss only.
     """
 
-    channels: tuple[int, int, int] = (32, 64, 128)
-    bins: tuple[int, ...] = (16, 8, 4, 2, 1)
-    embedding_size: int = 256
-    dtype: jnp.dtype = jnp.float32
+    reads = ("silhouettes",)
+    # widths of the three blocks; OU-MVLP, GREW: (64, 128, 256)
+    channels: ThreeStages = (32, 64, 128)
+    bins: Some[Positive] = (16, 8, 4, 2, 1)  # strips per level of both pyramids
+    embedding_size: Positive = 256
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        for strips in self.bins:
+            check_strips(strips, image_rows(config) // 4, (), "bins")
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
@@ -83,13 +87,3 @@ class GaitSet(nn.Module):
         strips = jnp.concatenate(strips, axis=1)  # [B 62 C]
         embeddings = SeparateDense(self.embedding_size, name="dense")(strips)
         return GaitOutput(embeddings, None, {})
-
-
-def create(config, num_classes: int) -> GaitSet:
-    model = config.model
-    return GaitSet(
-        channels=tuple(model.channels),
-        bins=tuple(model.bins),
-        embedding_size=model.embedding_size,
-        dtype=jnp.dtype(model.dtype),
-    )

@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.engine.fields import Positive, Share, Some
+from gaitjax.engine.guards import require
 from gaitjax.parts import skeleton
 from gaitjax.parts.convolution import Conv, TemporalConv
 from gaitjax.parts.layers import BatchNorm, mask_frames
+from gaitjax.parts.model import Dtype, GaitModel
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.transformer import attend
 
@@ -37,8 +40,8 @@ def input_features(keypoints: jax.Array, valid: jax.Array) -> jax.Array:
 class JointNorm(nn.Module):
     """Batch norm with statistics per joint and channel: [B T V C] -> [B T V C].
 
-    Its parameters lie joint by joint or, channel_major, channel by channel, as in the
-    published weights.
+    Its parameters are ordered joint by joint or, with channel_major, channel by
+    channel, as the published weights are.
     """
 
     channel_major: bool = False
@@ -116,23 +119,27 @@ class Block(nn.Module):
         return z + y.astype(z.dtype) + x.astype(z.dtype)
 
 
-class GaitTR(nn.Module):
+class GaitTR(GaitModel):
     """Blocks of temporal convolution and joint attention -> mean -> dense.
-
-    Args:
-      channels: width of each block.
-      heads: of the attention; a quarter of each width must be a multiple of it.
-      dropout: before each temporal convolution, in training.
 
     Differences from the paper: the embedding of a whole sequence in evaluation. Frames
     must be consecutive and in order.
     """
 
-    channels: tuple[int, ...] = (64, 64, 128, 256)
-    heads: int = 8
-    dropout: float = 0.1
-    embedding_size: int = 128
-    dtype: jnp.dtype = jnp.float32
+    reads = ("keypoints",)
+    channels: Some[Positive] = (64, 64, 128, 256)  # of each block
+    heads: Positive = 8  # a quarter of each width must be a multiple of it
+    dropout: Share = 0.1  # before each temporal convolution, in training
+    embedding_size: Positive = 128
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        require(
+            not any(width % (4 * self.heads) for width in self.channels),
+            f"config.model.channels must be multiples of 4 * config.model.heads = "
+            f"{4 * self.heads}; got {self.channels}.",
+        )
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
@@ -141,13 +148,8 @@ class GaitTR(nn.Module):
 
         Returns embeddings [B 1 D]; no logits. Training uses the rng "dropout".
         """
-        if any(width % (4 * self.heads) for width in self.channels):
-            raise ValueError(
-                f"model.channels must be multiples of 4 * heads = {4 * self.heads}; "
-                f"got {self.channels}."
-            )
         valid = batch["valid"]
-        x = skeleton.keypoint_sequence(batch, FEATURES)
+        x = batch["keypoints"].astype(jnp.float32)
         if x.shape[2:] == FEATURES:
             x = jnp.swapaxes(x, 2, 3)
         else:
@@ -160,14 +162,3 @@ class GaitTR(nn.Module):
         x = skeleton.mean_over_body(x, valid)  # [B C]
         x = nn.Dense(self.embedding_size, name="project")(x)  # [B D]
         return GaitOutput(x[:, None], None, {})
-
-
-def create(config, num_classes: int) -> GaitTR:
-    model = config.model
-    return GaitTR(
-        channels=tuple(model.channels),
-        heads=model.heads,
-        dropout=model.dropout,
-        embedding_size=model.embedding_size,
-        dtype=jnp.dtype(model.dtype),
-    )

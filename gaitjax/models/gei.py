@@ -9,11 +9,14 @@ embedding (no PCA + MDA, no synthetic templates), so nothing is trained.
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.parts.model import GaitModel
 from gaitjax.parts.output import GaitOutput
 
 
-class GEI(nn.Module):
+class GEI(GaitModel):
     """batch silhouettes [B T H W], valid [B T] -> embeddings f32 [B 1 H*W]."""
+
+    reads = ("silhouettes",)
 
     @nn.compact
     def __call__(self, batch, *, train: bool) -> GaitOutput:
@@ -24,8 +27,3 @@ class GEI(nn.Module):
         frames = jnp.maximum(weight.sum(1), 1.0)[:, None, None]
         image = image / (scale * frames)  # [B H W]
         return GaitOutput(image.reshape(len(image), 1, -1), None, {"energy": image})
-
-
-def create(config, num_classes: int) -> GEI:
-    """No fields are read: there is nothing to configure and nothing to train."""
-    return GEI()

@@ -1,4 +1,4 @@
-"""MultiGait++: what two modalities share and what each has alone.
+"""MultiGait++: what two modalities share and what is specific to each.
 
 Paper: Jin et al., "Exploring More from Multiple Gait Modalities for Human
 Identification" (AAAI 2025), section "C2Fusion".
@@ -8,9 +8,20 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.engine.fields import Positive
+from gaitjax.engine.guards import require
 from gaitjax.parts.convolution import Conv
 from gaitjax.parts.heads import StripHead
 from gaitjax.parts.layers import BatchNorm, fold_frames, image_sequence, max_over
+from gaitjax.parts.model import (
+    Dtype,
+    FourStages,
+    GaitModel,
+    ThreeStages,
+    check_strips,
+    image_rows,
+    images_in,
+)
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.resnet import Stage, Stem
 
@@ -39,11 +50,11 @@ class Attention(nn.Module):
 
 
 class CommonAndSpecific(nn.Module):
-    """Splits two maps into what they share and what is each one's own.
+    """Splits two maps into what they share and what is specific to each.
 
-    Per pixel and channel the softmax of both maps' attention says whose a feature is;
-    where neither prevails (the smaller weight is large, compared with the pixel's other
-    channels) it is common to both.
+    For every pixel and channel, the softmax of both maps' attention weighs one map
+    against the other. Where neither prevails (the smaller weight is large, compared
+    with the pixel's other channels) the feature is common to both.
     """
 
     squeeze: int = 16
@@ -55,8 +66,8 @@ class CommonAndSpecific(nn.Module):
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """first, second [N H W C], valid bool [N].
 
-        Returns the shared map and the weights of the first's and the second's own
-        features, [N H W C] each.
+        Returns the shared map and the weights of the features specific to the first
+        and to the second map, [N H W C] each.
         """
         logits = [
             Attention(self.squeeze, self.dtype, name=name)(x, train=train, valid=valid)
@@ -72,29 +83,33 @@ class CommonAndSpecific(nn.Module):
         return mean * common.astype(mean.dtype), own[0], own[1]
 
 
-class MultiGaitPP(nn.Module):
+class MultiGaitPP(GaitModel):
     """A stem and stage per modality -> common and specific maps -> two P3D stages each
     -> 1x1 convolution of the three -> P3D stage -> strip head.
 
-    Args:
-      modalities: the two batch entries it reads.
-      layers: blocks per stage: (1, 1, 1, 1) (CCPG, SUSTech1K) or (1, 4, 4, 1).
-      squeeze: the attention's bottlenecks have channels[0] / squeeze channels.
-
-    Differences from the paper: it fuses silhouettes, parsing and flow; here any two
-    modalities of the batch (the published weights' input channels per modality are 2
-    and 3, 1 and 1 or 1 and 3). Frames must be consecutive and in order.
+    Differences from the paper: it fuses silhouettes, parsing and flow. Here it fuses
+    the two of silhouettes, heat maps and frames that the batch holds, in this order
+    (the published weights' input channels per modality are 2 and 3, 1 and 1 or 1 and
+    3). Frames must be consecutive and in order.
     """
 
-    num_classes: int
-    channels: tuple[int, int, int, int] = (64, 128, 256, 512)
-    layers: tuple[int, int, int, int] = (1, 1, 1, 1)
-    strides: tuple[int, int, int] = (2, 2, 1)
-    squeeze: int = 16
-    num_strips: int = 16
-    embedding_size: int = 256
-    modalities: tuple[str, str] = ("silhouettes", "heatmaps")
-    dtype: jnp.dtype = jnp.float32
+    images = 2
+    channels: FourStages = (64, 128, 256, 512)
+    layers: FourStages = (1, 1, 1, 1)  # blocks per stage; Gait3D, GREW: (1, 2, 2, 1)
+    strides: ThreeStages = (2, 2, 1)  # of stages 2 to 4, space
+    squeeze: Positive = 16  # the attention's bottlenecks: channels[0] / squeeze
+    num_strips: Positive = 16
+    embedding_size: Positive = 256
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        require(
+            self.squeeze <= self.channels[0],
+            f"config.model.squeeze={self.squeeze} leaves nothing of the "
+            f"{self.channels[0]} channels of the first stage; choose at most so many.",
+        )
+        check_strips(self.num_strips, image_rows(config), self.strides)
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
@@ -123,8 +138,9 @@ class MultiGaitPP(nn.Module):
             )
             return stage(x, 0, name, "2d")  # [B T H W 64]
 
-        first = first_stage(self.modalities[0], "part1_")
-        second = first_stage(self.modalities[1], "part2_")
+        modality1, modality2 = images_in(batch)
+        first = first_stage(modality1, "part1_")
+        second = first_stage(modality2, "part2_")
         shared, own1, own2 = (
             x.reshape(first.shape)
             for x in CommonAndSpecific(self.squeeze, self.dtype, name="split")(
@@ -148,18 +164,3 @@ class MultiGaitPP(nn.Module):
             self.num_classes, self.num_strips, self.embedding_size, name="head"
         )(x, valid, train=train)
         return GaitOutput(embeddings, logits, {})
-
-
-def create(config, num_classes: int) -> MultiGaitPP:
-    model = config.model
-    return MultiGaitPP(
-        num_classes,
-        channels=tuple(model.channels),
-        layers=tuple(model.layers),
-        strides=tuple(model.strides),
-        squeeze=model.squeeze,
-        num_strips=model.num_strips,
-        embedding_size=model.embedding_size,
-        modalities=tuple(config.data.modalities),
-        dtype=jnp.dtype(model.dtype),
-    )

@@ -5,33 +5,41 @@ section 3.3.
 """
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
+from gaitjax.engine.fields import Positive
 from gaitjax.parts.heads import StripHead
 from gaitjax.parts.layers import fold_frames, image_sequence
+from gaitjax.parts.model import (
+    Dtype,
+    FourStages,
+    GaitModel,
+    ThreeStages,
+    check_strips,
+    image_rows,
+)
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.resnet import AttentionFusion, Stage, Stem, residual_stages
 
 
-class SkeletonGaitPP(nn.Module):
+class SkeletonGaitPP(GaitModel):
     """A stem and stage per modality -> attention fusion -> P3D stages -> strip head.
-
-    Args:
-      layers: blocks per stage: (1, 1, 1, 1) (CCPG, SUSTech1K) or (1, 4, 4, 1).
-      squeeze: the fusion's bottleneck has channels[0] / squeeze channels.
 
     Differences from the paper: none known. Frames must be consecutive and in order.
     """
 
-    num_classes: int
-    channels: tuple[int, int, int, int] = (64, 128, 256, 512)
-    layers: tuple[int, int, int, int] = (1, 1, 1, 1)
-    strides: tuple[int, int, int] = (2, 2, 1)
-    squeeze: int = 16
-    num_strips: int = 16
-    embedding_size: int = 256
-    dtype: jnp.dtype = jnp.float32
+    reads = ("silhouettes", "heatmaps")
+    channels: FourStages = (64, 128, 256, 512)
+    layers: FourStages = (1, 1, 1, 1)  # blocks per stage; Gait3D, GREW: (1, 4, 4, 1)
+    strides: ThreeStages = (2, 2, 1)  # of stages 2 to 4, space
+    squeeze: Positive = 16  # the fusion's bottleneck has channels[0] / squeeze channels
+    num_strips: Positive = 16
+    embedding_size: Positive = 256
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        check_strips(self.num_strips, image_rows(config), self.strides)
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
@@ -77,17 +85,3 @@ class SkeletonGaitPP(nn.Module):
             self.num_classes, self.num_strips, self.embedding_size, name="head"
         )(x, valid, train=train)
         return GaitOutput(embeddings, logits, {})
-
-
-def create(config, num_classes: int) -> SkeletonGaitPP:
-    model = config.model
-    return SkeletonGaitPP(
-        num_classes,
-        channels=tuple(model.channels),
-        layers=tuple(model.layers),
-        strides=tuple(model.strides),
-        squeeze=model.squeeze,
-        num_strips=model.num_strips,
-        embedding_size=model.embedding_size,
-        dtype=jnp.dtype(model.dtype),
-    )

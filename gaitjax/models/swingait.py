@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from gaitjax.engine.fields import Positive, Share
+from gaitjax.engine.guards import require
 from gaitjax.parts.heads import SeparateBNNeck, SeparateDense, horizontal_pool
 from gaitjax.parts.layers import (
     fold_frames,
@@ -19,13 +21,15 @@ from gaitjax.parts.layers import (
     resize_bilinear,
     set_pool,
 )
+from gaitjax.parts.model import Dtype, FourStages, GaitModel
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.resnet import Stage, Stem
 from gaitjax.parts.transformer import LayerNorm, PatchEmbedding, dense, gelu
 
 EPSILON = 1e-5  # of every LayerNorm
 PATCH = 2
-Size = tuple[int, int, int]
+Pair = tuple[Positive, Positive]
+Size = tuple[Positive, Positive, Positive]
 
 
 class Linear(nn.Module):
@@ -49,8 +53,10 @@ class Linear(nn.Module):
 
 
 def relative_positions(window: Size, used: Size) -> np.ndarray:
-    """int [N N]: row of the bias table of `window` for each pair of tokens of a window
-    that is `used` large (smaller where the map is)."""
+    """int [N N]: row of the bias table of `window` for each pair of tokens.
+
+    used: the size of the window, which is smaller than `window` on a smaller map.
+    """
     spans = [2 * size - 1 for size in window]
     axes = np.meshgrid(*(np.arange(size) for size in used), indexing="ij")
     place = np.stack([axis.reshape(-1) for axis in axes])  # [3 N]
@@ -60,8 +66,8 @@ def relative_positions(window: Size, used: Size) -> np.ndarray:
 
 
 def same_region(size: int, window: int, shift: int) -> np.ndarray:
-    """bool [windows window window]: pairs along one axis that may attend to each other
-    after a cyclic shift of a map that is `size` (a multiple of `window`) long."""
+    """bool [windows window window]: which pairs along one axis may attend to each other
+    after a cyclic shift of a map of length `size`, a multiple of `window`."""
     region = np.zeros(size, int)
     if shift:
         region[size - window : size - shift] = 1
@@ -107,11 +113,11 @@ class WindowAttention(nn.Module):
 class SwinBlock(nn.Module):
     """Pre-norm window attention and MLP.
 
-    shift: moves the windows by so many tokens along (time, height, width), along those
-    axes that are longer than their window. Frames beyond a sequence's end count as
-    Video Swin's padding does: zeros up to a full window, and none in a sequence that
-    fits in one window. Time is shifted by padding at its start instead of cyclically,
-    so that a sequence gives the same result in a batch of any length.
+    shift: moves the windows by so many tokens along (time, height, width), on the axes
+    that are longer than their window. As in Video Swin, a sequence is padded with zeros
+    up to a whole number of windows, and not at all if it fits in one. Time is shifted
+    by padding at its start instead of cyclically, so that a sequence gives the same
+    result in a batch of any length.
     """
 
     window: Size
@@ -202,34 +208,34 @@ class SwinBlock(nn.Module):
         return jnp.where(kept.reshape(-1, 1, 1, 1, 1), y / keep, 0)
 
 
-class SwinGait(nn.Module):
+class SwinGait(GaitModel):
     """DeepGaitV2's stages 0 to 2 -> two Swin stages -> strips -> BN neck.
 
-    Args:
-      channels: of the stem with stage 1 and of stage 2 (P3D, spatial stride 2).
-      layers: blocks of stage 1 and 2 and of the two Swin stages; (1, 4, 4, 2) for
-        Gait3D and GREW, (1, 1, 2, 2) for CCPG and SUSTech1K.
-      widths, heads: of the two Swin stages.
-      window: tokens along (time, height, width); odd blocks shift it by half.
-      token_grid: the maps are resized to twice as many rows and columns, and each
-        token covers 2 x 2. Its rows are the strips.
-      drop_path: stochastic depth of the last block, rising from 0.
-
-    Differences from the paper: the neck has a strip more than come out of the network
-    (the last one twice), as in the published weights, so that those of DeepGaitV2's
-    16-strip head can be loaded. Frames must be consecutive and in order.
+    Differences from the paper: the neck sees the last strip twice, as in the published
+    weights, so that those of DeepGaitV2's 16-strip head can be loaded. Frames must be
+    consecutive and in order.
     """
 
-    num_classes: int
-    channels: tuple[int, int] = (64, 128)
-    layers: tuple[int, int, int, int] = (1, 4, 4, 2)
-    widths: tuple[int, int] = (256, 512)
-    heads: tuple[int, int] = (16, 32)
-    window: Size = (3, 3, 5)
-    token_grid: tuple[int, int] = (15, 10)
-    drop_path: float = 0.1
-    embedding_size: int = 256
-    dtype: jnp.dtype = jnp.float32
+    reads = ("silhouettes",)
+    channels: Pair = (64, 128)  # of the stem with stage 1; of stage 2 (P3D, stride 2)
+    # blocks of stages 1 and 2 and of the two Swin stages; CCPG, SUSTech1K: (1, 1, 2, 2)
+    layers: FourStages = (1, 4, 4, 2)
+    widths: Pair = (256, 512)  # of the Swin stages
+    heads: Pair = (16, 32)  # of their attention
+    window: Size = (3, 3, 5)  # tokens along time, height, width; odd blocks shift it
+    # maps are resized to 2 x 2 pixels per token; the rows of tokens are the strips
+    token_grid: Pair = (15, 10)
+    drop_path: Share = 0.1  # stochastic depth of the last block, rising from 0
+    embedding_size: Positive = 256
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        require(
+            not any(width % heads for width, heads in zip(self.widths, self.heads)),
+            f"config.model.widths must be multiples of config.model.heads, "
+            f"{self.heads}; got {self.widths}.",
+        )
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
@@ -293,19 +299,3 @@ class SwinGait(nn.Module):
                 )(x, train=train, valid=valid)
                 block += 1
         return LayerNorm(EPSILON, name="norm")(x)
-
-
-def create(config, num_classes: int) -> SwinGait:
-    model = config.model
-    return SwinGait(
-        num_classes,
-        channels=tuple(model.channels),
-        layers=tuple(model.layers),
-        widths=tuple(model.widths),
-        heads=tuple(model.heads),
-        window=tuple(model.window),
-        token_grid=tuple(model.token_grid),
-        drop_path=model.drop_path,
-        embedding_size=model.embedding_size,
-        dtype=jnp.dtype(model.dtype),
-    )

@@ -104,8 +104,8 @@ class VisionModel(nn.Module):
 class CLIPImage(DINOv2):
     """CLIP's image tower behind DINOv2's call: same arguments, results and chunks.
 
-    `CLIPImage(**CLIP_IMAGE_SIZES["b16"])` is that of ViT-B/16. Of DINOv2's fields it
-    reads sizes, `remat`, `frames_per_chunk` and `dtype`.
+    `CLIPImage(**CLIP_IMAGE_SIZES["b16"])` is that of ViT-B/16. It uses DINOv2's sizes,
+    `remat`, `frames_per_chunk` and `dtype`, and ignores its other fields.
     """
 
     @nn.compact

@@ -5,12 +5,13 @@ with 49,408 tokens and 77 positions. Ids equal those of OpenAI's `clip.tokenize`
 transformers' slow CLIPTokenizer where ftfy is installed) on the sentences of
 tests/parts/test_clip_tokenizer.py.
 
-Text is cleaned as OpenAI does, HTML entities unescaped, white space collapsed, lower
-case. OpenAI runs the library ftfy first; of it, this file has what acts on characters:
-ligatures, full-width forms, curly quotes, control characters, NFC.
-Difference from the original: text whose encoding was mangled ("schÃ¶n") is not mended.
+Text is cleaned as OpenAI does: HTML entities are unescaped, white space is collapsed,
+letters become lower case. OpenAI first runs the library ftfy; this file does what ftfy
+does to single characters: ligatures, full-width forms, curly quotes, control
+characters, NFC.
+Difference from the original: text with a mangled encoding ("schÃ¶n") is not repaired.
 
-Vocabularies that are read: `bpe_simple_vocab_16e6.txt.gz` (inside the PyPI wheels of
+It reads `bpe_simple_vocab_16e6.txt.gz` (inside the PyPI wheels of
 open_clip_torch and clip-anytorch), `vocab.json` with `merges.txt`, `tokenizer.json`.
 """
 
@@ -23,6 +24,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from gaitjax.engine.guards import require
 
 CONTEXT_LENGTH = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -105,11 +108,11 @@ class CLIPTokenizer:
         self, vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]
     ):
         missing = [token for token in (START, END) if token not in vocabulary]
-        if missing:
-            raise ValueError(
-                f"The vocabulary of {len(vocabulary)} tokens lacks "
-                f"{' and '.join(missing)}: it is not CLIP's."
-            )
+        require(
+            not missing,
+            f"The vocabulary of {len(vocabulary)} tokens lacks "
+            f"{' and '.join(missing)}: it is not CLIP's.",
+        )
         self.vocabulary = dict(vocabulary)
         self.ranks = {pair: rank for rank, pair in enumerate(merges)}
         self.letters = byte_letters()
@@ -126,25 +129,29 @@ class CLIPTokenizer:
         path = Path(source).expanduser()
         if path.is_dir():
             found = [path / name for name in FILES if (path / name).is_file()]
-            if not found:
-                raise FileNotFoundError(
-                    f"{path} holds no CLIP vocabulary; expected {' or '.join(FILES)} "
-                    "(vocab.json with merges.txt beside it)."
-                )
-            path = found[0]
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"No CLIP vocabulary at {path}. Without the hub: `pip download "
-                "--no-deps clip-anytorch` and unzip bpe_simple_vocab_16e6.txt.gz "
-                "from the wheel, then give that file."
+            require(
+                found,
+                f"{path} holds no CLIP vocabulary; expected {' or '.join(FILES)} "
+                "(vocab.json with merges.txt beside it).",
+                FileNotFoundError,
             )
+            path = found[0]
+        require(
+            path.is_file(),
+            f"No CLIP vocabulary at {path}. Without the hub: `pip download --no-deps "
+            "clip-anytorch` and unzip bpe_simple_vocab_16e6.txt.gz from the wheel, "
+            "then give that file.",
+            FileNotFoundError,
+        )
         if path.name.endswith(".gz"):
             return cls(*_read_openai(path))
         if path.name == "tokenizer.json":
             return cls(*_read_tokenizer(path))
-        if path.name in ("vocab.json", "merges.txt"):
-            return cls(*_read_pair(path.parent))
-        raise ValueError(f"{path} is no CLIP vocabulary; expected {', '.join(FILES)}.")
+        require(
+            path.name in ("vocab.json", "merges.txt"),
+            f"{path} is no CLIP vocabulary; expected {', '.join(FILES)}.",
+        )
+        return cls(*_read_pair(path.parent))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without start and end token."""
@@ -188,11 +195,11 @@ def _read_openai(path: Path):
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}). Fetch it again.") from error
     merges = [tuple(line.split()) for line in lines[1 : OPENAI_MERGES + 1]]
-    if len(merges) < OPENAI_MERGES or any(len(pair) != 2 for pair in merges):
-        raise ValueError(
-            f"{path} must hold {OPENAI_MERGES} merges after its first line, got "
-            f"{len(merges)} lines. Fetch it again."
-        )
+    require(
+        len(merges) == OPENAI_MERGES and all(len(pair) == 2 for pair in merges),
+        f"{path} must hold {OPENAI_MERGES} merges after its first line, got "
+        f"{len(merges)} lines. Fetch it again.",
+    )
     letters = list(byte_letters().values())
     tokens = letters + [letter + "</w>" for letter in letters]
     tokens += ["".join(pair) for pair in merges] + [START, END]
@@ -202,8 +209,7 @@ def _read_openai(path: Path):
 def _read_pair(folder: Path):
     """`vocab.json` and `merges.txt` of transformers."""
     absent = [n for n in ("vocab.json", "merges.txt") if not (folder / n).is_file()]
-    if absent:
-        raise FileNotFoundError(f"{folder} lacks {' and '.join(absent)}.")
+    require(not absent, f"{folder} lacks {' and '.join(absent)}.", FileNotFoundError)
     vocabulary = json.loads((folder / "vocab.json").read_text("utf-8"))
     lines = (folder / "merges.txt").read_text("utf-8").split("\n")
     pairs = [tuple(line.split()) for line in lines if not line.startswith("#version")]
@@ -214,8 +220,10 @@ def _read_tokenizer(path: Path):
     """`tokenizer.json` of the library tokenizers (merges as strings or pairs)."""
     content = json.loads(path.read_text("utf-8"))
     model = content.get("model", {})
-    if model.get("type", "BPE") != "BPE" or "merges" not in model:
-        raise ValueError(f"{path} holds no byte-pair model, so it is not CLIP's.")
+    require(
+        model.get("type", "BPE") == "BPE" and "merges" in model,
+        f"{path} holds no byte-pair model, so it is not CLIP's.",
+    )
     added = {token["content"]: token["id"] for token in content.get("added_tokens", ())}
     merges = (m.split() if isinstance(m, str) else m for m in model["merges"])
     return model["vocab"] | added, [tuple(pair) for pair in merges]
@@ -225,43 +233,35 @@ def token_ids(
     prompts: Sequence[str],
     shipped: Mapping[str, Sequence[int]],
     vocabulary: str | Path = "",
-    context_length: int | None = None,
 ) -> np.ndarray:
-    """Token ids of prompts, padded with 0 as OpenAI does.
+    """Token ids of prompts, padded with 0 to the longest, as OpenAI does.
 
     Args:
       prompts: P texts.
       shipped: {prompt: ids with start and end token}, prompts that need no vocabulary
         (configs/prompts.py).
       vocabulary: a vocabulary file or folder for any other prompt; "" = none.
-      context_length: pad to this length; None pads to the longest prompt.
 
     Returns:
       int32 [P L].
 
     Raises:
-      ValueError: no prompts; a prompt that is not shipped and no vocabulary.
+      ValueError: a prompt that is not shipped and no vocabulary.
     """
-    if not prompts:
-        raise ValueError("prompts must hold at least one text, got none.")
     others = [prompt for prompt in prompts if prompt not in shipped]
-    if others and not vocabulary:
-        raise ValueError(
-            f"The prompt {others[0]!r} is not shipped with its token ids and no "
-            "vocabulary was given. Shipped: "
-            f"{'; '.join(shipped) or 'none'}. Give the vocabulary (a CLIP folder with "
-            "vocab.json and merges.txt, or bpe_simple_vocab_16e6.txt.gz)."
-        )
+    require(
+        vocabulary or not others,
+        f"The prompt {''.join(others[:1])!r} is not shipped with its token ids and no "
+        f"vocabulary was given. Shipped: {'; '.join(shipped) or 'none'}. Give the "
+        "vocabulary (a CLIP folder with vocab.json and merges.txt, or "
+        "bpe_simple_vocab_16e6.txt.gz).",
+    )
     tokenizer = CLIPTokenizer.from_files(vocabulary) if others else None
     rows = [
         list(shipped[prompt]) if prompt in shipped else tokenizer.prompt(prompt)
         for prompt in prompts
     ]
-    length = context_length or max(map(len, rows))
-    too_long = [p for p, row in zip(prompts, rows, strict=True) if len(row) > length]
-    if too_long:
-        raise ValueError(f"{too_long[0]!r} has more than {length} tokens.")
-    out = np.zeros((len(rows), length), np.int32)
+    out = np.zeros((len(rows), max(map(len, rows))), np.int32)
     for index, row in enumerate(rows):
         out[index, : len(row)] = row
     return out  # [P L]

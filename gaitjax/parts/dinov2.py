@@ -5,8 +5,8 @@ Source: Oquab et al., "DINOv2: Learning Robust Visual Features without Supervisi
 (arXiv 2309.16588). Parameter names are those of transformers' FlaxDinov2Model, so its
 `flax_model.msgpack` loads without renaming (see gaitjax/weights/encoders.py).
 
-Positional interpolation. The released table is 37x37; four rules in use map it to
-another patch grid, and they give different networks (up to 0.2 per entry on a trained
+Positional interpolation. The released table is 37x37. Four rules are in use that map
+it to another patch grid. They give different networks (up to 0.2 per entry on a trained
 table), so the rule is a field:
 
 | `position_interpolation` | used by | rule |
@@ -16,7 +16,7 @@ table), so the rule is a field:
 | "registers" | original repository and transformers, register variants | bicubic a=-0.5 to the target size, antialiased, renormalised at the border |
 | "huggingface_flax" | transformers' FlaxDinov2Model | Keys cubic a=-0.5 by scale factor (n+0.1)/37, renormalised at the border |
 
-A grid equal to the table's is returned as it is under every rule, as all four do.
+Under every rule a grid of the table's size is the table itself.
 
 bfloat16 (`dtype`, float32 parameters): on one 448x224 image and full-rank random
 weights of ViT-S/14, outputs differ from float32 by 0.7 % (block 2) to 0.9 % (block 11
@@ -69,11 +69,6 @@ def interpolation_weights(size: int, target: int, rule: str) -> np.ndarray:
     Target i reads around source (i + 0.5) * size / (target + offset) - 0.5 with the
     cubic convolution kernel of Keys (1981); see INTERPOLATIONS.
     """
-    if rule not in INTERPOLATIONS:
-        raise ValueError(
-            f"position_interpolation must be one of {', '.join(INTERPOLATIONS)}, "
-            f"got {rule!r}."
-        )
     a, offset, antialias, border = INTERPOLATIONS[rule]
     step = size / (target + offset)  # source positions per target position
     stretch = max(step, 1.0) if antialias else 1.0
@@ -247,9 +242,9 @@ class DINOv2(nn.Module):
       position_interpolation: see the module docstring.
       dtype: type of matmuls and residual stream; parameters stay float32.
       remat: recompute each block in the backward pass.
-      frames_per_chunk: at most this many frames at a time (over all devices), one chunk
-        after another, so that memory is bounded whatever N is; 0 = all at once. Frames
-        stay sharded; a multiple of the number of devices needs no communication.
+      frames_per_chunk: encode at most this many frames at a time (over all devices),
+        one chunk after another, which bounds the memory; 0 = all at once. Frames stay
+        sharded; a multiple of the number of devices needs no communication.
     """
 
     hidden_size: int
@@ -277,17 +272,8 @@ class DINOv2(nn.Module):
         Returns:
           (tokens after the final LayerNorm, block outputs in the order of `blocks`),
           each [N 1+R+h*w D] in `dtype`: class token, registers, patches row by row.
-
-        Raises:
-          ValueError: an id out of range, a side that is no multiple of the patch size,
-            an unknown interpolation.
         """
         blocks = tuple(blocks)
-        if any(not 0 <= block < self.num_layers for block in blocks):
-            raise ValueError(
-                f"blocks must lie in 0..{self.num_layers - 1} for {self.num_layers} "
-                f"layers, got {blocks}."
-            )
         frames = images.shape[0]
         if not self.frames_per_chunk or frames <= self.frames_per_chunk:
             return self.encode(images, blocks)

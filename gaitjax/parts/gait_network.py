@@ -33,13 +33,13 @@ class GaitNetwork(nn.Module):
     """Two stems, fusion, a residual trunk per frame, temporal max, strips, BN neck."""
 
     num_classes: int
-    stem: int = 64
-    squeeze: int = 16
-    channels: tuple[int, ...] = (128, 256, 512)
-    strides: tuple[int, ...] = (2, 2, 1)
-    num_strips: int = 16
-    embedding_size: int = 256
-    dtype: jnp.dtype = jnp.float32
+    stem: int  # width of both stems
+    squeeze: int  # the fusion's bottleneck has stem / squeeze channels
+    channels: tuple[int, ...]  # of the blocks
+    strides: tuple[int, ...]
+    num_strips: int
+    embedding_size: int
+    dtype: jnp.dtype
 
     @nn.compact
     def __call__(
@@ -54,11 +54,6 @@ class GaitNetwork(nn.Module):
 
         Returns float32 embeddings [B S D] and logits [B S N].
         """
-        if len(self.channels) != len(self.strides):
-            raise ValueError(
-                "gait.channels and gait.strides must have one entry per block; got "
-                f"{self.channels} and {self.strides}."
-            )
         batch_size, frames = valid.shape
         flat = valid.reshape(-1)  # [N]
 

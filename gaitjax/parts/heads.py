@@ -1,4 +1,4 @@
-"""What follows the feature maps: horizontal strips, a matrix each, BN neck, logits.
+"""From feature maps to logits: horizontal strips, a matrix per strip, BN neck.
 
 Initialisation follows the conventions of the field's PyTorch code, so that published
 weights and schedules mean the same here.
@@ -18,15 +18,9 @@ def horizontal_pool(x: jax.Array, num_strips: int) -> jax.Array:
     """Mean + maximum of equal horizontal bands: [B H W C] -> [B S C].
 
     Source: Fu et al., "Horizontal Pyramid Matching for Person Re-identification"
-    (AAAI 2019), as used by GaitSet and its successors. ValueError where S does not
-    divide H.
+    (AAAI 2019), as used by GaitSet and its successors. S must divide H.
     """
     batch, height, width, channels = x.shape
-    if height % num_strips:
-        raise ValueError(
-            f"horizontal_pool: {num_strips} strips do not divide the {height} rows of "
-            "the feature map; choose num_strips (or the strides) so that they do."
-        )
     x = x.reshape(batch, num_strips, height // num_strips * width, channels)
     return jnp.mean(x, axis=2) + max_over(x, 2)  # [B S C]
 
@@ -43,8 +37,8 @@ def _strip_init(key, shape, dtype=jnp.float32):
     """Xavier-uniform as PyTorch computes it of a [S C D] tensor as a whole.
 
     It takes fan_in = C*D and fan_out = S*D, not C and D: the bound is
-    sqrt(6 / (C*D + S*D)), 0.0067 instead of 0.088 for (16, 512, 256). Published
-    results were trained from there, so it is kept.
+    sqrt(6 / (C*D + S*D)), 0.0067 instead of 0.088 for (16, 512, 256). The published
+    models were trained from this initialisation.
     """
     strips, channels, features = shape
     bound = (6 / (channels * features + strips * features)) ** 0.5
@@ -101,7 +95,7 @@ class SeparateBNNeck(nn.Module):
 class StripHead(nn.Module):
     """Temporal maximum, horizontal pooling, matrix per strip and BN neck.
 
-    The head of GaitBase and of the models after it. Returns float32 embeddings [B S D]
+    The head of GaitBase and of models based on it. Returns float32 embeddings [B S D]
     (before the neck: what retrieval uses) and logits [B S N].
     """
 

@@ -1,4 +1,4 @@
-"""What the models are built of: batch norm, pooling over frames, resizing, images.
+"""Parts of most models: batch norm, pooling over frames, resizing, images.
 
 Arrays are channels-last; statistics are float32. Batch norm follows the conventions of
 the field's PyTorch code, so that published weights mean the same here.
@@ -33,9 +33,9 @@ class BatchNorm(nn.Module):
       x: [... C].
       train: batch statistics (and an update of `batch_stats`), else running ones.
       valid: bool, its shape a leading part of x.shape[:-1] (frames [N] of [N H W C], or
-        every entry); what lies outside it counts in no statistic and gives an
-        arbitrary, in training a finite, result there. Where nothing is valid the
-        running statistics are used and kept.
+        every entry). Other entries count in no statistic; their results are arbitrary,
+        in training finite. If nothing is valid, the running statistics are used and
+        kept.
 
     Returns [... C] in the type of x.
     """
@@ -74,11 +74,6 @@ class BatchNorm(nn.Module):
 
 def _entries(valid, x):
     """valid as a mask that broadcasts against x."""
-    if valid.shape != x.shape[: valid.ndim] or valid.ndim >= x.ndim:
-        raise ValueError(
-            f"BatchNorm: valid has shape {valid.shape}; expected a leading part of "
-            f"{x.shape[:-1]}, the shape of x without channels."
-        )
     return valid.reshape(valid.shape + (1,) * (x.ndim - valid.ndim))
 
 
@@ -124,9 +119,9 @@ def max_over(x: jax.Array, axis: int) -> jax.Array:
 
 
 def _top_and_place(x, axis):
-    # Value and place in one reduction. Looking for x == max later is not safe: a
-    # compiler that recomputes x in another fusion may round it differently, and then
-    # no entry equals the maximum and the gradient is lost.
+    # One reduction finds value and place. Searching for x == max afterwards is not
+    # safe: the compiler may recompute x with other rounding, and then no entry equals
+    # the maximum and the gradient is lost.
     axis = axis % x.ndim
     places = lax.broadcasted_iota(jnp.int32, x.shape, axis)
 
@@ -246,11 +241,6 @@ def resize_bilinear(
 
 def image_sequence(batch: dict[str, jax.Array], name: str) -> jax.Array:
     """batch[name] as float32 [B T H W C]: integers / 255, a channel axis if absent."""
-    if name not in batch:
-        raise ValueError(
-            f"The model reads {name!r}, the batch has {', '.join(sorted(batch))}; set "
-            "config.data.modalities accordingly."
-        )
     images = batch[name]
     if jnp.issubdtype(images.dtype, jnp.integer):
         images = images.astype(jnp.float32) / 255

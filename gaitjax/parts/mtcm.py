@@ -12,8 +12,6 @@ from flax import linen as nn
 from gaitjax.parts.convolution import Conv3D, TemporalConv
 from gaitjax.parts.layers import BatchNorm
 
-MOTION_KINDS = ("mtcm", "cnn3d")
-
 
 class MAM(nn.Module):
     """Motion Awareness Module: a residual adapter after one frozen text layer.
@@ -99,7 +97,7 @@ class MTCM(nn.Module):
         features = zero_invalid(features, valid)  # [B T H W C]
         if self.kind == "cnn3d":
             motion = self._conv3d(features, valid, train, "conv3d")  # [B T H W C]
-        elif self.kind == "mtcm":
+        else:
             branches = []
             if self.pte:
                 pixel = TemporalConv(channels, dtype=self.dtype, name="pte")(features)
@@ -111,11 +109,6 @@ class MTCM(nn.Module):
             branches.append(region)
             both = jnp.concatenate(branches, axis=-1)  # [B T H W 2C]
             motion = nn.Dense(channels, dtype=self.dtype, name="fuse")(both)
-        else:
-            raise ValueError(
-                f"mtcm.kind must be one of {', '.join(MOTION_KINDS)}; "
-                f"got {self.kind!r}."
-            )
         if self.residual:
             motion = motion + features.astype(motion.dtype)
         return motion.astype(jnp.float32)  # [B T H W C]

@@ -11,9 +11,7 @@ from flax import linen as nn
 
 from gaitjax.parts.layers import BatchNorm
 
-SUPERVISIONS = ("silhouette", "reconstruction")
-FUSIONS = ("mask", "gate", "softmax")
-# BigGait's edge rule: so many set pixels among the outermost rows mean that channel 0
+# BigGait's edge rule: if more than this share of the outermost rows is set, channel 0
 # of an unsupervised decoder is the background.
 EDGE_ROWS = 5
 EDGE_SHARE = 0.5
@@ -41,7 +39,7 @@ def unsquash(images: jax.Array, ratios: jax.Array, height: int, width: int):
     """Undo a square resize: [N H W C] -> [N height width C], zeros beside the crop.
 
     Bilinear to height x int(height * ratio), then padded or cropped to `width` about
-    the centre (the rule for benchmarks that ship squashed frames beside `ratios` [N]).
+    the centre. Benchmarks that have squashed frames give the `ratios` [N].
     """
     offset, columns = person_columns(ratios, height, width)
     inside = inside_columns(ratios, height, width)  # [N width]
@@ -86,12 +84,8 @@ def text_attention(features: jax.Array, vectors: jax.Array, fusion: str) -> jax.
     if fusion == "softmax":
         positions = features.shape[1] * features.shape[2]
         weights = jax.nn.softmax(scores, axis=(1, 2)) * positions
-    elif fusion in FUSIONS:
-        weights = nn.sigmoid(scores)
     else:
-        raise ValueError(
-            f"text.fusion must be one of {', '.join(FUSIONS)}; got {fusion!r}."
-        )
+        weights = nn.sigmoid(scores)
     return jnp.mean(weights, axis=-1)  # [N h w]
 
 
@@ -119,11 +113,6 @@ class Decoder(nn.Module):
         Returns probabilities [N h w 2], zero outside `valid`, and the reconstruction
         [N h w d] or None.
         """
-        if self.supervision not in SUPERVISIONS:
-            raise ValueError(
-                f"decoder.supervision must be one of {', '.join(SUPERVISIONS)}; "
-                f"got {self.supervision!r}."
-            )
         hidden = nn.Dropout(self.dropout, deterministic=not train)(tokens)
         hidden = BatchNorm(affine=False, name="norm")(hidden, train=train, valid=valid)
         logits = nn.Dense(2, dtype=self.dtype, name="classify")(hidden)
@@ -155,14 +144,15 @@ def foreground_support(
     """The pixels that the maps are computed on: bool [N h w], no gradient.
 
     probabilities [N h w 2], zero outside the valid columns, is binarised at 0.5 and
-    dilated by a dilation x dilation square. Of the pixels that this adds outside the
-    valid columns only those stay that an erosion by a square 2 wider keeps.
+    dilated by a dilation x dilation square. Pixels that this adds outside the valid
+    columns are kept only if they survive an erosion by a square that is 2 wider.
 
-    dilation: odd; 3 is the papers' on a 64x32 grid, 1 is none. One pixel of a coarse
-    grid is wide: there a dilation would swallow the outline.
+    dilation: odd. The papers have 3 on a 64x32 grid; 1 is none. On a coarse grid, where
+    a pixel is wide, a dilation would cover the outline.
 
-    edge_rule: for an unsupervised decoder, whose channel order is free: a frame with
-    more than half of the outermost 5 + 5 rows set takes the other channel.
+    edge_rule: an unsupervised decoder may put the foreground into either channel. With
+    this rule a frame takes the other channel if more than half of its outermost 5 + 5
+    rows are set.
     """
     chosen = probabilities[..., 0]  # [N h w]
     if edge_rule:

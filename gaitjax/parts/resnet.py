@@ -13,8 +13,6 @@ from flax import linen as nn
 from gaitjax.parts.convolution import Conv, Conv3D, TemporalConv
 from gaitjax.parts.layers import BatchNorm, fold_frames, mask_frames
 
-BLOCK_KINDS = ("2d", "p3d", "3d")
-
 
 class Shortcut(nn.Module):
     """1x1 convolution and batch norm where the shape changes, else the identity."""
@@ -134,11 +132,6 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array) -> jax.Array:
         """x [B T H W C], valid bool [B T] -> [B T h w features]."""
-        if self.kind not in BLOCK_KINDS:
-            raise ValueError(
-                f"The kind of block must be one of {', '.join(BLOCK_KINDS)}; got "
-                f"{self.kind!r}."
-            )
         leading, flat = x.shape[:2], valid.reshape(-1)
         for index in range(self.blocks):
             options = dict(
@@ -171,15 +164,10 @@ def residual_stages(
 ) -> jax.Array:
     """Stages one after the other: x [B T H W C], valid bool [B T] -> [B T h w C'].
 
-    kinds, channels, layers (blocks), strides: one entry per stage. For the body of a
-    compact module, whose submodules "stageFIRST" and so on they become.
+    kinds, channels, layers (blocks), strides: one entry per stage. To be called in a
+    compact module: the stages become its submodules "stage1", "stage2", ... from
+    `first` on.
     """
-    if not len(kinds) == len(channels) == len(layers) == len(strides):
-        raise ValueError(
-            "model.channels, layers and strides need one entry per stage; got "
-            f"{tuple(channels)}, {tuple(layers)} and {tuple(strides)} for "
-            f"{len(kinds)} stages."
-        )
     stages = zip(kinds, channels, layers, strides, strict=True)
     for index, (kind, features, blocks, stride) in enumerate(stages, first):
         stage = Stage(kind, features, blocks, stride, dtype, name=f"stage{index}")
@@ -191,9 +179,10 @@ class AttentionFusion(nn.Module):
     """Mixes two maps with weights per pixel and channel that sum to 1.
 
     Source: Fan et al., "SkeletonGait" (AAAI 2024), section 3.3; BigGait (Ye et al.,
-    CVPR 2024), section 3.4. Both sources' softmax logits come from one bottleneck of
-    1x1, 3x3 and 1x1 convolutions, C / squeeze wide. Its output channel s * C + c weighs
-    channel c of source s; interleaved (BigGait), 2 * c + s does.
+    CVPR 2024), section 3.4. One bottleneck of 1x1, 3x3 and 1x1 convolutions, which is
+    C / squeeze wide, gives the softmax logits of both maps. Its output channel
+    s * C + c weighs channel c of map s; if interleaved (BigGait), channel 2 * c + s
+    does.
     """
 
     squeeze: int = 16

@@ -1,4 +1,4 @@
-"""What the skeleton models share: the COCO-17 joints, their graph and input features.
+"""Parts of the skeleton models: the COCO-17 joints, their graph and input features.
 
 Keypoints are float32 [B T 17 3]: x and y in pixels and a confidence, in COCO's order
 (0 nose, 1-2 eyes, 3-4 ears, 5-6 shoulders, 7-8 elbows, 9-10 wrists, 11-12 hips, 13-14
@@ -36,23 +36,6 @@ def adjacency(max_hop: int) -> np.ndarray:
     rings = [reached[0]]
     rings += [far & ~near for near, far in zip(reached, reached[1:])]
     return (np.stack(rings) / degree).astype(np.float32)
-
-
-def keypoint_sequence(batch: dict[str, jax.Array], features: tuple) -> jax.Array:
-    """batch["keypoints"] as float32, [B T 17 3] or already prepared [B T *features]."""
-    if "keypoints" not in batch:
-        raise ValueError(
-            f"The model reads 'keypoints', the batch has {', '.join(sorted(batch))}; "
-            "set config.data.modalities to ('keypoints',)."
-        )
-    keypoints = batch["keypoints"].astype(jnp.float32)
-    if keypoints.shape[2:] not in ((JOINTS, 3), features):
-        raise ValueError(
-            f"keypoints must be [B T {JOINTS} 3] (x, y, confidence of COCO-17 joints) "
-            f"or prepared features [B T {' '.join(map(str, features))}]; got "
-            f"{keypoints.shape}."
-        )
-    return keypoints
 
 
 def parts(keypoints: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:

@@ -1,14 +1,13 @@
-"""What the pre-norm vision and text transformers share: attention, MLP, block stack.
+"""Parts of the pre-norm vision and text transformers: attention, MLP, block stack.
 
 Numerics: parameters are float32; `dtype` is the type of matmuls and of the residual
 stream; LayerNorm statistics and the softmax are float32 whatever `dtype` is.
 
 Speed: on CPU, XLA is fastest with 2-D matmuls, explicit [B H N d] operands and one
 matmul for query, key and value, and it uses a processor's bfloat16 units only for
-products that are handed out in float32 (`result_type`); on GPU and TPU
-`jax.nn.dot_product_attention` never writes the [N N] scores (cuDNN's flash attention in
-half precision on GPU). The two formulations agree (tests/parts); `attend`
-chooses by backend.
+products whose result is float32 (`result_type`). On GPU and TPU
+`jax.nn.dot_product_attention` never writes the [N N] scores (on GPU, in half precision,
+it is cuDNN's flash attention). Both agree (tests/parts); `attend` chooses by backend.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from flax import linen as nn
 from jax import Array
 
 HALF = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
-CACHE = 4 * 2**20  # bytes of attention scores, of which a processor core keeps some
+CACHE = 4 * 2**20  # bytes of attention scores that are computed at once on CPU
 
 
 def quick_gelu(x: Array) -> Array:
@@ -40,10 +39,10 @@ def gelu(x: Array) -> Array:
 
 
 def result_type(dtype: Any) -> Any:
-    """Type in which a product of `dtype` is handed out, before it is rounded to it.
+    """Result type of a product of `dtype`, which is then rounded to `dtype`.
 
-    On CPU float32: XLA then multiplies bfloat16 in the processor's bfloat16 units (AMX:
-    six times as fast), else it converts the factors to float32. None elsewhere.
+    On CPU float32: only then XLA uses the processor's bfloat16 units (AMX: six times as
+    fast) instead of converting the factors to float32. None elsewhere.
     """
     half = jnp.dtype(dtype) in HALF
     return jnp.float32 if half and jax.default_backend() == "cpu" else None
@@ -61,7 +60,7 @@ def dense(x: Array, kernel: Array, bias: Array | None = None) -> Array:
 
 
 class DenseParameters(nn.Module):
-    """Kernel [I O] and bias [O] of a Dense layer, handed out so that several fuse."""
+    """Kernel [I O] and bias [O] of a Dense layer, so that several can be one matmul."""
 
     inputs: int
     features: int
@@ -110,12 +109,12 @@ class LayerNorm(nn.Module):
 
 
 def attention_formulation(dtype: Any, head_size: int, masked: bool) -> str:
-    """What `attend` takes on the default backend: "explicit", "xla" or "cudnn"."""
+    """What `attend` uses on the default backend: "explicit", "xla" or "cudnn"."""
     backend = jax.default_backend()
     if backend == "cpu":
         return "explicit"
     half = jnp.dtype(dtype) in HALF
-    # what cuDNN's flash attention accepts; with a mask it wants even lengths
+    # cuDNN's flash attention accepts these; with a mask it needs even lengths
     fits = half and head_size % 8 == 0 and head_size <= 128 and not masked
     if backend == "gpu" and fits and compute_capability() >= 8.0:
         return "cudnn"
@@ -198,7 +197,7 @@ def softmax_attention(
             triangle = jnp.tril(jnp.ones((length, length), bool))
             mask = mask & triangle.reshape((1,) * (mask.ndim - 2) + triangle.shape)
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    # softmax, divided after the second matmul: one pass less over the scores
+    # the softmax divides after the second matmul, which saves a pass over the scores
     largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - largest)  # [... N N]
     total = jnp.sum(weights, axis=-1, keepdims=True)  # [... N 1]
@@ -311,15 +310,9 @@ class Encoder(nn.Module):
 def patches(images: Array, patch_size: int) -> Array:
     """Images [N H W C] cut into flattened patches [N h*w p*p*C], row by row.
 
-    Raises:
-      ValueError: the height or width is no multiple of the patch size.
+    H and W must be multiples of the patch size.
     """
     frames, height, width, channels = images.shape
-    if height % patch_size or width % patch_size:
-        raise ValueError(
-            f"Images must have sides that are multiples of the patch size "
-            f"{patch_size}, got {height}x{width}; resize them before the encoder."
-        )
     rows, columns = height // patch_size, width // patch_size
     grid = images.reshape(
         frames, rows, patch_size, columns, patch_size, channels

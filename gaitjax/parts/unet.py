@@ -34,8 +34,8 @@ class ConvNorm(nn.Module):
 class UNet(nn.Module):
     """Foreground probability of each pixel.
 
-    Four levels, halved by 2x2 maxima and doubled by repetition; each level of the
-    decoder reads the encoder's map of its size beside what comes from below.
+    Four levels, halved by 2x2 maxima and doubled by repetition. Each level of the
+    decoder reads the encoder's map of its size and the output of the level below.
     """
 
     channels: Sequence[int] = (16, 32, 64, 128)
@@ -52,15 +52,9 @@ class UNet(nn.Module):
     ) -> jax.Array:
         """images [N H W C], valid bool [N] -> float32 [N H W].
 
+        H and W must be multiples of 2 ** (len(channels) - 1).
         freeze_encoder: no gradient reaches the encoder; its batch statistics move.
-        ValueError where the halvings do not divide a side.
         """
-        divisor = 2 ** (len(self.channels) - 1)
-        if images.shape[1] % divisor or images.shape[2] % divisor:
-            raise ValueError(
-                f"UNet: the sides of the images must be multiples of {divisor}; got "
-                f"{images.shape[1]}x{images.shape[2]}. Choose data.image_size so."
-            )
 
         def convolve(x, features, times, name):
             return ConvNorm(features, times, self.dtype, name=name)(

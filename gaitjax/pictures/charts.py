@@ -1,8 +1,7 @@
-"""Pictures of a run, drawn from arrays: curves, per-frame maps, ranked lists, bars.
+"""Charts from arrays: curves, maps over frames, ranked lists, bars, attention.
 
-Pure functions of arrays and paths without knowledge of models. Each writes one PNG at
-100 dpi, below 400 KB even for six rows of grainy video, whose marks can be told apart
-without colour vision.
+Each function takes arrays and a path and writes one PNG at 100 dpi, below 400 KB even
+for six rows of grainy video. Marks can be told apart without colour vision.
 """
 
 import contextlib
@@ -46,62 +45,69 @@ STYLE: dict[Any, Any] = {
 
 
 def learning_curves(
-    metrics: Sequence[Mapping[str, Any]], path: str | PathLike, warmup_steps: int = 0
+    metrics: Sequence[Mapping[str, Any]],
+    path: str | PathLike,
+    phases: Mapping[str, int] | None = None,
 ) -> None:
     """Every training metric and the headline evaluation metrics over the steps.
 
     Args:
-      metrics: rows of `log.read_metrics`. Names of "train" rows with the same first
-        part ("triplet/text", "triplet/gait") share a panel; curves are drawn raw
-        (pale) and smoothed. Names of "eval" rows are "protocol/task/metric": one panel
-        per protocol and headline metric (rank1, mAP; every metric of a protocol that
-        has neither), one line per task.
+      metrics: rows of metrics.jsonl, at least one of kind "train" or "eval". Names of
+        "train" rows with the same first part ("triplet/text", "triplet/gait") share a
+        panel; curves are drawn raw (pale) and smoothed. Names of "eval" rows are
+        "protocol/task/metric": one panel per protocol and headline metric (rank1, mAP;
+        every metric of a protocol that has neither), one line per task.
       path: of the PNG.
-      warmup_steps: where the warm-up ends, drawn as a dotted line; 0: there was none.
-
-    Raises:
-      ValueError: there are no such rows.
+      phases: {name: last step}; a dotted line marks where a phase ends before the last
+        row.
     """
     train, evaluation = _train_panels(metrics), _eval_panels(metrics)
     titles = [*train, *evaluation]
-    if not titles:
-        raise ValueError(
-            f'Got {len(metrics)} rows, expected some of kind "train" or "eval" with '
-            "numbers. Is this the metrics.jsonl of a run that has logged?"
-        )
     columns = min(4, math.ceil(math.sqrt(len(titles))))
     lines = math.ceil(len(titles) / columns)
     last = max(row["step"] for row in metrics)
+    ends = {name: end for name, end in (phases or {}).items() if 0 < end < last}
     with _page(path, lines, columns, 3.4 * columns, 2.4 * lines) as (_, grid):
         for axes, title in zip(grid.flat, titles):
-            for i, (label, curve) in enumerate((train | evaluation)[title].items()):
-                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
-                if title in evaluation:
-                    axes.plot(*curve, marker + "-", ms=4, color=colour, label=label)
-                elif title in EXACT:
-                    axes.plot(*curve, color=colour, label=label)
-                else:
-                    axes.plot(*curve, color=colour, alpha=0.3, linewidth=1)
-                    axes.plot(curve[0], _smooth(curve[1]), color=colour, label=label)
-            axes.set(title=title, xlabel="step", xlim=(0, 1.02 * max(last, 1)))
-            drawn = np.concatenate([line.get_ydata() for line in axes.lines])
-            drawn = drawn[np.isfinite(drawn)]
             if title in evaluation:
-                axes.set_ylim(bottom=0)
-            elif drawn.size and drawn.min() > 0 and drawn.max() > 30 * drawn.min():
-                axes.set_yscale("log")
+                _evaluation_panel(axes, evaluation[title])
+            else:
+                _train_panel(axes, train[title], smooth=title not in EXACT)
+            axes.set(title=title, xlabel="step", xlim=(0, 1.02 * max(last, 1)))
             if len(axes.get_legend_handles_labels()[1]) > 1:
                 axes.legend(ncols=2)
-            if warmup_steps:
-                axes.axvline(warmup_steps, color=GREY, linestyle=":", linewidth=1)
-        if warmup_steps:
-            place = grid[0, 0].get_xaxis_transform()  # x in data, y in axes
+            for end in ends.values():
+                axes.axvline(end, color=GREY, linestyle=":", linewidth=1)
+        place = grid[0, 0].get_xaxis_transform()  # x in data, y in axes
+        for name, end in ends.items():
             grid[0, 0].text(
-                warmup_steps, 1, "warm-up ends ", transform=place, size=8, color=GREY,
+                end, 1, f"{name} ends ", transform=place, size=8, color=GREY,
                 ha="right", va="top",
             )  # fmt: skip
         for axes in list(grid.flat)[len(titles) :]:
             axes.remove()
+
+
+def _train_panel(axes, curves: Mapping[str, np.ndarray], smooth: bool) -> None:
+    """Curves of training steps; a log axis where they span more than a factor of 30."""
+    for i, (label, curve) in enumerate(curves.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        if smooth:
+            axes.plot(*curve, color=colour, alpha=0.3, linewidth=1)
+        shown = _smooth(curve[1]) if smooth else curve[1]
+        axes.plot(curve[0], shown, color=colour, label=label)
+    drawn = np.concatenate([line.get_ydata() for line in axes.lines])
+    drawn = drawn[np.isfinite(drawn)]
+    if drawn.size and drawn.min() > 0 and drawn.max() > 30 * drawn.min():
+        axes.set_yscale("log")
+
+
+def _evaluation_panel(axes, curves: Mapping[str, np.ndarray]) -> None:
+    """Curves of evaluations, a mark at each."""
+    for i, (label, curve) in enumerate(curves.items()):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        axes.plot(*curve, marker + "-", ms=4, color=colour, label=label)
+    axes.set_ylim(bottom=0)
 
 
 def cmc_curves(
@@ -114,16 +120,12 @@ def cmc_curves(
     """Cumulative match characteristic: identification rate over rank.
 
     Args:
-      curves: name -> [R], percent of probes whose identity is among the first r + 1.
+      curves: name -> [R], percent of probes whose identity is among the first r + 1;
+        at least one curve.
       path: of the PNG.
       protocol: how that was counted; in the title.
       chance: name -> percent that guessing reaches at rank 1, drawn as a cross there.
-
-    Raises:
-      ValueError: there is no curve.
     """
-    if not curves:
-        raise ValueError("Got no curves, expected at least one name -> [R] entry.")
     shown = [rank for rank in RANKS if rank <= max(map(len, curves.values()))]
     with _page(path, 1, 1, 6.4, 4.4) as (_, grid):
         axes = grid[0, 0]
@@ -166,17 +168,8 @@ def frame_maps(
         left out.
       path: of the PNG. At most 8 frames are shown, evenly spaced.
       title: above all.
-
-    Raises:
-      ValueError: a map has another shape.
     """
     num_frames, height, width = frames.shape[:3]
-    for name, values in maps.items():
-        if np.ndim(values) != 3 or len(values) != num_frames:
-            raise ValueError(
-                f'Map "{name}" has shape {np.shape(values)}, expected '
-                f"({num_frames}, h, w): one map per frame of {frames.shape}."
-            )
     shown = _evenly(num_frames, MAX_FRAMES)
     grey = frames[shown].mean(-1)  # [n H W]
     lines, columns = 1 + len(maps), len(shown)
@@ -219,13 +212,8 @@ def filmstrips(
         a cross, None (the probe) a grey border. Three evenly spaced frames are shown.
       path: of the PNG.
       title: above all.
-
-    Raises:
-      ValueError: there are no cells.
     """
-    columns = max((len(cells) for _, cells in rows), default=0)
-    if columns == 0:
-        raise ValueError("Got no cells, expected at least one (label, cells) row.")
+    columns = max(len(cells) for _, cells in rows)
     looks = {True: ("✓ ", GREEN), False: ("✗ ", VERMILION), None: ("", GREY)}
     ratio = max(
         _strip(f).shape[0] / _strip(f).shape[1] for _, c in rows for _, f, _ in c
@@ -295,6 +283,31 @@ def grouped_bars(
         axes.grid(axis="x", visible=False)
         axes.tick_params(axis="x", length=0)
         axes.legend(ncols=4, loc="lower left", bbox_to_anchor=(0, 1.01))
+
+
+def attention_maps(maps: Mapping[str, np.ndarray], path: str | PathLike) -> None:
+    """Attention between the strips of two sequences, one panel per map.
+
+    Args:
+      maps: title -> f32 [S S], from the strip that looks (row, 0 = head) to the strip
+        looked at; rows sum to one. All share one colour scale. Below the title stands
+        which share lies off the diagonal, and which it would be if all strips were
+        looked at alike.
+      path: of the PNG.
+    """
+    high = max(float(values.max()) for values in maps.values())
+    width = 3.7 * len(maps) + 0.9
+    with _page(path, 1, len(maps), width, 4.0) as (figure, grid):
+        for axes, (title, values) in zip(grid[0], maps.items()):
+            image = axes.imshow(values, cmap="magma", vmin=0, vmax=high)
+            elsewhere = 100 * (1 - np.trace(values) / len(values))
+            alike = 100 * (1 - 1 / len(values))
+            axes.set_title(
+                f"{title}\n{elsewhere:.1f} % off the diagonal (alike: {alike:.1f} %)"
+            )
+            axes.set(xlabel="strip looked at", ylabel="strip that looks (0 = head)")
+            axes.grid(False)
+        figure.colorbar(image, ax=list(grid[0]), shrink=0.8, label="attention")
 
 
 def _train_panels(metrics) -> dict[str, dict[str, np.ndarray]]:
@@ -377,9 +390,10 @@ def _bare(axes) -> None:
 def _page(
     path, lines: int, columns: int, width, height, title: str = ""
 ) -> Iterator[tuple[Any, Any]]:
-    """A styled figure (inches) and its axes [lines columns]; written at the end.
+    """A styled figure (size in inches) and its axes [lines columns]; saved at the end.
 
-    No pyplot: no global state, no window. In fewer shades where it would be too large.
+    Without pyplot, so there is no global state and no window. A picture above MAX_BYTES
+    is saved in fewer shades.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -11,9 +11,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from gaitjax import evaluate, run_folder
+from gaitjax import evaluate, restore, run_folder
 from gaitjax.data import pipeline, source
 from gaitjax.engine.atomic import replacing
+from gaitjax.engine.guards import require
 from gaitjax.state import Setup, TrainState, build, example_batch, model_variables
 
 
@@ -47,15 +48,14 @@ def read_config(config) -> ConfigDict:
     Raises:
       ValueError: there is no such run.
     """
-    folder = Path(config.base_run)
-    path = folder / "config.json"
-    if not config.base_run or not path.is_file():
-        raise ValueError(
-            f"config.base_run={config.base_run!r} is no trained run: there is no "
-            f"{path}. Train one, for instance ./run.sh train configs/gaitbase.py, and "
-            "name its folder with --config.base_run=runs/gaitbase."
-        )
-    base_config = run_folder.read_config(folder)
+    base_config = run_folder.read_config(config.base_run) if config.base_run else None
+    require(
+        base_config is not None,
+        f"config.base_run={config.base_run!r} is no trained run: there is no "
+        f"{Path(config.base_run) / 'config.json'}. Train one, for instance ./run.sh "
+        "train configs/gaitbase.py, and name its folder with "
+        "--config.base_run=runs/gaitbase.",
+    )
     with base_config.unlocked(), base_config.ignore_type():
         # the devices of today, not those of its training
         for name in ("mesh", "sharding", "sharding_rules"):
@@ -73,7 +73,7 @@ def load_base(config) -> Base:
     """
     base_config = read_config(config)
     setup = build(base_config, example_batch(base_config))
-    state = evaluate.load_run(setup, setup.new_state(), config.base_run)
+    state = restore.load_run(setup, setup.new_state(), config.base_run)
     what = {
         "model": base_config.model.to_dict(),
         "modalities": base_config.data.modalities,

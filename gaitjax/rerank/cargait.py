@@ -1,20 +1,20 @@
 """CarGait: re-ranks a shortlist by cross-attention between the strips of two sequences.
 
-Paper: "CarGait: Cross-Attention based Re-ranking for Gait Recognition", ICCV 2025
-(arXiv 2503.03501). The strips F [S D] of any frozen single-stage model become
+Habib et al., "CarGait: Cross-Attention based Re-ranking for Gait Recognition", ICCV
+2025 (arXiv 2503.03501). The strips F [S D] of any frozen single-stage model become
 E_p = F_p + Attn(Q=F_p, KV=F_c) and E_c = F_c + Attn(Q=F_c, KV=F_p); the new distance is
-the mean over corresponding strips of ||E_p - E_c||_2, or, over a base model that is
-evaluated by cosine (the paper has none), of 1 - cos(E_p, E_c).
+the mean over corresponding strips of ||E_p - E_c||_2. If the base model is evaluated by
+cosine (none in the paper is), it is the mean of 1 - cos(E_p, E_c).
 
-Differences from the paper, where our sources of it are silent: LayerNorm on the
-attention's inputs; one module for both directions, so the distance is symmetric; no
-feed-forward layer; the output projection starts at zero, so an untrained re-ranker
-ranks as the base model does; the classifier is flatten -> 512 -> ReLU -> identities.
-`shared`, `num_blocks`, `feedforward_size` and `dropout` are options beyond it;
-`cross_attention=False` is its ablation with an MLP in place of the attention.
+The paper leaves these open; our choices: LayerNorm on the attention's inputs; one
+module for both directions, so the distance is symmetric; no feed-forward layer; the
+output projection starts at zero, so an untrained re-ranker ranks as the base model
+does; the classifier is flatten -> 512 -> ReLU -> identities. `shared`, `num_blocks`,
+`feedforward_size` and `dropout` are options beyond the paper; `cross_attention=False`
+is its ablation with an MLP in place of the attention.
 
-Whatever depends on one sequence only (LayerNorm and projections of the first block) is
-computed once per sequence by `prepare`, not once per pair.
+`prepare` computes what depends on one sequence only (LayerNorm and projections of the
+first block), so that it is computed once per sequence and not once per pair.
 """
 
 import jax
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from gaitjax.engine.guards import require
 from gaitjax.parts.heads import normalise
 from gaitjax.parts.transformer import DenseParameters, LayerNorm, dense, gelu
 
@@ -32,9 +33,9 @@ DISTANCE_EPSILON = 1e-12  # inside the root: its gradient is finite for equal st
 def pair_distance(probe: Array, candidate: Array, metric: str = "euclidean") -> Array:
     """d^r: mean over strips of ||E_p - E_c||_2; two [... S D] -> f32 [...].
 
-    metric "cosine": of 1 - cos(E_p, E_c), a strip of zeros having cosine 0. Either is
-    the base model's distance where E is F. The gradient is finite, and zero, where the
-    two are identical.
+    metric "cosine": mean of 1 - cos(E_p, E_c); a strip of zeros has cosine 0. Either
+    equals the base model's distance if E = F. If the two are identical, the gradient is
+    zero.
     """
     probe, candidate = probe.astype(jnp.float32), candidate.astype(jnp.float32)
     if metric == "cosine":
@@ -64,7 +65,7 @@ class StripProjections(nn.Module):
 
 
 class ResidualUpdate(nn.Module):
-    """strips + W attended (+ MLP), float32; W and the MLP's last layer start at zero.
+    """strips + W attended (+ MLP) in float32; W and the MLP's last layer start at 0.
 
     strips [B K S D], attended [B K S h] -> [B K S D].
     """
@@ -129,40 +130,26 @@ class Direction(nn.Module):
 
 
 class CarGait(nn.Module):
-    """Cross-attention re-ranker over strip embeddings of any base model.
+    """Cross-attention re-ranker over strip embeddings of any base model."""
 
-    Attributes:
-      num_heads: H, divides hidden_size.
-      hidden_size: h, of queries, keys and values together.
-      num_blocks: exchanges one after the other.
-      shared: one set of weights for both directions; d(p, c) = d(c, p).
-      cross_attention: False replaces attention by an MLP that sees no partner.
-      feedforward_size: width of a feed-forward layer after the attention; 0: none.
-      dropout: rate on every update, in training.
-      classifier_size: hidden width of the classifier.
-      num_classes: N, identities that the classifier tells apart in training.
-      dtype: of the attention's matmuls; the residual and distances are float32.
-      metric: of the base model, "euclidean" or "cosine".
-    """
-
-    num_heads: int
-    hidden_size: int
-    num_blocks: int
-    shared: bool
-    cross_attention: bool
-    feedforward_size: int
-    dropout: float
-    classifier_size: int
-    num_classes: int
-    dtype: str
-    metric: str = "euclidean"
+    num_classes: int  # N, identities that the classifier tells apart in training
+    num_heads: int  # H, divides hidden_size
+    hidden_size: int  # of queries, keys and values, all heads together
+    num_blocks: int  # cross-attention layers
+    shared: bool  # one module for both directions, so that d(p, c) = d(c, p)
+    cross_attention: bool  # False: an MLP that does not see the other sequence
+    feedforward_size: int  # of an MLP after the attention; 0: none
+    dropout: float  # rate on every residual update, in training
+    classifier_size: int  # hidden width of the classifier
+    dtype: str  # of the attention's matmuls; residuals and distances are float32
+    metric: str = "euclidean"  # of the base model; or "cosine"
 
     def setup(self):
-        if self.hidden_size % self.num_heads:
-            raise ValueError(
-                f"config.model.hidden_size={self.hidden_size} is no multiple of "
-                f"config.model.num_heads={self.num_heads}; choose one that is."
-            )
+        require(
+            self.hidden_size % self.num_heads == 0,
+            f"config.model.hidden_size={self.hidden_size} is no multiple of "
+            f"config.model.num_heads={self.num_heads}; choose one that is.",
+        )
         names = ("both",) if self.shared else ("probe", "candidate")
         self.directions = [
             {
@@ -193,7 +180,10 @@ class CarGait(nn.Module):
         return self._pair(self.prepare(probe), self.prepare(candidates), train=train)
 
     def prepare(self, strips: Array) -> tuple[Array, Array]:
-        """What pairs need of a sequence: (strips f32, projections), [... S D|W]."""
+        """The part of a pair that one sequence decides: strips f32, projections.
+
+        [... S D] -> ([... S D], [... S W]).
+        """
         strips = strips.astype(jnp.float32)
         return strips, self._project(0, strips)
 
@@ -213,12 +203,8 @@ class CarGait(nn.Module):
         """Weights of the first block: probe -> candidate strips, candidate -> probe.
 
         probe [B S D], candidates [B K S D] -> two f32 [B K H S S], rows sum to one.
+        Needs cross_attention=True.
         """
-        if not self.cross_attention:
-            raise ValueError(
-                "This CarGait was built with cross_attention=False; it has no "
-                "attention weights to show."
-            )
         toward_probe, toward_candidate = self._ends(0)
         probe = self._project(0, probe)[:, None]  # [B 1 S W]
         candidates = self._project(0, candidates)  # [B K S W]
@@ -233,7 +219,7 @@ class CarGait(nn.Module):
         return self.logits(nn.relu(self.hidden(flat)))
 
     def pairs_and_logits(self, probe: Array, candidates: Array, *, train: bool):
-        """All that training looks at: (E_p, E_c, logits of E_p, logits of E_c)."""
+        """For the losses: (E_p, E_c, logits of E_p, logits of E_c)."""
         pair = self(probe, candidates, train=train)
         return *pair, *(self.classify(embeddings) for embeddings in pair)
 
@@ -251,7 +237,7 @@ class CarGait(nn.Module):
         return jnp.broadcast_to(probe, candidates.shape), candidates  # [B K S D]
 
     def _ends(self, block: int) -> tuple[Direction, Direction]:
-        """Toward the probe and toward the candidate: the same one where shared."""
+        """Direction toward the probe and toward the candidate; one module if shared."""
         directions = list(self.directions[block].values())
         return directions[0], directions[-1]
 
@@ -264,21 +250,3 @@ class CarGait(nn.Module):
         """The part of each projection that belongs to direction 0 or -1."""
         count = len(self.directions[0])
         return [jnp.split(x, count, axis=-1)[which] for x in projected]
-
-
-def create(config, num_classes: int, metric: str) -> CarGait:
-    """The re-ranker that config.model describes, over a base model with `metric`."""
-    model = config.model
-    return CarGait(
-        num_heads=model.num_heads,
-        hidden_size=model.hidden_size,
-        num_blocks=model.num_blocks,
-        shared=model.shared,
-        cross_attention=model.cross_attention,
-        feedforward_size=model.feedforward_size,
-        dropout=model.dropout,
-        classifier_size=model.classifier_size,
-        num_classes=num_classes,
-        dtype=model.dtype,
-        metric=metric,
-    )

@@ -1,16 +1,10 @@
 """Every re-ranker on one gallery: results, costs, rankings and the table.
 
-Arrays in, plain dicts out; `train_reranker.rerank` brings model and data.
+Arrays in, plain dicts out; `rerank.run.rerank` provides the model and the data.
 """
 
-import contextlib
-import ctypes
 import functools
-import gc
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from gaitjax.engine import log
-from gaitjax.rerank import cargait
-from gaitjax.rerank import methods as rerank
+from gaitjax.engine.guards import choose, require
+from gaitjax.rerank import methods
+from gaitjax.rerank.cargait import CarGait
+from gaitjax.rerank.costs import costs
 from gaitjax.retrieval import protocols
 from gaitjax.retrieval.distance import pairwise_distance
 
@@ -32,15 +28,15 @@ COSTS = {
     "preparation s": "preparation_s",
     "peak MiB": "peak_mib",
 }
-TIMED_PROBES = 8  # that are re-ranked one at a time
-CHOICES = (*rerank.RERANKERS, "gcr_views", "cargait", "cascade")
+CHOICES = (*methods.RERANKERS, "gcr_views", "cargait", "cascade")
 
 
 class Method(NamedTuple):
-    """prepare(gallery [G S D]): what is done once per gallery.
+    """A re-ranker in two steps, so that a gallery is prepared once for all its probes.
 
+    prepare(gallery [G S D]) -> prepared, whatever `apply` can reuse.
     apply(distance [Q G], probe [Q S D], gallery, prepared, views) -> distance [Q G].
-    views: (of the probes [Q], of the gallery [G]) or None; "gcr_views" alone looks.
+    views: (of the probes [Q], of the gallery [G]) or None; only "gcr_views" uses them.
     """
 
     prepare: Callable[[Any], Any]
@@ -50,11 +46,11 @@ class Method(NamedTuple):
         return self.apply(distance, probe, gallery, self.prepare(gallery), views)
 
 
-def trained_method(model: cargait.CarGait, params, config) -> Method:
-    """CarGait under the contract of `rerank.rerank`.
+def trained_method(model: CarGait, params, config) -> Method:
+    """CarGait under the contract of `methods.rerank`.
 
-    config: `evaluation` of the run: shortlist, chunk. Sequences are prepared (LayerNorm
-    and projections of the first block) once, while that fits into 2 GiB.
+    config: `evaluation` of the run: shortlist, chunk. The gallery is prepared once
+    (LayerNorm and projections of the first block) if that fits into 2 GiB.
     """
     score_raw, score_prepared, prepare = _functions(model)
 
@@ -65,7 +61,7 @@ def trained_method(model: cargait.CarGait, params, config) -> Method:
             width = gallery.shape[-1]
             score_fn = functools.partial(score_prepared, params, width)
             probe, candidates = _in_blocks(prepare, params, probe), prepared
-        return rerank.rerank(
+        return methods.rerank(
             distance, probe, candidates, score_fn, shortlist=config.shortlist,
             chunk=min(config.chunk, len(probe)),
         )  # fmt: skip
@@ -79,12 +75,12 @@ def trained_method(model: cargait.CarGait, params, config) -> Method:
     return Method(prepare_gallery, apply)
 
 
-def cascade_method(model: cargait.CarGait, params, config) -> Method:
-    """Local blurring of the first config.wide_shortlist, then `trained_method`."""
+def cascade_method(model: CarGait, params, config) -> Method:
+    """LBR on the first config.wide_shortlist, then CarGait on the first shortlist."""
     narrow = trained_method(model, params, config)
 
     def apply(distance, probe, gallery, prepared, views=None):
-        distance = rerank.lbr(
+        distance = methods.lbr(
             distance, probe, gallery, shortlist=config.wide_shortlist,
             chunk=min(config.chunk, len(probe)),
         )  # fmt: skip
@@ -94,13 +90,13 @@ def cascade_method(model: cargait.CarGait, params, config) -> Method:
 
 
 def training_free_method(name: str, metric: str) -> Method:
-    """One of `rerank.RERANKERS` with its published parameters.
+    """One of `methods.RERANKERS` with its published parameters.
 
-    All but LBR (its 100 nearest) give the whole gallery a new order. "gcr_views": GCR
-    with its second graph, between different views (cameras, where the protocol says
-    so); "gcr" sees the features alone, as all others do.
+    LBR reorders the 100 nearest, all others the whole gallery. "gcr_views" is GCR with
+    its second graph, between different views (cameras, if the protocol uses them);
+    "gcr" and all others see the features alone.
     """
-    function = rerank.find("gcr" if name == "gcr_views" else name)
+    function = methods.RERANKERS["gcr" if name == "gcr_views" else name]
 
     def apply(distance, probe, gallery, _, views=None):
         options = {
@@ -113,15 +109,28 @@ def training_free_method(name: str, metric: str) -> Method:
     return Method(lambda gallery: None, apply)
 
 
-def pair_score(model: cargait.CarGait, params):
-    """f(probe [B S D], candidates [B K S D]) -> d^r [B K], for `rerank.rerank`."""
+def base_method(metric: str) -> Method:
+    """The base model itself: computes the distances that the others start from."""
+
+    def apply(distance, probe, gallery, prepared, views=None):
+        return pairwise_distance(probe, gallery, metric=metric)
+
+    return Method(lambda gallery: None, apply)
+
+
+def pair_score(model: CarGait, params):
+    """f(probe [B S D], candidates [B K S D]) -> d^r [B K], for `methods.rerank`."""
     return functools.partial(_functions(model)[0], params)
 
 
 @functools.lru_cache(maxsize=8)
-def _functions(model: cargait.CarGait):
-    """Jitted (params, probe [B S D], candidates [B K S D]) -> [B K], the same for
-    packed sequences [.. S D+W] (width D after params), and packing [n S D] itself."""
+def _functions(model: CarGait):
+    """Three jitted functions: score embeddings, score prepared sequences, prepare.
+
+    score_raw(params, probe [B S D], candidates [B K S D]) -> d^r [B K].
+    prepare(params, strips [n S D]) -> [n S D+W], strips and projections side by side.
+    score_prepared(params, D, probe [B S D+W], candidates [B K S D+W]) -> d^r [B K].
+    """
 
     @jax.jit
     def score_raw(params, probe, candidates):
@@ -143,7 +152,7 @@ def _functions(model: cargait.CarGait):
 
 
 def _in_blocks(function, params, rows, block: int = 256) -> np.ndarray:
-    """function(params, rows[i : i + block]), concatenated; one shape is compiled."""
+    """function(params, rows), block by block, so that one shape is compiled."""
     block = min(block, len(rows))
     out = None
     for start in range(0, len(rows), block):
@@ -155,9 +164,8 @@ def _in_blocks(function, params, rows, block: int = 256) -> np.ndarray:
     return out
 
 
-def methods(model: cargait.CarGait, params, config, metric: str) -> dict[str, Method]:
+def make_rerankers(model: CarGait, params, config, metric: str) -> dict[str, Method]:
     """{name: Method} of config.rerankers (`evaluation` of the run)."""
-    check_names(config.rerankers)
     trained = {"cargait": trained_method, "cascade": cascade_method}
     return {
         name: trained[name](model, params, config)
@@ -167,43 +175,46 @@ def methods(model: cargait.CarGait, params, config, metric: str) -> dict[str, Me
     }
 
 
-def check_names(names) -> None:
-    """ValueError that lists the choices where a name is unknown."""
-    unknown = [name for name in names if name not in CHOICES]
-    if unknown:
-        raise ValueError(
-            f"Unknown config.evaluation.rerankers {', '.join(unknown)}; choose from "
-            f"{', '.join(CHOICES)}."
-        )
+def check_config(config) -> None:
+    """Raises ValueError for unknown names and sizes below 1 in a run's `evaluation`."""
+    for name in config.rerankers:
+        choose(name, CHOICES, "config.evaluation.rerankers")
+    for name in config.protocols:
+        choose(name, protocols.PROTOCOLS, "config.evaluation.protocols")
+    for field in ("shortlist", "wide_shortlist", "chunk"):
+        size = config[field]
+        message = f"config.evaluation.{field} must be 1 or more; got {size}."
+        require(size >= 1, message)
 
 
 # ---------------------------------------------------------------- results and costs
 
 
 def compare(
-    methods: Mapping[str, Method], names, embeddings, index, metric: str
+    rerankers: Mapping[str, Method], protocol_names, embeddings, index, metric: str
 ) -> dict[str, Any]:
-    """What every method does to the base model's rankings, and what it costs.
+    """Results and costs of the base model and of every re-ranker.
 
-    names: of protocols. embeddings: f32 [n S D], rows as in index.
+    embeddings: f32 [n S D], rows as in index. metric: the base model's.
 
     Returns {"timed_on": the task of the costs, "rerankers": {"base" and each name:
     {"results": {"protocol/task/metric": value}, "costs": of `costs`}}}.
     """
-    task = _filled(names[0], index)[0]
+    task = _filled(protocol_names[0], index)[0]
     arrays = task_arrays(task, embeddings, metric)
     views = (task.probe_view, task.gallery_view)
     rows = {}
-    everything = {"base": None, **methods}.items()
+    everything = {"base": None, **rerankers}.items()
     with tqdm(everything, unit="method", disable=jax.process_index() > 0) as bar:
         for name, method in bar:
             bar.set_description(f"re-rank: {name}")
+            timed = base_method(metric) if method is None else method
             rows[name] = {
-                "results": results(method, names, embeddings, index, metric),
-                "costs": costs(method, *arrays, views, metric),
+                "results": results(method, protocol_names, embeddings, index, metric),
+                "costs": costs(timed, *arrays, views),
             }
     timed_on = {
-        "task": f"{names[0]}/{task.name}",
+        "task": f"{protocol_names[0]}/{task.name}",
         "probes": len(task.probe),
         "gallery": len(task.gallery),
         "device": jax.devices()[0].device_kind,
@@ -212,11 +223,11 @@ def compare(
 
 
 def results(
-    method: Method | None, names, embeddings, index, metric: str
+    method: Method | None, protocol_names, embeddings, index, metric: str
 ) -> dict[str, float]:
     """{"protocol/task/metric": value} of the protocols; method None: the base model."""
     flat = {}
-    for name in names:
+    for name in protocol_names:
         flat |= protocols.evaluate(
             name, embeddings, index, metric=metric, rerank=method
         )
@@ -230,87 +241,15 @@ def task_arrays(task, embeddings, metric: str):
     return np.where(task.excluded, np.float32(np.inf), matrix), probe, gallery
 
 
-def costs(method: Method | None, matrix, probe, gallery, views, metric: str) -> dict:
-    """Seconds, milliseconds per probe and memory on one task, after a warm-up.
-
-    ms_alone: median over probes that come one at a time, the gallery prepared; what a
-    method computes over the whole gallery is then done for every probe.
-    ms_batched: all probes at once. preparation_s: once per gallery. For the base model
-    (method None) the distances themselves; the others come on top of it.
-    peak_mib: highest growth of memory (of the host where it computes, else of the
-    accelerator) during the batched call, sampled every 2 ms.
-    """
-    if method is None:
-
-        def apply(_, some, gallery, __, views):
-            return pairwise_distance(some, gallery, metric=metric)
-
-        method = Method(lambda gallery: None, apply)
-    method.prepare(gallery)
-    began = time.perf_counter()
-    prepared = method.prepare(gallery)
-    preparation = time.perf_counter() - began
-
-    method.apply(matrix, probe, gallery, prepared, views)
-    with _peak_memory() as peak:
-        began = time.perf_counter()
-        method.apply(matrix, probe, gallery, prepared, views)
-        batched = time.perf_counter() - began
-
-    alone = []
-    chosen = np.linspace(0, len(probe) - 1, TIMED_PROBES).round().astype(int)
-    for row in (chosen[0], *chosen):  # the first compiles
-        began = time.perf_counter()
-        one = (views[0][[row]], views[1])
-        method.apply(matrix[[row]], probe[[row]], gallery, prepared, one)
-        alone.append(time.perf_counter() - began)
-    return {
-        "ms_alone": 1e3 * float(np.median(alone[1:])),
-        "ms_batched": 1e3 * batched / len(probe),
-        "preparation_s": preparation,
-        "peak_mib": peak[0] / 2**20,
-    }
-
-
-@contextlib.contextmanager
-def _peak_memory() -> Iterator[list[int]]:
-    """[bytes]: highest growth of memory while the context was open."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
-    start, peak, done = _memory(), [0], threading.Event()
-
-    def watch():
-        while not done.wait(0.002):
-            peak[0] = max(peak[0], _memory() - start)
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        peak[0] = max(peak[0], _memory() - start)
-        done.set()
-        thread.join()
-
-
-def _memory() -> int:
-    """Bytes in use on the accelerator, or resident on the host; 0 where unknown."""
-    statistics = jax.local_devices()[0].memory_stats()
-    if statistics is not None:
-        return statistics["bytes_in_use"]
-    with contextlib.suppress(OSError):
-        return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
-    return 0
-
-
-def all_rankings(methods, names, embeddings, index, metric, score_fn, config):
-    """{"protocol/task": `rankings`} of every task of the protocols `names`."""
+def all_rankings(
+    rerankers, protocol_names, embeddings, index, metric, score_fn, config
+) -> dict[str, dict[str, np.ndarray]]:
+    """{"protocol/task": `rankings`} of every task of the protocols."""
     return {
         f"{name}/{task.name}": rankings(
-            task, task_arrays(task, embeddings, metric), methods, score_fn, config
+            task, task_arrays(task, embeddings, metric), rerankers, score_fn, config
         )
-        for name in names
+        for name in protocol_names
         for task in _filled(name, index)
     }
 
@@ -321,53 +260,53 @@ def _filled(protocol: str, index) -> list[protocols.Task]:
     return [task for task in tasks if len(task.probe) and len(task.gallery)]
 
 
-def rankings(task, arrays, methods, score_fn, config) -> dict[str, np.ndarray]:
-    """The first K of each probe as the base model and each method rank them.
+def rankings(task, arrays, rerankers, score_fn, config) -> dict[str, np.ndarray]:
+    """The first K of each probe as the base model and each re-ranker rank them.
 
-    arrays: of `task_arrays`. score_fn: CarGait's. Returns probe [Q], and for "base",
-    "cargait" and every method NAME int32 [Q K], rows of the index (-1: a pair that does
-    not count), with NAME_distance f32 [Q K] (where a method permutes a shortlist, the
-    base's distances dealt out anew); cargait_score f32 [Q K], d^r of "base".
+    arrays: of `task_arrays`. score_fn: CarGait's. Returns probe int32 [Q], rows of the
+    index; for "base", "cargait" and every other re-ranker NAME int32 [Q K], rows of the
+    index (-1: a pair that does not count), and NAME_distance f32 [Q K] (a re-ranker of
+    a shortlist reassigns the base's distances); cargait_score f32 [Q K], CarGait's
+    distances of the candidates in "base".
     """
     matrix, probe, gallery = arrays
-    rows = rerank.first(matrix, config.shortlist)
+    rows = methods.first(matrix, config.shortlist)
     chunk = min(config.chunk, len(probe))
-    scores = rerank.score(rows, probe, gallery, score_fn, chunk=chunk)
+    scores = methods.score(rows, probe, gallery, score_fn, chunk=chunk)
     found = {"probe": task.probe.astype(np.int32), "cargait_score": scores}
     views = (task.probe_view, task.gallery_view)
 
     def keep(name, distances):
-        rows = rerank.first(distances, config.shortlist)
+        rows = methods.first(distances, config.shortlist)
         values = np.take_along_axis(distances, rows, axis=1)
         own = np.where(np.isfinite(values), task.gallery[rows], -1)
         found[name], found[f"{name}_distance"] = own.astype(np.int32), values
 
     keep("base", matrix)
-    keep("cargait", rerank.permute(matrix, rows, scores))
-    for name, method in methods.items():
+    keep("cargait", methods.permute(matrix, rows, scores))
+    for name, method in rerankers.items():
         if name != "cargait":
             keep(name, method(matrix, probe, gallery, views))
     return found
 
 
 def table(compared: Mapping[str, Any]) -> str:
-    """`compare`'s result as plain text: rows are methods, one table per protocol.
+    """`compare`'s result as plain text: rows are re-rankers, then a table of costs.
 
-    Of a protocol that has a mean over its tasks, the mean; else one table per task.
+    One table for each protocol's mean over its tasks; if it has none, one per task.
     """
     rows, timed_on = compared["rerankers"], compared["timed_on"]
-    keys = dict.fromkeys(key.rsplit("/", 1)[0] for key in rows["base"]["results"])
-    with_mean = [key.split("/")[0] for key in keys if key.endswith("/mean")]
     blocks = []
-    for key in keys:
-        protocol, _, task = key.partition("/")
-        if protocol in with_mean and task != "mean":
-            continue
-        lines = {
-            name: {column: row["results"].get(f"{key}/{column}") for column in COLUMNS}
-            for name, row in rows.items()
-        }
-        blocks.append(f"{protocol} {task}\n{log.table(lines)}")
+    for protocol, tasks in protocols.by_protocol(rows["base"]["results"]).items():
+        for task in ["mean"] if "mean" in tasks else tasks:
+            lines = {
+                name: {
+                    column: row["results"].get(f"{protocol}/{task}/{column}")
+                    for column in COLUMNS
+                }
+                for name, row in rows.items()
+            }
+            blocks.append(f"{protocol} {task}\n{log.table(lines)}")
     lines = {
         name: {title: row["costs"][field] for title, field in COSTS.items()}
         for name, row in rows.items()

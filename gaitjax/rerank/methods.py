@@ -1,21 +1,23 @@
-"""Second stages under one contract: permute the first K of each ranking, no more.
+"""Re-rankers under one contract: base distances in, new distances out.
 
-A re-ranker takes base distances [Q G] and the embeddings behind them and returns
-distances [Q G] of the same meaning for `rank_metrics` (smaller is nearer). `rerank`
-reorders only the `shortlist` nearest of each probe by any score function, CarGait's
-pair distance among them; what follows keeps its place *and* its value. The methods of
-`RERANKERS` that look at all sequences together re-score everything unless a shortlist
-is given, too.
+A re-ranker takes base distances [Q G] and the embeddings they come from and returns
+distances [Q G] that `rank_metrics` ranks in the same way (smaller is nearer). `rerank`
+reorders only the `shortlist` nearest of each probe, by any score function (for instance
+CarGait's pair distance); all others keep their places and values. The methods of
+`RERANKERS` that look at all sequences together give the whole gallery a new order,
+unless they are given a shortlist.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from gaitjax.rerank import graph_methods as graph_rerank
+from gaitjax.engine.guards import require
+from gaitjax.rerank import graph_methods
+from gaitjax.rerank.k_reciprocal import k_reciprocal
 from gaitjax.retrieval.distance import pairwise_distance
 
 # (probe [B S D], candidates [B K S D]) -> [B K], smaller is nearer
@@ -41,53 +43,27 @@ def rerank(
       probe: [Q S D]. gallery: [G S D], numpy or jax.
       score_fn: (probe [B S D], candidates [B K S D]) -> [B K], jitted by the caller
         (shapes are always the same); smaller is nearer.
-      shortlist: K; above G it means G.
+      shortlist: K, at least 1; above G it means G.
       chunk: B, probes per call.
 
     Returns:
-      float32 [Q G]: a row's values are those of `distance`, dealt out in the new order,
-      lowered by the least possible float where the base had ties.
+      float32 [Q G]: the values of `distance`, reassigned within each row to give the
+      new order; base ties are separated by the smallest possible amounts.
 
     Raises:
-      ValueError: K < 1, shapes that do not fit, NaN distances or scores.
+      ValueError: a score is NaN.
     """
     rows = first(distance, shortlist)
     scores = score(rows, probe, gallery, score_fn, chunk=chunk)
     return permute(distance, rows, scores)
 
 
-def cascade(
-    distance, probe, gallery, stages: Sequence[tuple[ScoreFunction, int]], *, chunk=64
-) -> np.ndarray:
-    """Several `rerank`s in a row, wide to narrow.
-
-    stages: (score_fn, shortlist) pairs, for example `local_blurring`, 50 and then
-    CarGait's, 10.
-    """
-    sizes = [size for _, size in stages]
-    if sizes != sorted(sizes, reverse=True):
-        raise ValueError(
-            f"A cascade narrows: shortlists must not grow from stage to stage; {sizes}."
-        )
-    for score_fn, size in stages:
-        distance = rerank(
-            distance, probe, gallery, score_fn, shortlist=size, chunk=chunk
-        )
-    return distance
-
-
 def first(distance, k: int) -> np.ndarray:
     """Gallery rows int32 [Q min(k, G)] of each probe's nearest, ties by gallery order.
 
-    (Where a [Q G] matrix is too much, `distance.nearest` gives the same rows.)
+    If a [Q G] matrix does not fit into memory, `distance.nearest` gives the same rows.
     """
     distance = np.asarray(distance, np.float32)
-    if distance.ndim != 2 or k < 1:
-        raise ValueError(
-            f"A shortlist needs distances [Q G], K >= 1; got {distance.shape}, K={k}."
-        )
-    if np.isnan(distance).any():
-        raise ValueError("NaN distances have no order; look for NaN in the embeddings.")
     k = min(k, distance.shape[1])
     if not distance.size:
         return np.zeros((distance.shape[0], k), np.int32)
@@ -97,28 +73,25 @@ def first(distance, k: int) -> np.ndarray:
 def score(rows, probe, gallery, score_fn: ScoreFunction, *, chunk: int) -> np.ndarray:
     """score_fn of each probe and its candidates gallery[rows]: float32 [Q K].
 
-    The last chunk is filled up with repetitions, so that score_fn sees one shape.
+    The last chunk is filled up with repetitions, so score_fn always sees one shape.
+    Raises ValueError if a score is NaN.
     """
     rows = np.asarray(rows)
-    if len(rows) != len(probe):
-        raise ValueError(f"{len(rows)} shortlists for {len(probe)} probes.")
     scores = np.empty(rows.shape, np.float32)
     for start in range(0, len(rows), chunk):
         some = np.arange(start, start + chunk).clip(max=len(rows) - 1)
         found = np.asarray(score_fn(probe[some], gallery[rows[some]]))
-        if found.shape != (len(some), rows.shape[1]):
-            raise ValueError(
-                f"score_fn returned {found.shape}, expected [B K] = "
-                f"{(len(some), rows.shape[1])}."
-            )
         scores[start : start + chunk] = found[: len(rows) - start]
-    if np.isnan(scores).any():
-        raise ValueError("score_fn returned NaN: the re-ranker or its input is broken.")
+    require(
+        not np.isnan(scores).any(),
+        "score_fn returned NaN. Look for NaN in the embeddings and in the parameters "
+        "of the re-ranker: its training may have diverged.",
+    )
     return scores
 
 
 def permute(distance, rows, scores) -> np.ndarray:
-    """The contract itself: `rows` [Q K] (of `first`) in the order of `scores` [Q K]."""
+    """distance [Q G] with `rows` [Q K] (of `first`) in the order of `scores` [Q K]."""
     out = np.array(distance, np.float32)
     if not out.size:
         return out
@@ -128,11 +101,12 @@ def permute(distance, rows, scores) -> np.ndarray:
         np.where(unreachable, np.inf, scores), axis=1, kind="stable"
     )  # [Q K]
     rows = np.take_along_axis(rows, order, axis=1)
-    # strictly ascending, and strictly before the tail, else gallery order would decide
+    # Make values strictly ascending and smaller than the tail: equal values would be
+    # ranked by gallery order.
     outside = np.ones(out.shape, bool)
     np.put_along_axis(outside, rows, False, axis=1)
     limit = np.min(out, axis=1, initial=np.inf, where=outside)  # [Q]
-    tiny = np.finfo(np.float32).tiny  # below it devices see zeros
+    tiny = np.finfo(np.float32).tiny  # devices treat smaller numbers as zero
     for k in range(rows.shape[1] - 1, -1, -1):
         below = np.nextafter(limit, np.float32(-np.inf), dtype=np.float32)
         below = np.where(np.abs(below) < tiny, -tiny, below)
@@ -145,7 +119,7 @@ def permute(distance, rows, scores) -> np.ndarray:
 
 
 def within_shortlist(distance, rescored, shortlist: int | None) -> np.ndarray:
-    """`rescored` [Q G] confined to the first `shortlist` of each row; None: as it is.
+    """distance [Q G], its first `shortlist` in the order of `rescored` (None: all).
 
     Pairs at distance +inf stay there.
     """
@@ -156,7 +130,7 @@ def within_shortlist(distance, rescored, shortlist: int | None) -> np.ndarray:
 
 
 def kr(distance, probe, gallery, *, shortlist=None, metric="euclidean", **options):
-    """`graph_rerank.k_reciprocal` on the all-against-all matrix of the base metric."""
+    """`k_reciprocal` on the all-against-all matrix of the base metric."""
     distance = np.asarray(distance)
     across = distance
     if not np.isfinite(across).all():
@@ -166,16 +140,16 @@ def kr(distance, probe, gallery, *, shortlist=None, metric="euclidean", **option
         np.fill_diagonal(square, 0)
     everything = np.block([[within[0], across], [across.T, within[1]]])
     everything = np.maximum(everything, 0)  # a cosine distance may round below 0
-    rescored = graph_rerank.k_reciprocal(everything, len(probe), **options)
+    rescored = k_reciprocal(everything, len(probe), **options)
     return within_shortlist(distance, rescored, shortlist)
 
 
 def lbr(distance, probe, gallery, *, shortlist=100, temperature=0.3, chunk=64):
-    """`graph_rerank.local_blurring` of the `shortlist` nearest (None: of all)."""
+    """`graph_methods.local_blurring` of the `shortlist` nearest (None: of all)."""
     return rerank(
         distance,
-        np.asarray(graph_rerank.features(probe)),  # once, not once per shortlist
-        np.asarray(graph_rerank.features(gallery)),
+        np.asarray(graph_methods.features(probe)),  # once, not once per shortlist
+        np.asarray(graph_methods.features(gallery)),
         lambda some, candidates: _blurred(some, candidates, temperature),
         shortlist=shortlist or np.shape(distance)[1],
         chunk=chunk,
@@ -183,25 +157,25 @@ def lbr(distance, probe, gallery, *, shortlist=100, temperature=0.3, chunk=64):
 
 
 def gcr(distance, probe, gallery, *, views=None, shortlist=None, **options):
-    """`graph_rerank.graph_convolution`; `views` = (of probes [Q], of gallery [G])."""
-    rescored = graph_rerank.graph_convolution(probe, gallery, views=views, **options)
+    """`graph_methods.graph_convolution`; `views` = (of probes [Q], of gallery [G])."""
+    rescored = graph_methods.graph_convolution(probe, gallery, views=views, **options)
     return within_shortlist(distance, rescored, shortlist)
 
 
 def gnn(distance, probe, gallery, *, shortlist=None, **options):
-    """`graph_rerank.graph_network`."""
-    rescored = graph_rerank.graph_network(probe, gallery, **options)
+    """`graph_methods.graph_network`."""
+    rescored = graph_methods.graph_network(probe, gallery, **options)
     return within_shortlist(distance, rescored, shortlist)
 
 
 def qe(distance, probe, gallery, *, shortlist=None, **options):
-    """`graph_rerank.query_expansion`."""
-    rescored = graph_rerank.query_expansion(probe, gallery, **options)
+    """`graph_methods.query_expansion`."""
+    rescored = graph_methods.query_expansion(probe, gallery, **options)
     return within_shortlist(distance, rescored, shortlist)
 
 
-# name -> f(distance [Q G], probe [Q S D], gallery [G S D], *, shortlist, ...) -> [Q G];
-# CarGait is trained, so it is made by whoever holds its parameters: `rerank(...)`.
+# name -> f(distance [Q G], probe [Q S D], gallery [G S D], *, shortlist, ...) -> [Q G].
+# CarGait needs trained parameters, so it is not here: see `compare.trained_method`.
 RERANKERS: dict[str, Callable[..., np.ndarray]] = {
     "kr": kr,
     "lbr": lbr,
@@ -211,21 +185,12 @@ RERANKERS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def find(name: str) -> Callable[..., np.ndarray]:
-    """RERANKERS[name], or a ValueError that lists the names."""
-    if name not in RERANKERS:
-        raise ValueError(
-            f"Unknown re-ranker {name!r}; choose from {', '.join(RERANKERS)}."
-        )
-    return RERANKERS[name]
-
-
 @jax.jit
 def _blurred(probe, candidates, temperature):
-    return graph_rerank.local_blurring(probe, candidates, temperature=temperature)
+    return graph_methods.local_blurring(probe, candidates, temperature=temperature)
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def _smallest(distance, k: int):
-    """lax.top_k puts the earlier of equal values first (0 - x: no negative zeros)."""
-    return jax.lax.top_k(0 - distance, k)[1]
+    """Columns of the k smallest values; of equal values the earlier ones come first."""
+    return jax.lax.top_k(0 - distance, k)[1]  # 0 - x: no negative zeros

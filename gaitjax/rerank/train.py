@@ -1,14 +1,11 @@
-"""Trains CarGait on the stored embeddings of a finished run, and compares re-rankers.
+"""Trains CarGait on the stored embeddings of a finished run.
 
-base run -> its model -> train split embedded once -> top-v lists -> triplets -> steps
-(log, validate, save) -> the parameters of the lowest validation ranking loss.
+top-v lists -> triplets -> steps (engine/loop.py logs, checkpoints and calls the hooks
+that validate) -> the parameters of the lowest validation ranking loss.
 """
 
-import contextlib
 import functools
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,24 +14,21 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
-from tqdm import tqdm
 
+from gaitjax import run_folder
 from gaitjax.data import pipeline
-from gaitjax.engine import cluster, optim, sharding
-from gaitjax.engine.checkpoints import Checkpoints, abstract, check_space, describe
-from gaitjax.engine.cluster import Stop
+from gaitjax.engine import cluster, loop, optim, sharding
+from gaitjax.engine.checkpoints import abstract
 from gaitjax.engine.log import MetricLog
 from gaitjax.losses import ranking_loss
-from gaitjax.pictures import reranking as rerank_pictures
-from gaitjax.rerank import base_run, cargait
-from gaitjax.rerank import compare as compare_rerankers
-from gaitjax.rerank import lists as ranking_lists
+from gaitjax.rerank import cargait
 from gaitjax.rerank.base_run import Table
-from gaitjax.retrieval import distance
-from gaitjax.run_folder import write_json
-from gaitjax.state import Setup, TrainState, check_positive, stored_part
-
-WITHOUT_NEGATIVE = ("skip", "nearest")
+from gaitjax.rerank.lists import (
+    RankingLists,
+    build_lists,
+    draw_triplets,
+    held_out_identities,
+)
 
 
 class Best(NamedTuple):
@@ -43,6 +37,27 @@ class Best(NamedTuple):
     params: Any
     loss: jax.Array
     step: jax.Array
+
+
+class State(NamedTuple):
+    """What a step reads and writes; it passes `best` on, validations replace it."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    best: Best
+
+
+class Setup(NamedTuple):
+    """What `build` makes of a config. step: jitted, donates its state."""
+
+    mesh: jax.sharding.Mesh
+    model: cargait.CarGait
+    schedule: optim.Schedule
+    step: Any
+    abstract_state: State
+    shardings: State
+    new_state: Callable[[], State]
 
 
 class Reranker(NamedTuple):
@@ -54,81 +69,8 @@ class Reranker(NamedTuple):
     loss: float
 
 
-# ---------------------------------------------------------------- what is learned from
-
-
-def build_lists(
-    table: Table, rows: np.ndarray, config, mesh
-) -> ranking_lists.RankingLists:
-    """Top-v lists of the sequences `rows` among themselves, under the base model.
-
-    config: `lists` of the run: size (v); same_view: False leaves out what protocols do
-    not count, sequences of the anchor's identity from the anchor's view;
-    without_negative: "skip" leaves out anchors whose whole list is of their own
-    identity, "nearest" gives them the nearest sequence of another one. A list without a
-    positive gets the nearest positive of all.
-
-    Raises:
-      ValueError: unknown without_negative; no anchor is left to draw.
-    """
-    if config.without_negative not in WITHOUT_NEGATIVE:
-        raise ValueError(
-            f"Unknown config.lists.without_negative {config.without_negative!r}; "
-            f"choose from {', '.join(WITHOUT_NEGATIVE)}."
-        )
-    embeddings, subject = np.asarray(table.embeddings[rows]), table.subject[rows]
-    place = np.arange(len(rows))
-    # where the own view counts, each sequence is a view of its own
-    view = place if config.same_view else table.view[rows]
-
-    def no_pair(one, other):
-        return (subject[one] == subject[other]) & (view[one] == view[other])
-
-    ((_, most),) = Counter(zip(subject.tolist(), view.tolist())).most_common(1)
-    _, near = distance.nearest(
-        embeddings, embeddings, k=config.size + most, metric=table.metric, mesh=mesh
-    )
-    out = no_pair(place[:, None], near)
-    near = ranking_lists.leave_out(near, out, config.size)  # [n v]
-    positive = subject[near] == subject[:, None]  # [n v]
-    other_positive, other_negative = np.full((2, len(rows)), -1)
-
-    def nearest_of(row: int, allowed: np.ndarray) -> int:
-        found = distance.pairwise_distance(
-            embeddings[[row]], embeddings[allowed], metric=table.metric
-        )
-        return rows[allowed[found[0].argmin()]]
-
-    for row in np.flatnonzero(~positive.any(axis=1)):
-        own = np.flatnonzero((subject == subject[row]) & ~no_pair(row, place))
-        if len(own):
-            other_positive[row] = nearest_of(row, own)
-    if config.without_negative == "nearest":
-        for row in np.flatnonzero(positive.all(axis=1)):
-            other = np.flatnonzero(subject != subject[row])
-            other_negative[row] = nearest_of(row, other)
-    lists = ranking_lists.RankingLists(
-        rows, rows[near], positive, other_positive, other_negative
-    )
-    if not (positive.any() or (other_positive >= 0).any()):
-        raise ValueError(
-            f"None of {len(rows)} sequences has another one of its identity"
-            f"{'' if config.same_view else ' from another view'} to learn from. Choose "
-            "a data set with several sequences of an identity"
-            f"{'.' if config.same_view else ' or set --config.lists.same_view=True.'}"
-        )
-    if not lists.usable.any():
-        raise ValueError(
-            f"None of {len(rows)} lists of the {config.size} nearest sequences holds a "
-            "sequence of another identity: the base model ranks its training data "
-            "perfectly. Raise config.lists.size or set "
-            "--config.lists.without_negative=nearest."
-        )
-    return lists
-
-
 def triplet_batches(
-    table: Table, lists: ranking_lists.RankingLists, labels, config, mesh, steps: range
+    table: Table, lists: RankingLists, labels, config, mesh, steps: range
 ) -> Iterator[dict[str, jax.Array]]:
     """One batch per step, global arrays, a function of (config.seed, step).
 
@@ -139,9 +81,7 @@ def triplet_batches(
     sharding.check_divides(count, mesh, "config.train.anchors")
     own = sharding.own_rows(count, mesh)
     for step in steps:
-        drawn = ranking_lists.draw_triplets(
-            lists, count=count, seed=config.seed, step=step
-        )
+        drawn = draw_triplets(lists, count=count, seed=config.seed, step=step)
         anchor = drawn.anchor[own]
         pair = np.stack([drawn.positive[own], drawn.negative[own]], axis=1)  # [B 2]
         batch = {
@@ -151,9 +91,6 @@ def triplet_batches(
             "candidate_labels": labels[pair],
         }
         yield pipeline.to_global(batch, mesh, count)
-
-
-# ---------------------------------------------------------------- training
 
 
 def ranking_terms(model, params, batch, rngs, loss) -> dict[str, jax.Array]:
@@ -182,7 +119,7 @@ def ranking_terms(model, params, batch, rngs, loss) -> dict[str, jax.Array]:
     }
 
 
-def train_step(state: TrainState, batch, rng, *, model, tx, loss):
+def train_step(state: State, batch, rng, *, model, tx, loss):
     """One update; returns the new state and the terms with the gradient's norm."""
     rngs = {"dropout": jax.random.fold_in(rng, state.step)}
 
@@ -197,45 +134,33 @@ def train_step(state: TrainState, batch, rng, *, model, tx, loss):
     return state, {**terms, "gradient_norm": optax.global_norm(gradients)}
 
 
-def build_reranker(
-    config, strips: int, width: int, num_classes: int, metric: str
-) -> Setup:
-    """As `state.build`, for CarGait on embeddings [S D] of `num_classes` identities.
+def build(config, strips: int, width: int, num_classes: int, metric: str) -> Setup:
+    """CarGait on embeddings [S D] of `num_classes` identities, and its state.
 
     metric: of the base model, "euclidean" or "cosine".
     """
     mesh = sharding.make_mesh(config.mesh)
-    model = cargait.create(config, num_classes, metric)
+    fields = {name: value for name, value in config.model.items() if name != "name"}
+    model = cargait.CarGait(num_classes, metric=metric, **fields)
     schedule = optim.make_schedule(config.optimizer, config.train.steps)
     tx = optim.make_optimizer(config.optimizer, schedule)
 
-    def init(rng) -> TrainState:
+    def init(rng) -> State:
         probe = jnp.zeros((1, strips, width))
         params = model.init(
             rng, probe, probe[:, None], train=False, method="pairs_and_logits"
         )["params"]
-        return TrainState(jnp.zeros((), jnp.int32), params, {}, {}, tx.init(params))
+        best = Best(params, jnp.float32(jnp.inf), jnp.int32(0))
+        return State(jnp.zeros((), jnp.int32), params, tx.init(params), best)
 
-    abstract_state = jax.eval_shape(init, jax.random.key(config.seed))
-    shardings = sharding.infer_shardings(
-        abstract_state, sharding.rules_of(config), mesh
-    )
-
-    def new_state() -> TrainState:
-        rng = sharding.key(config.seed, mesh)
-        return jax.jit(init, out_shardings=shardings)(rng)
-
-    return Setup(mesh, model, tx, tx, schedule, abstract_state, shardings, new_state)
-
-
-def step_function(config, setup: Setup):
-    """Jitted (state, batch, rng) -> (state, terms); the state's buffers are donated."""
-    whole = NamedSharding(setup.mesh, PartitionSpec())
-    return jax.jit(
-        functools.partial(train_step, model=setup.model, tx=setup.tx, loss=config.loss),
+    made = sharding.sharded_init(init, config.seed, sharding.rules_of(config), mesh)
+    abstract_state, shardings, new_state = made
+    step = jax.jit(
+        functools.partial(train_step, model=model, tx=tx, loss=config.loss),
         donate_argnums=0,
-        out_shardings=(setup.shardings, whole),
+        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
     )
+    return Setup(mesh, model, schedule, step, abstract_state, shardings, new_state)
 
 
 def fit(config, workdir: str, table: Table) -> Reranker:
@@ -246,99 +171,82 @@ def fit(config, workdir: str, table: Table) -> Reranker:
     that never gets better than the base model is therefore the base model.
     """
     identities = table.subject
-    held_out = ranking_lists.held_out_identities(
+    held_out = held_out_identities(
         identities, share=config.validation.share, seed=config.seed
     )
     known, own = np.unique(identities[~held_out], return_inverse=True)
     labels = np.full(len(identities), -1, np.int32)  # held out: never classified
     labels[~held_out] = own
     shape = table.embeddings.shape[1:]
-    setup = build_reranker(config, *shape, len(known), table.metric)
+    setup = build(config, *shape, len(known), table.metric)
     lists, held_out_lists = (
         build_lists(table, np.flatnonzero(side), config.lists, setup.mesh)
         for side in (~held_out, held_out)
     )
+    phase = loop.Phase(
+        name="training",
+        last=config.train.steps,
+        step=setup.step,
+        batches=lambda start, stop: triplet_batches(
+            table, lists, labels, config, setup.mesh, range(start, stop)
+        ),
+        rate=setup.schedule,
+        name_rows=lambda step: _name_triplets(config, table, lists, step),
+    )
+    validate = _validation(config, setup, table, held_out_lists, labels)
 
-    check_space(workdir, (setup.abstract_state, setup.abstract_state.params))  # best
-    description = describe(config, table.fingerprint)
-    del description["config"]["data"]["test_dataset"]  # no part of the training
+    def started(state: State, step: int, log: MetricLog) -> State:
+        cluster.say(_summary(config, setup, table, lists, step))
+        return validate(state, step, log) if step == 0 else state
+
+    def after_step(state: State, step: int, log: MetricLog):
+        due = step % config.validation.every_steps == 0 or step == config.train.steps
+        return validate(state, step, log) if due else state, None
+
+    task = loop.Task(
+        name=config.name,
+        phases=(phase,),
+        new_state=setup.new_state,
+        target=_stored(abstract(setup.abstract_state, setup.shardings)),
+        stored=_stored,
+        restored=_restored,
+        describe=lambda state: _description(config, table),
+        differences=run_folder.differences,
+        started=started,
+        after_step=after_step,
+    )
+    rng = sharding.key(config.seed + 1, setup.mesh)
+    state = loop.fit(task, workdir, rng, config.train)
+    best = state.best
+    if jax.process_count() > 1:  # re-ranking is each process's own, on its own devices
+        best = multihost_utils.process_allgather(best, tiled=True)
+    return Reranker(setup.model, best.params, int(best.step), float(best.loss))
+
+
+def _description(config, table: Table) -> dict[str, Any]:
+    """What identifies the training; the data set to be re-ranked is no part of it."""
+    description = run_folder.describe(config, table.fingerprint)
+    del description["config"]["data"]["test_dataset"]
     if table.metric != "euclidean":
         description["config"]["base_metric"] = table.metric
-    last = config.train.steps
-    jitted, compiled, previous = step_function(config, setup), None, None
-    validate = _validation(config, setup, table, held_out_lists, labels)
-    rng = sharding.key(config.seed + 1, setup.mesh)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(Stop())
-        checkpoints = stack.enter_context(
-            contextlib.closing(Checkpoints(workdir, keep=config.train.keep))
-        )
-        state, best, step = _restore_or_new(setup, checkpoints, description)
-        cluster.say(_summary(config, setup, table, lists, step))
-        log = stack.enter_context(MetricLog(workdir, step))
-        bar = stack.enter_context(tqdm(
-            total=last, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1,
-            desc=f"train {config.name}", disable=jax.process_index() > 0,
-            mininterval=1.0,
-        ))  # fmt: skip
-        if step == 0:
-            best = validate(best, state, 0, log)
-        for batch in triplet_batches(
-            table, lists, labels, config, setup.mesh, range(step, last)
-        ):
-            if compiled is None:
-                compiled = jitted.lower(state, batch, rng).compile()
-                parts = sharding.memory(state, setup.shardings, compiled)
-                cluster.say(f"training: {sharding.memory_line(parts)}")
-            state, terms = compiled(state, batch, rng)
-            step += 1
-            if previous is not None:  # a step late, so the device is never idle
-                _check_finite(*previous, config, table, lists)
-            previous = (step, terms)
-            bar.update()
-            if step % config.train.log_every == 0 or step == last:
-                _check_finite(*previous, config, table, lists)
-                row = {name: float(value) for name, value in terms.items()}
-                row["learning_rate"] = float(setup.schedule(step - 1))
-                log.write(step, "train", row)
-                bar.set_postfix(loss=f"{row['total']:.3f}")
-            if step % config.validation.every_steps == 0 or step == last:
-                best = validate(best, state, step, log)
-            stopping = cluster.asked()
-            if step % config.train.checkpoint_every == 0 or step == last or stopping:
-                _check_finite(*previous, config, table, lists)
-                stored = {"train": stored_part(state), "best": best._asdict()}
-                checkpoints.save(step, stored, description)
-            if stopping:
-                checkpoints.wait()
-                cluster.end(step, last, workdir)
-        checkpoints.wait()
-    params = best.params
-    if jax.process_count() > 1:  # re-ranking is each process's own, on its own devices
-        params = multihost_utils.process_allgather(params, tiled=True)
-    return Reranker(setup.model, params, int(best.step), float(best.loss))
+    return description
 
 
-def _restore_or_new(setup: Setup, checkpoints: Checkpoints, description):
-    """(state, best, step): the newest readable checkpoint of this run, or a new one."""
-    whole = NamedSharding(setup.mesh, PartitionSpec())
-    state = abstract(setup.abstract_state, setup.shardings)
-    best = Best(
-        state.params,
-        jax.ShapeDtypeStruct((), jnp.float32, sharding=whole),
-        jax.ShapeDtypeStruct((), jnp.int32, sharding=whole),
-    )
-    target = {"train": stored_part(state), "best": best._asdict()}
-    restored = checkpoints.restore(target, description)
-    if restored is None:
-        state = setup.new_state()
-        return state, Best(state.params, *_whole(np.inf, 0, setup.mesh)), 0
-    stored, step = restored
-    return TrainState(**stored["train"], frozen={}), Best(**stored["best"]), step
+def _stored(state: State) -> dict[str, Any]:
+    """The state as checkpoints hold it."""
+    train = {"step": state.step, "params": state.params, "batch_stats": {}}
+    train["opt_state"] = state.opt_state
+    return {"train": train, "best": state.best._asdict()}
+
+
+def _restored(state: State, stored: dict[str, Any]) -> State:
+    train = stored["train"]
+    best = Best(**stored["best"])
+    return State(train["step"], train["params"], train["opt_state"], best)
 
 
 def _validation(config, setup: Setup, table: Table, lists, labels):
-    """A function (best, state, step, log) -> best that validates `state`."""
+    """A function (state, step, log) -> state with the best parameters so far."""
     terms_of = jax.jit(
         lambda params, batch: ranking_terms(
             setup.model, params, batch, None, config.loss
@@ -346,7 +254,7 @@ def _validation(config, setup: Setup, table: Table, lists, labels):
     )
     steps = range(config.validation.batches)
 
-    def validate(best: Best, state: TrainState, step: int, log: MetricLog) -> Best:
+    def validate(state: State, step: int, log: MetricLog) -> State:
         # the same triplets each time
         batches = triplet_batches(table, lists, labels, config, setup.mesh, steps)
         rows = [jax.device_get(terms_of(state.params, batch)) for batch in batches]
@@ -354,42 +262,27 @@ def _validation(config, setup: Setup, table: Table, lists, labels):
             f"validation/held_out/{name}": float(np.mean([row[name] for row in rows]))
             for name in ("ranking", "ordered")
         }
-        if not all(map(np.isfinite, means.values())):
-            raise FloatingPointError(
-                f"Step {step}: the validation losses are not finite ({means}). The "
-                "last checkpoint is kept; lower config.optimizer.learning_rate."
-            )
+        loop.check_finite(
+            step, means, lambda _: "They are means over held-out triplets"
+        )
         log.write(step, "eval", means)
         loss = np.float32(means["validation/held_out/ranking"])
-        if not loss < np.float32(best.loss):
-            return best
+        if not loss < np.float32(state.best.loss):
+            return state
         kept = jax.tree.map(jnp.copy, state.params)  # the step donates its state
-        return Best(kept, *_whole(loss, step, setup.mesh))
+        whole = NamedSharding(setup.mesh, PartitionSpec())
+        numbers = sharding.place((loss, np.int32(step)), (whole, whole))
+        return state._replace(best=Best(kept, *numbers))
 
     return validate
 
 
-def _whole(loss: float, step: int, mesh) -> tuple[jax.Array, jax.Array]:
-    """(f32 loss, i32 step) as arrays that every device holds, as checkpoints need."""
-    whole = NamedSharding(mesh, PartitionSpec())
-    return sharding.place((np.float32(loss), np.int32(step)), (whole, whole))
-
-
-def _check_finite(step: int, terms, config, table: Table, lists) -> None:
-    """Stops at NaN or Inf, naming the step, the terms and the batch's anchors."""
-    values = {name: float(value) for name, value in terms.items()}
-    broken = [name for name, value in values.items() if not np.isfinite(value)]
-    if broken:
-        drawn = ranking_lists.draw_triplets(
-            lists, count=config.train.anchors, seed=config.seed, step=step - 1
-        )
-        raise FloatingPointError(
-            f"Step {step}: {', '.join(broken)} not finite ({values}). The sequences "
-            "of its triplets (anchor, positive, negative): "
-            f"{'; '.join(', '.join(table.key[list(row)]) for row in zip(*drawn))}. The "
-            "last checkpoint is kept; lower config.optimizer.learning_rate or look at "
-            "these sequences."
-        )
+def _name_triplets(config, table: Table, lists, step: int) -> str:
+    drawn = draw_triplets(
+        lists, count=config.train.anchors, seed=config.seed, step=step - 1
+    )
+    rows = "; ".join(", ".join(table.key[list(row)]) for row in zip(*drawn))
+    return f"The sequences of its triplets (anchor, positive, negative): {rows}"
 
 
 def _summary(config, setup: Setup, table: Table, lists, step: int) -> str:
@@ -401,101 +294,3 @@ def _summary(config, setup: Setup, table: Table, lists, step: int) -> str:
         f"anchors, {lists.positive.mean():.0%} of their lists are positives; "
         f"{config.train.anchors} anchors a step, step {step} of {config.train.steps}."
     )
-
-
-# ---------------------------------------------------------------- entries
-
-
-def check_config(config) -> None:
-    """Raises ValueError, naming the field, for what would fail late."""
-    check_positive(
-        config, "train.anchors", "train.log_every", "train.checkpoint_every",
-        "train.keep", "validation.batches", "validation.every_steps",
-    )  # fmt: skip
-    sharding.check_rules(sharding.rules_of(config))
-
-
-def run(config, workdir: str) -> Reranker:
-    """Mode "train": trains or continues the re-ranker of config.base_run."""
-    check_config(config)
-    return _train(config, workdir, base_run.load_base(config))
-
-
-def _train(config, workdir: str, base: base_run.Base) -> Reranker:
-    data = base_run.open_base_split(base, "train", config.data.train_dataset)
-    return fit(config, workdir, base_run.stored_embeddings(base, data, workdir))
-
-
-def rerank(config, workdir: str) -> dict[str, Any]:
-    """Mode "rerank": trains if not finished, then compares all re-rankers.
-
-    Writes WORKDIR/rerank.json, rankings.npz and pictures/ (with the data set's name
-    where config.data.test_dataset names one), prints the table, returns rerank.json.
-    """
-    check_config(config)
-    compare_rerankers.check_names(config.evaluation.rerankers)
-    base = base_run.load_base(config)
-    # what cannot be evaluated is not trained
-    data = base_run.open_base_split(base, "test", config.data.test_dataset)
-    reranker = _train(config, workdir, base)
-    table = base_run.stored_embeddings(base, data, workdir)
-    cluster.leave_if_asked()
-    embeddings, index = np.asarray(table.embeddings), data.index
-    names = config.evaluation.protocols or base.config.evaluation.protocols
-    methods = compare_rerankers.methods(
-        reranker.model, reranker.params, config.evaluation, table.metric
-    )
-    compared = compare_rerankers.compare(
-        methods, names, embeddings, index, table.metric
-    )
-    report = {
-        "config": config.name,
-        "base_run": config.base_run,
-        "base_config": base.config.name,
-        "base_step": int(base.state.step),
-        "step": reranker.step,  # of the lowest validation ranking loss
-        "validation_ranking_loss": reranker.loss,
-        "parameters": sum(x.size for x in jax.tree.leaves(reranker.params)),
-        "shortlist": config.evaluation.shortlist,
-        "dataset": data.name,
-        "split": base.config.data.test_split,
-        "identities": len(np.unique(index.subject)),
-        "sequences": len(index.key),
-        "embedding": list(embeddings.shape[1:]),
-        "metric": table.metric,
-        **compared,
-    }
-    if jax.process_index() > 0:
-        return report
-    suffix = "_" + data.name.replace("/", "_") if config.data.test_dataset else ""
-    path = Path(workdir) / f"rerank{suffix}.json"
-    write_json(path, report)
-    score_fn = compare_rerankers.pair_score(reranker.model, reranker.params)
-    lists = compare_rerankers.all_rankings(
-        methods, names, embeddings, index, table.metric, score_fn, config.evaluation
-    )
-    flat = {
-        f"{key}/{name}": x for key, item in lists.items() for name, x in item.items()
-    }
-    np.savez(Path(workdir) / f"rankings{suffix}.npz", **flat)
-    print(
-        f"\n{base.config.name} re-ranked on {data.name}/{report['split']}: "
-        f"{report['sequences']:,} sequences of {report['identities']} identities never "
-        f"seen in training. CarGait: K={report['shortlist']}, parameters of step "
-        f"{reranker.step:,} of {config.train.steps:,}.\n"
-    )
-    print(compare_rerankers.table(compared))
-    print(f"results: {path}")
-    if config.pictures:
-        folder = Path(workdir) / f"pictures{suffix}"
-        task, ranking = next(iter(lists.items()))
-        modality = base.config.data.modalities[0]
-        name = f"reranked_{task.rpartition('/')[2]}.png"
-        rerank_pictures.ranked_lists(ranking, data, modality, folder / name)
-        if config.model.cross_attention:
-            rerank_pictures.attention(
-                reranker.model, reranker.params, embeddings, ranking, index.subject,
-                folder / "attention.png",
-            )  # fmt: skip
-        print(f"pictures: {folder}/")
-    return report

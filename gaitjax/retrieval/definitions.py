@@ -1,11 +1,15 @@
 """The benchmarks' protocols as data: who is compared with whom, how it is averaged.
 
-docs/protocols.md has each in words and the published numbers that used it. Where the
-field's evaluator is known to err we differ: the CCPG scalar that it returns and logs is
-the mean of the whole camera table, same cameras included, which is neither `ccpg_gait`
-nor `ccpg_reid` and has no name here; a condition that was not recorded, or a gallery of
-fewer than k, is NaN or an error there, here it is left out and reported, or a Rank-k
-like any other; ties go to the earlier gallery sequence, there they are arbitrary.
+docs/protocols.md describes each in words and names the published numbers that used it.
+OpenGait's evaluator is the field's usual one; we differ from it where it errs:
+
+* Its CCPG scalar is the mean of the whole camera table, same cameras included. That is
+  neither `ccpg_gait` nor `ccpg_reid`, and no protocol here reports it.
+* A condition that was not recorded is NaN or an error there. Here it is left out and
+  counted.
+* A gallery of fewer than k sequences is an error there. Here Rank-k is then the share
+  of probes with any match.
+* Ties are broken arbitrarily there. Here the earlier gallery sequence ranks first.
 """
 
 from collections.abc import Callable
@@ -15,7 +19,7 @@ from typing import Any, NamedTuple
 class Protocol(NamedTuple):
     """tasks: name -> (gallery, probe), each a predicate of the condition.
 
-    average: over what a task's numbers are means.
+    average: what a task's numbers are means over.
       "gallery": one gallery of all views; mean over the probes that have a match.
       "view_pairs": a gallery per view; Rank-k of each probe view x gallery view, mean
         over the gallery views other than the probe's own, then over probe views.
@@ -25,9 +29,9 @@ class Protocol(NamedTuple):
       "subject_and_view" (equal subject and equal view). "view_pairs" has "view".
     ranks: the k of Rank-k.
     camera: a view's camera is its name before the first "_", and counts as the view.
-    unmatched: what a probe without a match in the gallery counts for Rank-k: "miss" or
-      "left_out". (It is always left out of mAP and mINP.)
-    both: report Rank-k over probes with a match, too, as "rankK_matched".
+    unmatched: how Rank-k counts a probe without a match in the gallery: "miss" or
+      "left_out". (mAP and mINP always leave it out.)
+    both: also report Rank-k over the probes with a match, as "rankK_matched".
     ignored_views: sequences of these views take no part.
     mean: report the mean over the tasks as task "mean".
     """
@@ -157,12 +161,3 @@ PROTOCOLS: dict[str, Protocol] = {
         average="view_pairs", excluded="view", ranks=(1, 5),
     ),
 }  # fmt: skip
-
-
-def find(protocol: str) -> Protocol:
-    """PROTOCOLS[protocol], or a ValueError that lists the names."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(
-            f"Unknown protocol {protocol!r}; choose from {', '.join(PROTOCOLS)}."
-        )
-    return PROTOCOLS[protocol]

@@ -1,7 +1,7 @@
 """Distances between strip embeddings, and exact nearest neighbours in any gallery.
 
 Everything is computed in float32, whatever the inputs are stored in, in tiles of
-probes x gallery: nothing of the size Q x G x S is ever held.
+probes x gallery, so no array of size Q x G x S is ever in memory.
 """
 
 import functools
@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+
+from gaitjax.engine.guards import require
 
 METRICS = ("euclidean", "cosine")
 PROBE_TILE, GALLERY_TILE = 512, 1024  # rows; a tile of distances is 2 MiB
@@ -27,9 +29,9 @@ def pairwise_distance(
 ) -> np.ndarray:
     """Distances [Q G] between all probes and all gallery sequences.
 
-    "euclidean": the mean over strips of the L2 distance of each strip, neither squared
-    nor taken of the concatenated strips (which would rank differently); between
-    identical sequences up to rounding, ~3e-4 of the embeddings' spread, instead of 0.
+    "euclidean": the mean over strips of each strip's L2 distance. (Squared distances,
+    or one distance of the concatenated strips, would rank differently.) Rounding makes
+    the distance of identical sequences up to ~3e-4 of the embeddings' spread, not 0.
     "cosine": 1 - the mean over strips of the cosines; a strip of zeros has cosine 0.
 
     The common mean of the gallery is subtracted first: distances do not change, but
@@ -44,11 +46,7 @@ def pairwise_distance(
 
     Returns:
       float32 numpy array [Q G].
-
-    Raises:
-      ValueError: unknown metric, or shapes that do not fit each other.
     """
-    _check(probe, gallery, metric)
     center = gallery_center(gallery)
     out = np.empty((probe.shape[0], gallery.shape[0]), np.float32)
     probe_tile = _tile_size(probe.shape[0], probe_tile)
@@ -76,14 +74,14 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest gallery sequences of each probe: exact, ties by gallery order.
 
-    Gallery rows are split over all devices of the mesh; each device scans its rows in
-    tiles, keeping k candidates per probe, and the lists are merged. Never held:
-    Q x G. Per device: its share of the gallery in the gallery's own dtype (bfloat16
-    halves it), one float32 tile, `probe_tile` x (tile + k) distances.
+    Gallery rows are split over all devices of the mesh. Each device scans its rows in
+    tiles and keeps k candidates per probe; then the lists are merged. No Q x G array is
+    made. Memory per device: its share of the gallery in the gallery's own dtype
+    (bfloat16 halves it), one float32 tile, `probe_tile` x (tile + k) distances.
 
     Args:
       probe: [Q S D], numpy or jax.
-      gallery: [G S D], numpy or jax; on several hosts the same array on each.
+      gallery: [G S D], G >= 1, numpy or jax; on several hosts the same on each.
       k: how many, at least 1; above G it means G.
       metric: "euclidean" or "cosine", as in `pairwise_distance`.
       mesh: jax.sharding.Mesh whose devices share the gallery; None: one device.
@@ -93,13 +91,9 @@ def nearest(
       (distances float32, gallery rows int32), both [Q min(k, G)], nearest first.
 
     Raises:
-      ValueError: k < 1, an empty gallery, unknown metric, shapes that do not fit, or
-        embeddings that are not finite.
+      ValueError: an embedding is NaN or infinite.
     """
-    _check(probe, gallery, metric)
     rows = gallery.shape[0]
-    if k < 1 or rows == 0:
-        raise ValueError(f"nearest needs k >= 1 and a gallery; got k={k}, G={rows}.")
     k = min(k, rows)
     if mesh is None:
         mesh = jax.make_mesh(
@@ -117,11 +111,12 @@ def nearest(
     for row in range(0, probe.shape[0], probe_tile):
         queries = _padded(probe[row : row + probe_tile], probe_tile)
         found = search(np.asarray(queries), stored, center)
-        if found[2]:
-            raise ValueError(
-                f"Distances of probes {row} and on are NaN or infinite: embeddings of "
-                "probes or gallery are broken. Find them with np.isfinite."
-            )
+        require(
+            not found[2],
+            f"Some distances of probes {row} to {min(row + probe_tile, len(probe)) - 1}"
+            " are NaN or infinite, so embeddings of these probes or of the gallery are "
+            "too. Find them with np.isfinite; the model may have diverged.",
+        )
         stop = min(row + probe_tile, probe.shape[0])
         distances[row:stop] = np.asarray(found[0])[: stop - row]
         indices[row:stop] = np.asarray(found[1])[: stop - row]
@@ -131,7 +126,8 @@ def nearest(
 def gallery_center(gallery) -> np.ndarray:
     """Mean embedding float32 [S D] of at most 4,096 evenly chosen rows.
 
-    Any constant is right (see `pairwise_distance`); a rough mean is all it takes.
+    Any constant gives the right distances (see `pairwise_distance`), so a rough mean
+    is enough.
     """
     if gallery.shape[0] == 0:
         return np.zeros(gallery.shape[1:], np.float32)
@@ -183,7 +179,8 @@ def _search(mesh, k: int, tile: int, rows: int, metric: str):
 
         def scan_tile(carry, start):
             best, broken = carry
-            # the last tile is moved back into the rows; what it repeats is left out
+            # The last tile is moved back so that it ends with the last row. The rows
+            # that it shares with the tile before are ignored.
             moved = jnp.minimum(start, share - tile)
             block = jax.lax.dynamic_slice_in_dim(gallery, moved, tile)  # [t S D]
             if block.dtype == jnp.uint16:  # see _split
@@ -235,7 +232,7 @@ def _smallest(first, second, k: int):
 def _split(gallery, total: int, mesh):
     """The gallery padded to `total` rows, rows split over all devices of the mesh.
 
-    bfloat16 travels as uint16: XLA for CPU would make a float32 copy of all of it.
+    bfloat16 is passed as uint16, because XLA for CPU would copy all of it to float32.
     """
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
     gallery = np.asarray(gallery)
@@ -251,9 +248,9 @@ def _split(gallery, total: int, mesh):
 
 
 def _tile_size(rows: int, limit: int) -> int:
-    """The power of two from 64 on that holds `rows`, at most `limit`.
+    """The smallest power of two >= 64 that holds `rows`, at most `limit`.
 
-    So that few shapes are compiled, whatever the sizes of the tasks.
+    Tasks of all sizes thus share a few compiled shapes.
     """
     return min(limit, 1 << max(rows - 1, 63).bit_length())
 
@@ -265,14 +262,3 @@ def _padded(x, rows: int):
         return x
     stack: Any = np if isinstance(x, np.ndarray) else jnp
     return stack.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
-
-
-def _check(probe, gallery, metric: str) -> None:
-    if metric not in METRICS:
-        raise ValueError(f"Unknown metric {metric!r}; choose from {METRICS}.")
-    if probe.ndim != 3 or gallery.ndim != 3 or probe.shape[1:] != gallery.shape[1:]:
-        raise ValueError(
-            "Embeddings must be probe [Q S D] and gallery [G S D] with equal S and D; "
-            f"got {probe.shape} and {gallery.shape}. A single vector per sequence is "
-            "one strip: embeddings[:, None, :]."
-        )

@@ -1,9 +1,10 @@
-"""GREW's submission file: the true probes' identities are known to its server only."""
+"""GREW's submission file: only its server knows the identities of the true probes."""
 
 from pathlib import Path
 
 import numpy as np
 
+from gaitjax.engine.guards import require
 from gaitjax.retrieval.distance import nearest
 
 
@@ -14,20 +15,20 @@ def write(
 
     Gallery: conditions "01" and "02". Probes: subject "probe" (their identities are
     secret), named by their view. One line per probe, "videoId,rank1,...,rank20": the
-    identities of its 20 nearest gallery sequences, one identity as often as it occurs.
+    identities of its 20 nearest gallery sequences, so an identity may occur repeatedly.
 
     Raises:
-      ValueError: no such probes or fewer than `ranks` gallery sequences.
+      ValueError: no such probes, or fewer than `ranks` gallery sequences.
     """
     subject, condition = np.asarray(index.subject), np.asarray(index.condition)
     probe = np.flatnonzero(subject == "probe")
     gallery = np.flatnonzero(np.isin(condition, ("01", "02")) & (subject != "probe"))
-    if not len(probe) or len(gallery) < ranks:
-        raise ValueError(
-            f"A GREW submission needs probes (subject 'probe') and at least {ranks} "
-            f"gallery sequences (conditions '01', '02'); got {len(probe)} and "
-            f"{len(gallery)}. Is the index that of GREW's test split?"
-        )
+    require(
+        len(probe) and len(gallery) >= ranks,
+        f"A GREW submission needs probes (subject 'probe') and at least {ranks} "
+        f"gallery sequences (conditions '01', '02'); got {len(probe)} and "
+        f"{len(gallery)}. Is the index that of GREW's test split?",
+    )
     _, nearest_rows = nearest(
         embeddings[probe], embeddings[gallery], k=ranks, metric=metric
     )

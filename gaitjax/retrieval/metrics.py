@@ -1,20 +1,21 @@
-"""Rank-k, mAP and mINP from a distance matrix: pure NumPy, exact, defined at the edges.
+"""Rank-k, mAP and mINP from a distance matrix: pure NumPy, exact, never NaN.
 
-Ties are broken by gallery order: of two equally distant gallery sequences the earlier
-one ranks first, always. A probe without any match in its gallery has no rank; who
-averages decides whether it is left out (`rank_metrics`) or counts as a miss
-(`protocols`, where the field does so). Nothing here returns NaN.
+Of two equally distant gallery sequences the earlier one ranks first. A probe without
+any match in its gallery has no rank: `rank_metrics` leaves it out, and `protocols`
+counts it as a miss where the benchmark does so.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
+from gaitjax.engine.guards import require
+
 RANKS = (1, 5, 10)
 
 
 class Outcomes(NamedTuple):
-    """How each probe fared; arrays [Q], or of equal leading shape.
+    """The result of each probe; arrays [Q], or of equal leading shape.
 
     first_match: int, rank (from 1) of the nearest true match; 0 = no match in gallery.
     average_precision: mean over true matches of (matches so far) / rank; 0 without.
@@ -32,20 +33,27 @@ class Outcomes(NamedTuple):
 
 
 def probe_outcomes(distance, probe_ids, gallery_ids, excluded=None) -> Outcomes:
-    """The ranks of all true matches of each probe, condensed to `Outcomes` [Q].
+    """`Outcomes` [Q] from the ranks of all true matches of each probe.
 
-    Sorts values only and looks all matches up in them at once; rows where a match ties
-    with another sequence are ranked again by a stable sort.
+    For speed, only values are sorted, and all matches are looked up in them at once.
+    Rows where a match ties with another sequence are ranked again by a stable sort.
 
     Args:
-      distance: float [Q G]; +-inf is allowed, NaN is not.
+      distance: float [Q G]; +-inf is allowed.
       probe_ids: [Q], gallery_ids: [G], of one comparable type.
       excluded: bool [Q G], pairs that do not exist for this evaluation; None = none.
 
     Raises:
-      ValueError: shapes that do not fit each other; NaN.
+      ValueError: a distance is NaN.
     """
-    distance, excluded = _checked(distance, probe_ids, gallery_ids, excluded)
+    distance = np.asarray(distance)
+    broken = np.isnan(distance).any(axis=1)
+    require(
+        not broken.any(),
+        f"NaN distances for {broken.sum()} of {len(broken)} probes, the first is probe "
+        f"{np.argmax(broken) if len(broken) else 0}. Look for NaN in the embeddings: "
+        "the model may have diverged, or a sequence may have no valid frames.",
+    )
     code = np.unique(np.concatenate([probe_ids, gallery_ids]), return_inverse=True)[1]
     match = code[: len(probe_ids), None] == code[None, len(probe_ids) :]  # [Q G]
     if excluded is not None:
@@ -77,9 +85,10 @@ def probe_outcomes(distance, probe_ids, gallery_ids, excluded=None) -> Outcomes:
 
 
 def _count(ordered, row, value, before) -> np.ndarray:
-    """How many of ordered[row] (sorted rows, [Q G]) come before each value: int [N].
+    """How many entries of ordered[row] come before each value: int [N].
 
-    before: np.less or np.less_equal. A binary search for all N values together.
+    ordered: sorted rows [Q G]. before: np.less or np.less_equal. One binary search runs
+    for all N values together.
     """
     low = np.zeros(len(row), np.int64)
     high = np.full(len(row), ordered.shape[1], np.int64)
@@ -98,8 +107,8 @@ def rank_metrics(
 ) -> dict[str, float]:
     """Rank-k, mAP, mINP in percent over the probes that have a match in the gallery.
 
-    A gallery of fewer than k sequences has a Rank-k like any other: the share of probes
-    whose match is among the first k, or among all there are.
+    In a gallery of fewer than k sequences, Rank-k is the share of probes with a match
+    anywhere in it.
 
     Args:
       distance: float [Q G]. probe_ids: [Q]. gallery_ids: [G].
@@ -108,11 +117,11 @@ def rank_metrics(
 
     Returns:
       {"rank1": ..., "mAP": ..., "mINP": ..., "probes": all probes,
-      "probes_without_match": those left out of the percentages}. Where no probe has a
-      match there is nothing to average: only the two counts are returned.
+      "probes_without_match": those left out of the percentages}. If no probe has a
+      match, only the two counts are returned.
 
     Raises:
-      ValueError: shapes that do not fit each other; NaN distances.
+      ValueError: a distance is NaN.
     """
     return summarise(probe_outcomes(distance, probe_ids, gallery_ids, excluded), ranks)
 
@@ -130,46 +139,3 @@ def summarise(outcomes: Outcomes, ranks=RANKS) -> dict[str, float]:
     result["probes"] = len(matched)
     result["probes_without_match"] = int(np.sum(~matched))
     return result
-
-
-def cmc(distance, probe_ids, gallery_ids, excluded=None, max_rank=50) -> np.ndarray:
-    """Rank-k in percent for k = 1 .. min(max_rank, G): float [K], for a curve.
-
-    Over the probes with a match; zeros where none has one. Arguments: `rank_metrics`.
-    """
-    outcomes = probe_outcomes(distance, probe_ids, gallery_ids, excluded)
-    return curve(outcomes.first_match, min(max_rank, np.shape(distance)[1]))
-
-
-def curve(first_match, length: int) -> np.ndarray:
-    """`cmc` from Outcomes.first_match [Q], for k = 1 .. length."""
-    first = first_match[first_match > 0]
-    k = np.arange(1, length + 1)
-    if not len(first):
-        return np.zeros(len(k))
-    return 100 * np.mean(first[:, None] <= k[None, :], axis=0)  # [K]
-
-
-def _checked(distance, probe_ids, gallery_ids, excluded):
-    distance = np.asarray(distance)
-    expected = (len(probe_ids), len(gallery_ids))
-    if distance.shape != expected:
-        raise ValueError(
-            f"distance must be [Q G] = {expected} for {expected[0]} probe_ids and "
-            f"{expected[1]} gallery_ids; got {distance.shape}."
-        )
-    if excluded is not None:
-        excluded = np.asarray(excluded)
-        if excluded.shape != expected or excluded.dtype != bool:
-            raise ValueError(
-                f"excluded must be bool [Q G] = {expected}; got {excluded.dtype} "
-                f"{excluded.shape}."
-            )
-    broken = np.isnan(distance).any(axis=1)
-    if broken.any():
-        raise ValueError(
-            f"NaN distances for {int(broken.sum())} of {expected[0]} probes (the first "
-            f"is probe {int(np.argmax(broken))}): they have no order. Look for NaN in "
-            "the embeddings: a diverged run, or a sequence without valid frames."
-        )
-    return distance, excluded

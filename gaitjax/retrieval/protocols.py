@@ -1,29 +1,28 @@
 """Runs the benchmarks' protocols: from embeddings to "protocol/task/metric".
 
-The protocols themselves are data, in `gaitjax.retrieval.definitions`.
+The protocols themselves are data, in `gaitjax/retrieval/definitions.py`.
 """
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from gaitjax.retrieval.definitions import PROTOCOLS, Protocol, find
+from gaitjax.engine.guards import choose, require
+from gaitjax.retrieval.definitions import PROTOCOLS, Protocol
 from gaitjax.retrieval.distance import pairwise_distance
 from gaitjax.retrieval.metrics import Outcomes, probe_outcomes, summarise
 from gaitjax.retrieval.view_pairs import ViewTable, pair_metrics, view_table
 
-__all__ = ["PROTOCOLS", "Index", "Task", "evaluate", "evaluate_tasks", "find", "tasks"]
-
-CHUNK = 1 << 26  # distances in memory at a time (256 MiB) where all do not fit
+CHUNK = 1 << 26  # distances in memory at a time (256 MiB)
 
 
 class Index(NamedTuple):
-    """One row per sequence: str arrays [n]. Any object with these columns will do."""
+    """One row per sequence: str arrays [n]. Any object with these columns works."""
 
     subject: np.ndarray
     condition: np.ndarray
@@ -32,7 +31,7 @@ class Index(NamedTuple):
 
 
 class Task(NamedTuple):
-    """One retrieval problem: rows of the index, and what of it does not count.
+    """One retrieval problem: rows of the index, and which pairs do not count.
 
     probe: int [Q], gallery: int [G], rows of the index. *_subject, *_view: their
     subjects and views (cameras where the protocol says so). rule: Protocol.excluded.
@@ -67,9 +66,9 @@ class Task(NamedTuple):
         )
 
     def blocks(self) -> Iterator["Task"]:
-        """The task in parts of at most CHUNK distances, a part of the probes each.
+        """The task split by probes into parts of at most CHUNK distances.
 
-        What a probe gets depends on no other probe.
+        Probes do not influence each other, so the results stay the same.
         """
         size = max(1, CHUNK // max(1, len(self.gallery)))
         for start in range(0, max(1, len(self.probe)), size):
@@ -95,10 +94,10 @@ class TaskResult(NamedTuple):
 def tasks(protocol: str, index) -> list[Task]:
     """The retrieval problems of a protocol, rows in index order.
 
-    Tasks may be empty (a condition that was not recorded). Raises ValueError where all
-    are: the index is not of this benchmark.
+    A task is empty if its condition was not recorded. Raises ValueError for an unknown
+    protocol and if all tasks are empty, because the index is then of other data.
     """
-    definition = find(protocol)
+    definition = choose(protocol, PROTOCOLS, "protocol")
     subject, condition, view = (
         np.asarray(column) for column in (index.subject, index.condition, index.view)
     )
@@ -120,14 +119,14 @@ def tasks(protocol: str, index) -> list[Task]:
                 view[probe], view[gallery], definition.excluded,
             )
         )  # fmt: skip
-    if not any(len(task.probe) and len(task.gallery) for task in found):
-        raise ValueError(
-            f"Protocol {protocol!r} finds no task with both probes and gallery among "
-            f"{len(condition)} sequences of conditions {names.tolist()[:20]}. Is the "
-            "index of another data set (config.data.test_dataset, "
-            "config.evaluation.protocols)? Gait3D and CCGR-mini need conditions "
-            '"probe..." and "gallery..." (see with_roles).'
-        )
+    require(
+        any(len(task.probe) and len(task.gallery) for task in found),
+        f"Protocol {protocol!r} finds no task with both probes and gallery among "
+        f"{len(condition)} sequences of conditions {names.tolist()[:20]}. Is the index "
+        "of another data set (config.data.test_dataset, config.evaluation.protocols)? "
+        'Gait3D and CCGR-mini need conditions "probe..." and "gallery..." (see '
+        "with_roles).",
+    )
     return found
 
 
@@ -135,17 +134,16 @@ def with_roles(index, *, probe_keys=None, gallery_keys=None) -> Index:
     """The index with condition "probe" or "gallery" from one of the two lists of keys.
 
     For benchmarks that list their probes (Gait3D) or their gallery (CCGR-mini) one by
-    one. Raises ValueError unless exactly one list is given and all its keys exist.
+    one; all other sequences get the other role. Raises ValueError if the index lacks a
+    listed key.
     """
-    if (probe_keys is None) == (gallery_keys is None):
-        raise ValueError("Give either probe_keys or gallery_keys.")
     listed = np.unique(np.asarray(probe_keys if gallery_keys is None else gallery_keys))
     missing = listed[~np.isin(listed, index.key)]
-    if len(missing):
-        raise ValueError(
-            f"{len(missing)} of {len(listed)} listed keys are not in the index, the "
-            f"first is {str(missing[0])!r}; keys look like {str(index.key[0])!r}."
-        )
+    require(
+        not len(missing),
+        f"{len(missing)} of {len(listed)} listed keys are not in the index: "
+        f"{missing[:1].tolist()}...; keys look like {str(index.key[0])!r}.",
+    )
     inside = np.isin(index.key, listed)
     is_probe = inside if gallery_keys is None else ~inside
     condition = np.where(is_probe, "probe", "gallery")
@@ -156,15 +154,15 @@ def evaluate(protocol: str, embeddings, index, **options) -> dict[str, float]:
     """Runs a protocol: {"protocol/task/metric": value}, percentages in 0..100.
 
     Metrics: rankK, mAP, mINP; "view_pairs" protocols have rank1_same_view (the pairs of
-    identical views, never part of rank1) instead of mAP. Counts: probes; those without
-    a match (probes_without_match, or, of a gallery per view, trials_without_match: one
-    trial is one probe in one other view); empty_pairs, view pairs without probes or
-    gallery. What has nothing to average is absent and left out of means, never NaN.
+    identical views, never part of rank1) instead of mAP and mINP. Counts: probes;
+    probes_without_match or, with a gallery per view, trials_without_match (one trial is
+    one probe in one other view); empty_pairs, view pairs without probes or gallery. A
+    metric with nothing to average is absent and left out of means, never NaN.
     Arguments and errors are those of `evaluate_tasks`.
     """
     results = evaluate_tasks(protocol, embeddings, index, **options)
     by_task = {result.task.name: result.metrics for result in results}
-    if find(protocol).mean:
+    if PROTOCOLS[protocol].mean:
         by_task["mean"] = mean = {}
         for name in dict.fromkeys(key for values in by_task.values() for key in values):
             values = [metrics[name] for metrics in by_task.values() if name in metrics]
@@ -177,58 +175,65 @@ def evaluate(protocol: str, embeddings, index, **options) -> dict[str, float]:
     }
 
 
+def by_protocol(results: Mapping[str, float]) -> dict[str, dict[str, dict[str, float]]]:
+    """{protocol: {task: {metric: value}}} of `evaluate`'s results, task "mean" last."""
+    tables: dict[str, dict[str, dict[str, float]]] = {}
+    for key, value in results.items():
+        protocol, task, metric = key.split("/")
+        tables.setdefault(protocol, {}).setdefault(task, {})[metric] = value
+    return {
+        protocol: dict(sorted(by_task.items(), key=lambda item: item[0] == "mean"))
+        for protocol, by_task in tables.items()
+    }
+
+
 def evaluate_tasks(
     protocol: str,
     embeddings,
     index,
     *,
     metric: str = "euclidean",
-    distance=None,
     rerank: Callable[[np.ndarray, Any, Any], Any] | None = None,
     round_cells: bool = True,
     split: bool = False,
 ) -> list[TaskResult]:
     """Runs a protocol and keeps the per-probe outcomes and the per-view tables.
 
-    Distances of probes that several tasks share are computed once, in blocks of at most
-    256 MiB.
+    If several tasks share probes, the distances of these probes are computed once.
+    Distances are computed in blocks of at most 256 MiB.
 
     Args:
       protocol: a name in PROTOCOLS.
-      embeddings: float [n S D], a row per row of the index.
+      embeddings: float [n S D], one row per row of the index.
       index: columns subject, condition, view, key, each [n].
       metric: "euclidean" | "cosine", see `pairwise_distance`.
-      distance: [n n] between all sequences, instead of computing it.
       rerank: f(distance [Q G], probe [Q S D], gallery [G S D]) -> distance [Q G],
         called once per task or, for "view_pairs", per task and gallery view. Pairs that
-        do not count are +inf there and do not count afterwards, whatever f makes of
-        them. Where f has an argument `views` it gets (probe views [Q], gallery views
-        [G]). See `rerank.RERANKERS`.
-      round_cells: round Rank-k of a view pair (or, where one gallery is averaged per
-        probe view, of a probe view) to 2 decimals before the mean, as the field does;
-        without, means differ by at most 0.005.
-      split: each process of a multi-host run takes a share of the probes, all get the
-        whole result; call it on all of them. A `rerank` is each process's own.
+        do not count are +inf in its input and are ignored in its output. If f has an
+        argument `views`, it gets (probe views [Q], gallery views [G]). See
+        `rerank.methods.RERANKERS`.
+      round_cells: round Rank-k of a view pair (with "probe_views": of a probe view) to
+        2 decimals before the mean, as OpenGait does; this changes means by at most
+        0.005.
+      split: each process of a multi-host run takes a share of the probes, and all get
+        the whole result; call it on all of them. With `rerank`, nothing is shared.
 
     Raises:
-      ValueError: unknown protocol, nothing to evaluate, shapes that do not fit, NaN.
+      ValueError: unknown protocol, nothing to evaluate, embeddings of other data, NaN.
     """
-    definition = find(protocol)
-    embeddings = np.asarray(embeddings)
-    if embeddings.ndim != 3 or len(embeddings) != len(index.subject):
-        raise ValueError(
-            f"embeddings must be [n S D] with n = {len(index.subject)}, the rows of "
-            f"the index; got {embeddings.shape}."
-        )
     run = tasks(protocol, index)
-
-    def matrix_of(task: Task) -> np.ndarray:
-        if distance is not None:
-            return np.asarray(distance)[np.ix_(task.probe, task.gallery)]
-        return task.distances(embeddings, metric)
+    definition, embeddings = PROTOCOLS[protocol], np.asarray(embeddings)
+    require(
+        embeddings.ndim == 3 and len(embeddings) == len(index.subject),
+        f"embeddings must be [n S D] with n = {len(index.subject)}, the rows of the "
+        f"index; got {embeddings.shape}.",
+    )
 
     def plain(task: Task) -> Outcomes:
-        parts = [_outcomes(definition, p, matrix_of(p)) for p in task.blocks()]
+        parts = [
+            _outcomes(definition, part, part.distances(embeddings, metric))
+            for part in task.blocks()
+        ]
         return Outcomes(*(np.concatenate(columns) for columns in zip(*parts)))
 
     def second_stage(task: Task, rerank: Callable) -> Outcomes:
@@ -238,7 +243,8 @@ def evaluate_tasks(
             views = views if takes_views else {}
             return np.asarray(rerank(matrix, embeddings[task.probe], gallery, **views))
 
-        return _outcomes(definition, task, matrix_of(task), scored)
+        matrix = task.distances(embeddings, metric)
+        return _outcomes(definition, task, matrix, scored)
 
     takes_views = rerank and "views" in inspect.signature(rerank).parameters
     if rerank is not None:
@@ -252,7 +258,7 @@ def evaluate_tasks(
 
 
 def _shared(run: list[Task], compute: Callable[[Task], Outcomes]) -> list[Outcomes]:
-    """compute(task) for each; tasks with the same gallery are computed as one."""
+    """compute(task) of each task; tasks with the same gallery are computed as one."""
     groups: dict[bytes, list[Task]] = {}
     for task in run:
         groups.setdefault(task.gallery.tobytes(), []).append(task)
@@ -272,7 +278,7 @@ def _shared(run: list[Task], compute: Callable[[Task], Outcomes]) -> list[Outcom
 
 
 def _split(compute: Callable[[Task], Outcomes], task: Task) -> Outcomes:
-    """compute(task), of whose probes each process computes a share."""
+    """compute(task), where each process computes a share of the probes."""
     if not len(task.probe) or not len(task.gallery):
         return compute(task)
     share = -(-len(task.probe) // jax.process_count())
@@ -289,9 +295,9 @@ def _split(compute: Callable[[Task], Outcomes], task: Task) -> Outcomes:
 
 
 def _outcomes(definition: Protocol, task: Task, matrix, scored=None) -> Outcomes:
-    """Outcomes [Q], or [Q V] over the sorted gallery views, of a distance matrix [Q G].
+    """Outcomes of a distance matrix [Q G]: [Q], or [Q V] over the sorted gallery views.
 
-    scored: (matrix, gallery columns) -> matrix of a second stage.
+    scored: a second stage, (matrix, gallery columns) -> matrix.
     """
     if definition.average != "view_pairs":
         excluded = None if task.rule == "none" else task.excluded
@@ -343,7 +349,7 @@ def _result(
         if definition.average == "probe_views":
             metrics["mAP"] = mean(outcomes.average_precision, matched)
             metrics["mINP"] = mean(outcomes.inverse_penalty, matched)
-    if not len(task.gallery):  # every probe is a miss, but nothing was measured
+    if not len(task.gallery):  # every probe would be a miss, but nothing was measured
         metrics = {k: v for k, v in metrics.items() if k.startswith("probes")}
     metrics = {name: value for name, value in metrics.items() if value is not None}
     return TaskResult(task, metrics, outcomes, None)
@@ -352,21 +358,21 @@ def _result(
 def cmc(protocol: str, result: TaskResult, max_rank: int = 50) -> np.ndarray:
     """Rank-k in percent, k = 1 .. K, averaged as `protocol` averages Rank-1: [K].
 
-    result: of `evaluate_tasks`. K is max_rank, or the size of the largest gallery that
-    a probe meets; 0 where the task has no Rank-1.
+    result: of `evaluate_tasks`. K is at most max_rank and the size of the largest
+    gallery that a probe is compared with; it is 0 if the task has no Rank-1.
     """
     task, table = result.task, result.table
     sizes = [len(task.gallery)] if table is None else table.gallery_size
     ranks = tuple(range(1, min(max_rank, int(np.max(sizes, initial=0))) + 1))
-    definition = find(protocol)._replace(ranks=ranks)
+    definition = PROTOCOLS[protocol]._replace(ranks=ranks)
     metrics = _result(definition, task, result.outcomes, True).metrics
     return np.array([metrics[f"rank{k}"] for k in ranks if f"rank{k}" in metrics])
 
 
 def chance(task: Task) -> float:
-    """Rank-1 in percent of a gallery sequence drawn blindly for each probe.
+    """Rank-1 in percent if a gallery sequence were drawn at random for each probe.
 
-    Over the pairs that count, mean over the probes. 0 where there are none.
+    Only pairs that count are drawn. Mean over the probes; 0 if there are none.
     """
     shares = [np.zeros(0)]
     for part in task.blocks():

@@ -22,7 +22,7 @@ class ViewTable(NamedTuple):
     gallery_size: np.ndarray
 
     def rates(self, k: int, *, matched: bool = False, round_cells: bool = True):
-        """Masked array [V V]; masked = an empty pair, without probes or gallery.
+        """Masked array [V V]; pairs without probes or gallery are masked.
 
         matched: leave out probes that have no match in that gallery view, which
         otherwise count as misses. round_cells: to 2 decimals, as the field does before
@@ -56,7 +56,7 @@ def view_table(probe_view, gallery_view, outcomes: Outcomes) -> ViewTable:
 def pair_metrics(
     definition: Protocol, table: ViewTable, round_cells: bool
 ) -> dict[str, float]:
-    """Means over view pairs: first over other gallery views, then over probe views."""
+    """Means over view pairs: over the other gallery views, then over probe views."""
     same = np.eye(len(table.views), dtype=bool)
 
     def mean(cells) -> float | None:

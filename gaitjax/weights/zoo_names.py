@@ -1,7 +1,7 @@
 """Published OpenGait checkpoints -> our variables, by name.
 
 The public checkpoints are PyTorch state dicts with OpenGait's parameter names. Each
-model has rules from our paths to those names; values change layout only.
+model has rules that turn our paths into those names. Values are only laid out anew.
 """
 
 import re
@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from gaitjax.engine.guards import choose, require
 
 STRIP_HEAD = [
     ("head/dense", "FCs"),
@@ -288,6 +290,7 @@ RULES: dict[str, list[tuple[str, str]]] = {
         ("project", "fcn"),
     ],
 }
+RULES["skeletongait"] = RULES["deepgaitv2"]  # the same network on heat maps
 RESIDUAL_BLOCK = re.compile(r"(^|/)block\d*(_(2d|p3d|3d))?/")  # its modules:
 BLOCK_NAMES = {
     "norm1": "bn1",
@@ -316,19 +319,15 @@ def torch_name(model_name: str, path: str) -> str:
 
     path: module path and leaf, without the collection.
     """
-    if model_name not in RULES:
-        raise ValueError(
-            f"No torch names for model {model_name!r}; there are names for "
-            f"{', '.join(sorted(RULES))}."
-        )
+    rules = choose(model_name, RULES, "model with published weights:")
     module, _, leaf = path.rpartition("/")
-    for pattern, replacement in RULES[model_name]:
-        match = re.fullmatch(pattern, module)
-        if match:
-            name = match.expand(replacement)
-            break
-    else:
-        raise ValueError(f"No rule for {path!r} among the names of {model_name}.")
+    names = (
+        match.expand(replacement)
+        for pattern, replacement in rules
+        if (match := re.fullmatch(pattern, module))
+    )
+    name = next(names, "")
+    require(name, f"The published weights of {model_name} have no {path!r}.")
     if RESIDUAL_BLOCK.search(module):
         for ours, theirs in BLOCK_NAMES.items():
             name = re.sub(rf"(^|\.){ours}$", rf"\g<1>{theirs}", name)
@@ -338,7 +337,7 @@ def torch_name(model_name: str, path: str) -> str:
 
 
 def to_our_layout(value: np.ndarray, path: str, leaf, strips: int) -> np.ndarray:
-    """A torch tensor as `leaf` (anything with a shape) at our `path` wants it.
+    """A torch tensor in the layout of `leaf` (anything with a shape) at our `path`.
 
     Convolutions and dense layers: [O I *window] -> [*window I O], where a window of
     (k, 1, 1) may be (k, 1) here. The BN neck: [D*S] -> [S*D], `strips` = S. Others,
@@ -356,7 +355,7 @@ def to_our_layout(value: np.ndarray, path: str, leaf, strips: int) -> np.ndarray
 
 
 class Parity(NamedTuple):
-    """Torch names by what became of them; `wrong_shape` says both shapes."""
+    """Torch names, sorted by whether they fit; `wrong_shape` gives both shapes."""
 
     matched: list[str]
     missing: list[str]
@@ -380,7 +379,13 @@ class Parity(NamedTuple):
 def fit(
     model_name: str, state_dict: Mapping[str, Any], abstract_variables: Mapping
 ) -> tuple[dict[str, np.ndarray], Parity]:
-    """What of a PyTorch state dict fits our variables; see `from_torch`.
+    """Our variables, as far as a PyTorch state dict has them, by name.
+
+    Args:
+      model_name: a key of RULES.
+      state_dict: name -> array; a "module." prefix (of DataParallel) is dropped.
+      abstract_variables: {"params": ..., "batch_stats": ...} of `jax.eval_shape` of
+        the model's init.
 
     Returns ({"params/stem/conv/kernel": float32 array}, Parity).
     """
@@ -415,30 +420,6 @@ def fit(
     unknown = (n for n in state if n not in expected and not IGNORED.match(n))
     parity.extra.extend(unknown)
     return values, parity
-
-
-def from_torch(
-    model_name: str, state_dict: Mapping[str, Any], abstract_variables: Mapping
-) -> dict:
-    """Our variables from a PyTorch state dict.
-
-    Args:
-      model_name: a key of RULES.
-      state_dict: name -> array; a "module." prefix (of DataParallel) is dropped.
-      abstract_variables: {"params": ..., "batch_stats": ...} of `jax.eval_shape` of
-        the model's init.
-
-    Returns a tree of float32 numpy arrays like abstract_variables. ValueError that
-    lists missing, extra and wrongly shaped entries.
-    """
-    values, parity = fit(model_name, state_dict, abstract_variables)
-    if parity.faults():
-        raise ValueError(
-            f"The checkpoint does not fit the {model_name} of this config "
-            f"({len(parity.matched)} tensors match). {parity.faults()}"
-        )
-    structure = jax.tree.structure(abstract_variables)
-    return jax.tree.unflatten(structure, list(values.values()))
 
 
 def leaf_path(key_path) -> str:

@@ -253,7 +253,7 @@ def test_a_sequence_without_a_file_that_others_have_is_listed(tmp_path):
         bad.unlink()
     folder = prepare.prepare("sustech1k", tmp_path / "data", manual_dir=raw)
     report = json.loads((folder / "build_report.json").read_text())
-    missing = "missing: no file of frames, which others have"
+    missing = "missing: no file of frames, which other sequences have"
     assert report["skipped"] == {"0000/01-bg-cr/180-far": missing}
     assert report["notes"] == {"0000/00-nm/000": "without keypoints: no such file"}
     assert report["modalities"] == dict.fromkeys(RGB, 3) | {"keypoints": 2}
@@ -283,6 +283,6 @@ def test_what_no_sequence_has_is_not_asked_for(tmp_path):
     folder = prepare.prepare("ccpg/opengait", tmp_path / "data", manual_dir=raw)
     report = json.loads((folder / "build_report.json").read_text())
     assert report["skipped"] == {
-        "101/U0_D0/02": "missing: no file of masks, which others have"
+        "101/U0_D0/02": "missing: no file of masks, which other sequences have"
     }
     assert report["modalities"]["frames"] == 0 and report["notes"] == {}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs import gaitbase
+from gaitjax import run_folder
 from gaitjax.engine import checkpoints, sharding
 
 
@@ -23,7 +24,7 @@ def state(step, shardings):
 def saved(folder, shardings, steps, keep=3):
     config = gaitbase.get_config()
     store = checkpoints.Checkpoints(str(folder), keep)
-    description = checkpoints.describe(config, "data")
+    description = run_folder.describe(config, "data")
     for step in steps:
         store.save(step, state(step, shardings), description)
     store.wait()
@@ -35,7 +36,9 @@ def restore(folder, shardings, description):
     target = state(0, shardings)
     store = checkpoints.Checkpoints(str(folder), 3)
     restored = store.restore(
-        checkpoints.abstract(target, shardings(target)), description
+        checkpoints.abstract(target, shardings(target)),
+        description,
+        run_folder.differences,
     )
     store.close()
     return restored
@@ -61,7 +64,7 @@ def test_a_reader_changes_nothing_of_a_run_that_is_being_written(tmp_path, shard
     store = checkpoints.Checkpoints(str(tmp_path), None, read_only=True)
     target = state(0, shardings)
     target = checkpoints.abstract(target, shardings(target))
-    assert store.restore(target, None)[1] == 1
+    assert store.restore(target)[1] == 1
     store.close()
     assert writing.is_dir()
 
@@ -101,6 +104,24 @@ def test_nothing_is_started_over_where_no_checkpoint_can_be_read(tmp_path, shard
         restore(tmp_path, shardings, description)
 
 
+def test_a_changed_description_is_damage_and_no_other_run(tmp_path, shardings):
+    description = saved(tmp_path, shardings, (1, 2))
+    (path,) = (tmp_path / "checkpoints" / "2" / "description").glob("metadata*")
+    text = path.read_text()
+    assert '"seed": 0' in text
+    path.write_text(text.replace('"seed": 0', '"seed": 1'))
+    assert restore(tmp_path, shardings, description)[1] == 1
+    path.write_text("[]")
+    assert restore(tmp_path, shardings, description)[1] == 1
+
+
+def test_a_renamed_folder_is_not_another_step(tmp_path, shardings):
+    description = saved(tmp_path, shardings, (1, 3))
+    folder = tmp_path / "checkpoints"
+    (folder / "3").rename(folder / "99")
+    assert restore(tmp_path, shardings, description)[1] == 1
+
+
 def test_checksums_see_every_bit_and_place():
     tree = {"w": jnp.arange(6.0).reshape(2, 3), "n": jnp.int32(3), "b": jnp.array(True)}
     first = checkpoints.checksums(tree)
@@ -122,25 +143,25 @@ def test_another_config_or_data_is_refused(tmp_path, shardings):
     config.optimizer.learning_rate = 0.5
     config.data.workers = 7  # does not change what is computed
     with pytest.raises(ValueError, match=r"config.optimizer.learning_rate: .* -> 0.5"):
-        restore(tmp_path, shardings, checkpoints.describe(config, "data"))
+        restore(tmp_path, shardings, run_folder.describe(config, "data"))
     with pytest.raises(ValueError, match="data fingerprint: data -> other"):
         restore(tmp_path, shardings, {**description, "data": "other"})
     config = gaitbase.get_config()
     config.data.workers = 7
     config.evaluation.batch_size = 3
-    assert restore(tmp_path, shardings, checkpoints.describe(config, "data"))[1] == 1
+    assert restore(tmp_path, shardings, run_folder.describe(config, "data"))[1] == 1
 
 
 def test_other_frozen_weights_in_the_same_file_are_refused(tmp_path, shardings):
     config = gaitbase.get_config()
     config.pretrained = {"encoder": "w.safetensors", "text": ""}
     frozen = {"encoder": {"w": jnp.arange(3.0)}, "text": {"w": jnp.ones(2)}}
-    plain = checkpoints.describe(config, "data")
-    description = plain | checkpoints.weights_of_files(config, frozen)
+    description = run_folder.describe(config, "data", frozen)
     frozen["text"] = {"w": jnp.zeros(2)}  # of the seed: described by the config
-    assert description == plain | checkpoints.weights_of_files(config, frozen)
+    assert description == run_folder.describe(config, "data", frozen)
     frozen["encoder"] = {"w": jnp.arange(3.0) + 1}
-    other = plain | checkpoints.weights_of_files(config, frozen)
+    other = run_folder.describe(config, "data", frozen)
+    plain = {k: v for k, v in description.items() if k != "weight_files"}
     store = checkpoints.Checkpoints(str(tmp_path), 3)
     store.save(1, state(1, shardings), plain)  # as older versions did
     store.wait()
@@ -171,7 +192,7 @@ def test_a_damaged_newest_checkpoint_is_replaced(tmp_path, shardings):
 
 def test_the_best_is_kept_beside_the_newest(tmp_path, shardings):
     config = gaitbase.get_config()
-    description = checkpoints.describe(config, "data")
+    description = run_folder.describe(config, "data")
     key = "ccpg_gait/mean/rank1"
     store = checkpoints.Checkpoints(str(tmp_path), 2, best=key)
     for step, metric in ((1, 20.0), (2, 70.0), (3, None), (4, 50.0), (5, None)):
@@ -185,11 +206,11 @@ def test_the_best_is_kept_beside_the_newest(tmp_path, shardings):
     assert kept == {2, 4, 5}
     target = checkpoints.abstract(state(0, shardings), shardings(state(0, shardings)))
     store = checkpoints.Checkpoints(str(tmp_path), None, best=key)
-    assert store.restore(target, None)[1] == 5
-    restored, step = store.restore(target, None, "best")
+    assert store.restore(target)[1] == 5
+    restored, step = store.restore(target, first="best")
     assert step == 2 and int(restored["step"]) == 2
     store.close()
     store = checkpoints.Checkpoints(str(tmp_path), None)
     with pytest.raises(ValueError, match="checkpoint='best' with config.train.keep_be"):
-        store.restore(target, None, "best")
+        store.restore(target, first="best")
     store.close()

@@ -22,21 +22,6 @@ def test_milestones():
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
 
 
-def test_the_warm_up_is_constant_or_a_cycle_of_its_own():
-    warmup = common.base("test", "synthetic").warmup
-    warmup.steps = 40
-    settings = config(learning_rate=0.1, schedule="milestones")
-    schedule = optim.make_warm_up_schedule(settings, warmup)
-    assert all(float(schedule(step)) == pytest.approx(0.1) for step in range(40))
-    warmup.learning_rate = 0.5
-    settings.schedule = "onecycle"
-    schedule = optim.make_warm_up_schedule(settings, warmup)
-    rates = [float(schedule(step)) for step in range(41)]
-    assert rates[0] == pytest.approx(0.02) and rates[2] == pytest.approx(0.5)
-    assert max(rates) == rates[2] and rates[40] == pytest.approx(0.0, abs=1e-6)
-    assert rates[21] == pytest.approx(0.25)  # half of the cosine
-
-
 def test_cosine_and_onecycle_end_at_the_final_rate():
     for name in ("cosine", "onecycle"):
         settings = config(

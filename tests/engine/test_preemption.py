@@ -12,16 +12,15 @@ from collections import Counter
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 from configs import cargait, gaitbase
-from gaitjax import evaluate, state, train
+from gaitjax import evaluate, run_folder, state, train
 from gaitjax.data import pipeline
-from gaitjax.engine import checkpoints, cluster, log, sharding
+from gaitjax.engine import checkpoints, cluster, log, loop, sharding
 from gaitjax.engine.log import read_metrics
 from gaitjax.rerank import base_run
-from gaitjax.rerank import train as train_reranker
+from gaitjax.rerank import run as rerank_run
 from tests.data.test_pipeline import make_source
 from tests.fake_datasets import tiny_synthetic
 from tests.forked_runs import Runs, wait_for
@@ -307,7 +306,7 @@ def test_a_full_disk_at_a_log_row_is_one_sentence(tmp_path):
 
 def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(tmp_path, monkeypatch):
     store = checkpoints.Checkpoints(str(tmp_path), keep=2)
-    description = checkpoints.describe(gaitbase.get_config(), "data")
+    description = run_folder.describe(gaitbase.get_config(), "data")
 
     def full(*args, **kwargs):
         raise RuntimeError("write failed") from OSError(28, "No space left on device")
@@ -334,12 +333,12 @@ def test_a_batch_that_does_not_divide_names_fields_and_a_mesh():
     config = silhouette_config(ids_per_batch=6, seqs_per_id=2)
     message = r"batch of 12 .*does not divide over the 8 devices.*--config.mesh.data=4"
     with pytest.raises(ValueError, match=message):
-        train.check_batch(config, Mesh8())
+        state.check_batch(config, Mesh8())
     config.data.seqs_per_id = 4
-    train.check_batch(config, Mesh8())
+    state.check_batch(config, Mesh8())
     config.train.accumulate = 4
     with pytest.raises(ValueError, match="accumulate=4 does not divide .*=6"):
-        train.check_batch(config, Mesh8())
+        state.check_batch(config, Mesh8())
 
 
 @pytest.mark.parametrize("model", [gaitbase, cargait])
@@ -347,7 +346,7 @@ def test_a_batch_that_does_not_divide_names_fields_and_a_mesh():
 def test_fields_that_would_lose_a_run_are_refused(model, field):
     config = model.get_config()
     config.train[field] = 0
-    check = train_reranker.check_config if model is cargait else state.check_config
+    check = rerank_run.check_config if model is cargait else state.check_config
     with pytest.raises(ValueError, match=f"config.train.{field} must be 1 or more"):
         check(config)
 
@@ -394,15 +393,24 @@ def test_stop_is_noticed_and_handlers_come_back(monkeypatch):
 
 @pytest.mark.parametrize("best", ["", "metric"])
 def test_preempted_while_it_evaluates_it_saves_and_ends(tmp_path, monkeypatch, best):
-    """Three steps of `_fit`, a checkpoint and an evaluation at each second."""
+    """A checkpoint and an evaluation at each second step; the second one is cut off."""
     events = []
 
     class Store:
-        def save(self, step, state, description, results):
-            events.append((f"save {int(state['step'])} of {step}", results))
+        def __init__(self, *_):
+            pass
+
+        def restore(self, *_):
+            return None
+
+        def save(self, step, stored, description, results):
+            events.append((f"save {int(stored['step'])} of {step}", results))
 
         def wait(self):
             events.append("wait")
+
+        def close(self):
+            pass
 
     def evaluated(config, setup, state):
         events.append(f"evaluate {int(state.step)}")
@@ -416,20 +424,21 @@ def test_preempted_while_it_evaluates_it_saves_and_ends(tmp_path, monkeypatch, b
     config = silhouette_config()
     config.train.update(steps=6, checkpoint_every=2, log_every=9, keep_best=best)
     config.evaluation.every_steps = 2
-    first = state.TrainState(np.int32(0), {"w": np.ones(2, np.float32)}, {}, {}, {})
-    setup = types.SimpleNamespace(
-        mesh=None, tx=optax.sgd(0.1), schedule=lambda step: 0.1,
-        shardings=types.SimpleNamespace(opt_state=None),
-    )  # fmt: skip
-    monkeypatch.setattr(train, "step_functions", lambda *_: (jax.jit(step),) * 2)
-    monkeypatch.setattr(sharding, "memory", lambda *_: {})
     monkeypatch.setattr(evaluate, "evaluate_state", evaluated)
-    batches = [np.float32(1)] * 6
-    monkeypatch.setattr(pipeline, "train_batches", lambda *_, **__: batches)
+    monkeypatch.setattr(loop, "Checkpoints", Store)
+    parameters = {"w": jax.numpy.ones(2)}
+    phase = loop.Phase(
+        name="training", last=6, step=jax.jit(step), rate=lambda done: 0.1,
+        batches=lambda start, stop: iter([np.float32(1)] * 6), name_rows=str,
+    )  # fmt: skip
+    task = loop.Task(
+        name="fake", phases=[phase], target={}, stored=state.stored_part,
+        new_state=lambda: state.TrainState(jax.numpy.int32(0), parameters, {}, {}, {}),
+        restored=None, describe=lambda _: {}, differences=None,
+        **train._hooks(config, None, tmp_path),
+    )  # fmt: skip
     with pytest.raises(SystemExit) as end:
-        train._fit(
-            config, setup, first, 0, 6, np.int32(0), None, tmp_path, Store(), {}
-        )  # fmt: skip
+        loop.fit(task, tmp_path, np.int32(0), config.train)
     assert end.value.code == 0
     saved = [("save 2 of 2", {"metric": 1.0} if best else None), "evaluate 2"]
     cut = [("save 4 of 4", None), "evaluate 4"]

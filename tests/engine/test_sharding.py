@@ -141,9 +141,7 @@ def test_golden_partition_specs(model):
         config = lmgait.get_config()
         setup, golden = state.build(config, state.example_batch(config)), GOLDEN
     else:
-        setup = train_reranker.build_reranker(
-            cargait.get_config(), 8, 64, 40, "euclidean"
-        )
+        setup = train_reranker.build(cargait.get_config(), 8, 64, 40, "euclidean")
         golden = GOLDEN_CARGAIT
     tensor, fsdp = (
         specs(setup.abstract_state, name) for name in ("tensor_parallel", "fsdp")

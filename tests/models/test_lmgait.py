@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
-from gaitjax import losses
+from configs.lmgait import get_config as load
+from gaitjax import losses, models
 from gaitjax.models import lmgait
 from gaitjax.models.lmgait import LMGait
 from gaitjax.parts import mtcm, representation
@@ -19,17 +19,17 @@ TINY = LMGait(
     num_classes=5,
     image_size=(32, 16),
     feature_grid=(16, 8),
-    visual_options=lmgait.VisualEncoder(
+    visual_encoder=lmgait.VisualEncoder(
         hidden_size=8, num_layers=2, num_heads=2, patch_size=4, table_size=4,
         blocks=(0, 1),
     ),
-    text_options=lmgait.Text(
+    text=lmgait.Text(
         token_ids=((1, 4, 2, 9), (1, 3, 9, 0)), width=8, num_layers=1, num_heads=2,
         vocabulary_size=10, context_length=4, adapter_size=3,
     ),
-    decoder_options=lmgait.DecoderOptions(dropout=0.0),
-    representation_options=lmgait.Representation(channels=4, hidden=12),
-    gait_options=lmgait.Gait(
+    decoder=lmgait.DecoderOptions(dropout=0.0),
+    representation=lmgait.Representation(channels=4, hidden=12),
+    gait=lmgait.Gait(
         stem=8, squeeze=4, channels=(12,), strides=(2,), num_strips=4,
         embedding_size=6,
     ),
@@ -142,7 +142,7 @@ FULL_TEXT = lmgait.Text(token_ids=((49406, 320, 49407) + (0,) * 74,))
 @functools.cache
 def full_size_shapes():
     """(params, intermediates, output) of the paper's LMGait on 2 x 3 frames."""
-    model = LMGait(num_classes=100, text_options=FULL_TEXT)
+    model = LMGait(num_classes=100, text=FULL_TEXT)
     batch = jax.eval_shape(functools.partial(make_batch, 2, 3, (256, 128)))
     variables = abstract(model, batch)
     output, state = jax.eval_shape(
@@ -158,9 +158,9 @@ def full_size_shapes():
 def test_biggait_parameter_counts_at_full_size():
     model = LMGait(
         num_classes=100,
-        text_options=lmgait.Text(enabled=False),
-        motion_options=lmgait.Motion(enabled=False),
-        decoder_options=lmgait.DecoderOptions(supervision="reconstruction"),
+        text=lmgait.Text(enabled=False),
+        mtcm=lmgait.Motion(enabled=False),
+        decoder=lmgait.DecoderOptions(supervision="reconstruction"),
     )
     batch = jax.eval_shape(functools.partial(make_batch, 1, 2, (256, 128)))
     params = abstract(model, batch)["params"]
@@ -288,7 +288,7 @@ def test_cached_text_equals_the_live_branch_and_needs_no_text_parameter():
 
 def test_step_zero_is_the_plain_text_encoder():
     variables = variables_of(TINY)
-    plain = TINY.clone(text_options=TINY.text_options._replace(mam=False))
+    plain = TINY.clone(text=TINY.text._replace(mam=False))
     for a, b in zip(
         jax.tree.leaves(TINY.apply(variables, method="text_vectors")),
         jax.tree.leaves(plain.apply(variables, method="text_vectors")),
@@ -311,9 +311,9 @@ def test_text_vectors_have_length_tau():
 
 
 def test_text_pooling_mean_covers_the_prompt_and_not_its_padding():
-    model = TINY.clone(text_options=TINY.text_options._replace(pooling="mean"))
+    model = TINY.clone(text=TINY.text._replace(pooling="mean"))
     ids = ((1, 4, 9, 0), (1, 4, 9, 5))  # what follows the end token (9) is ignored
-    model = model.clone(text_options=model.text_options._replace(token_ids=ids))
+    model = model.clone(text=model.text._replace(token_ids=ids))
     vectors = model.apply(variables_of(TINY), method="text_vectors")["mid"]
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)
 
@@ -427,7 +427,7 @@ def test_coverage_target_keeps_what_the_binary_one_rounds():
     batch["masks"] = batch["masks"].at[:, :, :5].set(0)  # the edge cuts a grid pixel
     targets = {}
     for target in ("binary", "coverage"):
-        model = TINY.clone(decoder_options=lmgait.DecoderOptions(target=target))
+        model = TINY.clone(decoder=lmgait.DecoderOptions(target=target))
         out, _ = apply(model, variables_of(model), batch)
         targets[target] = np.asarray(out.aux["silhouette_target"])
     assert set(np.unique(targets["binary"])) == {0.0, 1.0}
@@ -485,11 +485,11 @@ def test_mtcm_sees_the_order_of_frames():
 
 
 def text_row(**changes):
-    return TINY.clone(text_options=TINY.text_options._replace(**changes))
+    return TINY.clone(text=TINY.text._replace(**changes))
 
 
 def motion_row(**changes):
-    return TINY.clone(motion_options=TINY.motion_options._replace(**changes))
+    return TINY.clone(mtcm=TINY.mtcm._replace(**changes))
 
 
 def test_every_ablation_changes_the_parameters_as_intended():
@@ -514,9 +514,7 @@ def test_every_ablation_changes_the_parameters_as_intended():
     inside = {n.split("/")[1] for n in three if n.startswith("mtcm_appearance")}
     assert inside == {"conv3d", "conv3d_norm"}
     assert paths(motion_row(pte=False))["mtcm_denoised/fuse/kernel"] == (4, 4)
-    rebuilt = TINY.clone(
-        decoder_options=lmgait.DecoderOptions(supervision="reconstruction")
-    )
+    rebuilt = TINY.clone(decoder=lmgait.DecoderOptions(supervision="reconstruction"))
     assert paths(rebuilt).keys() - whole.keys() == {
         "decoder/reconstruct/kernel",
         "decoder/reconstruct/bias",
@@ -560,9 +558,9 @@ def test_text_fusion_changes_what_the_decoder_sees():
 
 def test_reconstruction_mode_supplies_the_loss_inputs():
     model = TINY.clone(
-        decoder_options=lmgait.DecoderOptions("reconstruction", 0.0, frozen=True),
-        text_options=lmgait.Text(enabled=False),
-        motion_options=lmgait.Motion(enabled=False),
+        decoder=lmgait.DecoderOptions("reconstruction", 0.0, frozen=True),
+        text=lmgait.Text(enabled=False),
+        mtcm=lmgait.Motion(enabled=False),
     )
     variables = variables_of(model)
     out, state = apply(model, variables, make_batch(), train=True)
@@ -595,10 +593,8 @@ def gradients_of(model, variables, batch):
 
 def test_gradients_are_finite_and_stop_at_what_is_frozen():
     """The same gradients where the extractor is computed again in the backward pass."""
-    model = TINY.clone(decoder_options=lmgait.DecoderOptions(), black_augmentation=0.25)
-    again = model.clone(
-        representation_options=model.representation_options._replace(remat=True)
-    )
+    model = TINY.clone(decoder=lmgait.DecoderOptions(), black_augmentation=0.25)
+    again = model.clone(representation=model.representation._replace(remat=True))
 
     def both(variables, batch):
         return [gradients_of(each, variables, batch) for each in (model, again)]
@@ -620,7 +616,7 @@ def test_gradients_are_finite_and_stop_at_what_is_frozen():
     assert all(value > 0 for value in size.values()), size
 
 
-SOFT = TINY.clone(decoder_options=TINY.decoder_options._replace(support="soft"))
+SOFT = TINY.clone(decoder=TINY.decoder._replace(support="soft"))
 
 
 def test_recognition_does_not_move_the_decoder():
@@ -709,7 +705,7 @@ def test_one_sequence_of_one_frame_runs():
 
 
 def test_chunked_encoding_changes_nothing():
-    model = TINY.clone(visual_options=TINY.visual_options._replace(frames_per_chunk=5))
+    model = TINY.clone(visual_encoder=TINY.visual_encoder._replace(frames_per_chunk=5))
     batch, variables = make_batch(), variables_of(TINY)
     whole, _ = apply(TINY, variables, batch, method="warm_up")
     chunked, _ = apply(model, variables, batch, method="warm_up")
@@ -719,8 +715,8 @@ def test_chunked_encoding_changes_nothing():
 
 
 def test_clip_image_encoder():
-    visual = TINY.visual_options._replace(kind="clip_image", table_size=2)
-    model = TINY.clone(visual_options=visual)
+    visual = TINY.visual_encoder._replace(kind="clip_image", table_size=2)
+    model = TINY.clone(visual_encoder=visual)
     names = {name for name in paths(model) if name.startswith("visual_encoder/")}
     vision = "visual_encoder/vision_model/"
     assert vision + "embeddings/class_embedding" in names
@@ -738,18 +734,28 @@ def test_clip_image_b16_has_the_published_size():
 # --- errors and configs -------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (dict(frames=jnp.zeros((4, 3, 32, 16), jnp.uint8)), "B T H W 3"),
-        (dict(ratios=jnp.zeros((4, 2))), "ratios"),
-        (dict(valid=jnp.ones((4,), bool)), "valid"),
-        (dict(masks=jnp.zeros((4, 3, 16, 16), jnp.uint8)), "masks"),
-    ],
-)
-def test_wrong_shapes_are_named(change, message):
-    with pytest.raises(ValueError, match=message):
-        TINY.apply(abstract(TINY), make_batch() | change, train=False)
+def config_of(model):
+    """A config whose config.model describes the model."""
+    config = load()
+    config.data.num_classes = model.num_classes
+    groups = {
+        name: dict(getattr(model, name)._asdict())
+        for name in ("visual_encoder", "text", "decoder", "representation", "mtcm")
+        + ("gait",)
+    }
+    ids = groups["text"].pop("token_ids")
+    shipped = tuple((f"prompt {row}", row) for row in ids)
+    prompts = tuple(prompt for prompt, _ in shipped)
+    groups["text"] |= {"prompts": prompts, "shipped": shipped, "vocabulary": ""}
+    config.model = {
+        "name": "lmgait",
+        "image_size": list(model.image_size),
+        "feature_grid": model.feature_grid,
+        "black_augmentation": model.black_augmentation,
+        "dtype": "float32",
+        **groups,
+    }
+    return config
 
 
 @pytest.mark.parametrize(
@@ -757,58 +763,63 @@ def test_wrong_shapes_are_named(change, message):
     [
         (TINY.clone(image_size=(30, 16)), "patch_size"),
         (
-            TINY.clone(visual_options=TINY.visual_options._replace(kind="vit")),
-            "visual_encoder.kind",
+            TINY.clone(visual_encoder=TINY.visual_encoder._replace(kind="vit")),
+            "config.model.visual_encoder.kind 'vit'; choose from dinov2, ",
         ),
-        (text_row(token_ids=()), "token_ids"),
+        (text_row(token_ids=()), "config.model.text.prompts must hold at least one"),
         (text_row(num_heads=3), "text.width 8 is not a multiple of 3 heads"),
-        (text_row(fusion="add"), "text.fusion"),
-        (text_row(pooling="max"), "text.pooling"),
-        (motion_row(kind="lstm"), "mtcm.kind"),
+        (text_row(fusion="add"), "config.model.text.fusion 'add'; choose from mask"),
+        (text_row(pooling="max"), "config.model.text.pooling 'max'; choose from eot"),
+        (text_row(positions="rotary"), "config.model.text.positions 'rotary'"),
+        (text_row(context_length=3), "4 tokens, config.model.text.context_length is 3"),
+        (text_row(vocabulary_size=9), "token 9, .*text.vocabulary_size is 9"),
+        (motion_row(kind="lstm"), "config.model.mtcm.kind 'lstm'"),
         (
-            TINY.clone(decoder_options=lmgait.DecoderOptions("none")),
-            "decoder.supervision",
+            TINY.clone(decoder=lmgait.DecoderOptions("none")),
+            "config.model.decoder.supervision 'none'",
         ),
         (
-            TINY.clone(visual_options=TINY.visual_options._replace(blocks=(0, 2))),
+            TINY.clone(decoder=lmgait.DecoderOptions(dilation=2)),
+            "config.model.decoder.dilation must be .*odd.*; got 2",
+        ),
+        (
+            TINY.clone(visual_encoder=TINY.visual_encoder._replace(blocks=(0, 2))),
             "blocks",
+        ),
+        (
+            TINY.clone(gait=TINY.gait._replace(strides=(2, 2))),
+            r"config.model.gait.strides must have one entry per stage, 1; got \(2, 2\)",
+        ),
+        (
+            TINY.clone(gait=TINY.gait._replace(num_strips=3)),
+            "config.model.gait.num_strips=3 does not divide the 8 rows",
         ),
     ],
 )
 def test_wrong_options_are_named(model, message):
     with pytest.raises(ValueError, match=message):
-        abstract(model)
+        models.check(config_of(model))
 
 
-def config_of(model):
-    groups = {
-        name: dict(getattr(model, field)._asdict())
-        for name, (field, _) in lmgait._GROUPS.items()
-    }
-    ids = groups["text"].pop("token_ids")
-    shipped = tuple((f"prompt {row}", row) for row in ids)
-    prompts = tuple(prompt for prompt, _ in shipped)
-    groups["text"] |= {"prompts": prompts, "shipped": shipped, "vocabulary": ""}
-    return ConfigDict({
-        "model": {
-            "name": "lmgait",
-            "image_size": list(model.image_size),
-            "feature_grid": model.feature_grid,
-            "black_augmentation": model.black_augmentation,
-            "dtype": "float32",
-            **groups,
-        }
-    })  # fmt: skip
-
-
-def test_create_reads_the_config_and_names_a_missing_field():
+def test_a_model_is_made_of_its_config():
     config = config_of(TINY)
-    model = lmgait.create(config, 5)
-    assert model == TINY.clone(dtype=jnp.dtype("float32"))
+    models.check(config)
+    model = lmgait.LMGait(5, **config.model)
+    assert model == TINY.clone(name="lmgait") and hash(model) == hash(
+        models.make(config)
+    )
+    groups = config.model.to_dict()
+    assert lmgait.LMGait(5, **groups) == model  # plain dictionaries, as of a JSON file
     del config.model.representation["remat"]  # as in runs made before the field
-    assert lmgait.create(config, 5) == model
-    for group, field in (("mtcm", "pte"), ("text", "prompts"), ("text", "tau_init")):
+    assert models.make(config) == model
+
+
+def test_a_field_that_does_not_exist_is_named():
+    for group, field in (("mtcm", "ptr"), ("text", "prompt")):
         config = config_of(TINY)
-        del config.model[group][field]
-        with pytest.raises(ValueError, match=f"config.model.{group} .*{field}"):
-            lmgait.create(config, 5)
+        with config.unlocked():
+            config.model[group][field] = True
+        with pytest.raises(
+            ValueError, match=f"field of config.model.{group}: '{field}'"
+        ):
+            models.check(config)

@@ -123,7 +123,6 @@ def test_shipped_prompts_need_no_vocabulary():
         longest = max(len(TOKEN_IDS[prompt]) for prompt in prompts)
         assert ids.shape == (len(prompts), longest) and ids.dtype == np.int32
         assert (ids[:, 0] == START).all() and (ids.max(1) == END).all()
-        assert token_ids(prompts, TOKEN_IDS, context_length=77).shape[1] == 77
     for row, prompt in zip(ids, PROMPTS["random"], strict=True):
         padded = list(TOKEN_IDS[prompt]) + [0] * (longest - len(TOKEN_IDS[prompt]))
         assert row.tolist() == padded
@@ -132,15 +131,11 @@ def test_shipped_prompts_need_no_vocabulary():
 def test_other_prompts_need_one(folder):
     with pytest.raises(ValueError, match="'a photo of a cat' is not shipped"):
         token_ids(["a photo of a cat"], TOKEN_IDS)
-    with pytest.raises(ValueError, match="at least one text"):
-        token_ids([], TOKEN_IDS)
     wrong = PROMPTS["wrong"][0]
     ids = token_ids(["a photo of a cat", wrong], TOKEN_IDS, folder)
     assert ids[0, :7].tolist() == [START, 320, 1125, 539, 320, 2368, END]
     assert not ids[0, 7:].any()
     assert ids[1].tolist() == list(TOKEN_IDS[wrong])
-    with pytest.raises(ValueError, match="more than 10 tokens"):
-        token_ids([wrong], TOKEN_IDS, context_length=10)
 
 
 def test_wrong_vocabularies_say_what_is_missing(tmp_path):

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from jax.test_util import check_grads
 
 from gaitjax.parts import convolution, heads, layers
-from gaitjax.parts.resnet import BasicBlock, BasicBlock3D, BasicBlockP3D, Stage
+from gaitjax.parts.resnet import BasicBlock, BasicBlock3D, BasicBlockP3D
 
 
 def normal(*shape, seed=0):
@@ -65,7 +64,7 @@ def test_formulations_agree_in_value_and_gradient(case):
     shape, kernel_shape, strides, padding = CONVOLUTIONS[case]
     x, kernel = normal(*shape), normal(*kernel_shape, seed=1)
     results = {}
-    for name in convolution.FORMULATIONS:
+    for name in ("stock", "matmul"):
 
         def loss(x, kernel):
             y = convolution.convolve(x, kernel, strides, padding)
@@ -86,11 +85,6 @@ def test_the_backend_chooses_the_formulation():
     with convolution.use_formulation("stock"):
         assert convolution.formulation() == "stock"
     assert convolution.formulation() == expected
-    with (
-        pytest.raises(ValueError, match="stock, matmul"),
-        convolution.use_formulation("x"),
-    ):
-        pass
 
 
 def test_the_matmul_gradient_by_finite_differences():
@@ -203,11 +197,6 @@ def test_batch_norm_variance_survives_a_large_mean():
     np.testing.assert_allclose(y.var(0), 1, atol=1e-3)
 
 
-def test_batch_norm_names_a_wrong_valid_shape():
-    with pytest.raises(ValueError, match=r"\(3,\).*\(4, 2\)"):
-        run(layers.BatchNorm(), normal(4, 2, 5), train=True, valid=jnp.ones(3, bool))
-
-
 # ---------------------------------------------------------------- pooling
 
 
@@ -234,8 +223,6 @@ def test_horizontal_pooling_by_hand():
     np.testing.assert_array_equal(pooled[0, :, 0], [1.5 + 3, 5.5 + 7])
     pyramid = heads.horizontal_pyramid(x, (2, 1))
     np.testing.assert_array_equal(pyramid[0, :, 0], [4.5, 12.5, 3.5 + 7])
-    with pytest.raises(ValueError, match="3 strips do not divide the 4 rows"):
-        heads.horizontal_pool(x, 3)
 
 
 def test_max_pool_drops_odd_ends():
@@ -305,8 +292,6 @@ def test_images_are_scaled_by_their_type():
     ours = layers.image_sequence({"silhouettes": jnp.asarray(frames)}, "silhouettes")
     assert ours.shape == (1, 2, 4, 3, 1)
     np.testing.assert_array_equal(ours, 1)
-    with pytest.raises(ValueError, match="config.data.modalities"):
-        layers.image_sequence({"silhouettes": ours}, "heatmaps")
 
 
 # ---------------------------------------------------------------- residual blocks
@@ -355,14 +340,3 @@ def test_blocks_over_time_end_where_the_sequence_ends(block):
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, atol=1e-5), stats, padded_stats
     )
-
-
-def test_a_stage_names_the_kinds_of_blocks():
-    with pytest.raises(ValueError, match="2d, p3d, 3d"):
-        run(
-            Stage("4d", 4, 1),
-            normal(1, 2, 4, 4, 3),
-            train=False,
-            valid=jnp.ones((1, 2), bool),
-        )
-    assert isinstance(Stage("2d", 4, 1), nn.Module)

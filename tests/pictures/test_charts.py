@@ -1,10 +1,12 @@
 """Pictures: the pixels say what the arrays say, at 100 dpi and under 400 KB."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from gaitjax.pictures import charts as report
+from gaitjax.pictures import charts
 
 LIMIT = 400_000
 
@@ -39,7 +41,7 @@ def _metrics():
 
 def test_learning_curves_panels():
     train, evaluation = (
-        panels(_metrics()) for panels in (report._train_panels, report._eval_panels)
+        panels(_metrics()) for panels in (charts._train_panels, charts._eval_panels)
     )
     assert list(train) == ["total", "triplet", "learning rate"]
     assert list(train["triplet"]) == ["text", "gait"]
@@ -50,32 +52,47 @@ def test_learning_curves_panels():
 
 @pytest.mark.parametrize("rows", [_metrics(), _metrics()[:1], _metrics()[10:11]])
 def test_learning_curves_are_drawn_from_many_rows_or_one(tmp_path, rows):
-    report.learning_curves(rows, tmp_path / "deep" / "learning.png")
-    assert _near(_pixels(tmp_path / "deep" / "learning.png"), report.BLUE).any()
+    charts.learning_curves(rows, tmp_path / "deep" / "learning.png")
+    assert _near(_pixels(tmp_path / "deep" / "learning.png"), charts.BLUE).any()
 
 
-def test_learning_curves_without_rows_say_what_is_missing(tmp_path):
-    with pytest.raises(ValueError, match="Got 0 rows, expected"):
-        report.learning_curves([], tmp_path / "learning.png")
+def test_a_dotted_line_marks_the_end_of_a_phase(tmp_path, monkeypatch):
+    """One line in each panel per phase that ends before the last row, at step 300."""
+    drawn = []
+    page = charts._page
+
+    @contextlib.contextmanager
+    def watched(*arguments):
+        with page(*arguments) as (figure, grid):
+            yield figure, grid
+            for axes in grid.flat:
+                dotted = [line for line in axes.lines if line.get_linestyle() == ":"]
+                drawn.append([line.get_xdata()[0] for line in dotted])
+            drawn.append([text.get_text() for text in grid[0, 0].texts])
+
+    monkeypatch.setattr(charts, "_page", watched)
+    phases = {"warm-up": 50, "second": 100, "empty": 0, "training": 300}
+    charts.learning_curves(_metrics(), tmp_path / "learning.png", phases)
+    *panels, labels = drawn
+    assert labels == ["warm-up ends ", "second ends "]
+    assert [panel for panel in panels if panel] == [[50, 100]] * 5
 
 
 def test_smoothing_ignores_nan_and_one_outlier_and_keeps_steps():
     values = np.repeat([1.0, 0.1], 50)
     noisy = values.copy()
     noisy[[10, 70]] = np.nan, 100
-    np.testing.assert_array_equal(report._smooth(noisy), values)
-    assert np.isnan(report._smooth(np.full(3, np.nan))).all()
+    np.testing.assert_array_equal(charts._smooth(noisy), values)
+    assert np.isnan(charts._smooth(np.full(3, np.nan))).all()
 
 
 def test_cmc_curve_rises_where_the_array_rises(tmp_path):
     path = tmp_path / "cmc.png"
     curves = {"CL": np.linspace(10, 90, 20)}
-    report.cmc_curves(curves, path, protocol="ccpg_gait", chance={"CL": 3.3})
-    rows, columns = np.nonzero(_near(_pixels(path), report.BLUE))
+    charts.cmc_curves(curves, path, protocol="ccpg_gait", chance={"CL": 3.3})
+    rows, columns = np.nonzero(_near(_pixels(path), charts.BLUE))
     left, right = rows[columns < 150], rows[(columns > 500) & (rows < 250)]
     assert left.size and right.size and left.min() > right.max() + 100
-    with pytest.raises(ValueError, match="no curves"):
-        report.cmc_curves({}, path, protocol="ccpg_gait")
 
 
 def test_frame_maps_are_hot_where_the_map_is(tmp_path):
@@ -83,7 +100,7 @@ def test_frame_maps_are_hot_where_the_map_is(tmp_path):
     frames = np.full((2, 64, 32, 3), 128, np.uint8)
     heat = np.zeros((2, 4, 2))
     heat[1, :2] = 5
-    report.frame_maps(frames, {"heat": heat}, tmp_path / "maps.png")
+    charts.frame_maps(frames, {"heat": heat}, tmp_path / "maps.png")
     pixels = _pixels(tmp_path / "maps.png")
     height, width = pixels.shape[:2]
     # magma's top (252, 253, 191) at 70 % over grey 128
@@ -94,12 +111,12 @@ def test_frame_maps_are_hot_where_the_map_is(tmp_path):
 
 
 def test_frame_maps_show_at_most_eight_frames_and_share_a_scale():
-    picked = report._evenly(40, 8)
+    picked = charts._evenly(40, 8)
     assert len(picked) == 8 and picked[0] == 0 and picked[-1] == 39
-    np.testing.assert_array_equal(report._evenly(3, 8), [0, 1, 2])
+    np.testing.assert_array_equal(charts._evenly(3, 8), [0, 1, 2])
 
     def limits(*values):
-        scale = report._colour_scale(np.ma.masked_invalid(values))
+        scale = charts._colour_scale(np.ma.masked_invalid(values))
         return scale["vmin"], scale["vmax"]
 
     assert limits(0.2, 0.9, np.nan) == (0, 0.9)
@@ -108,27 +125,32 @@ def test_frame_maps_show_at_most_eight_frames_and_share_a_scale():
     assert limits(0.0, 0.0) == limits(np.nan) == (0, 1)
 
 
-def test_frame_maps_of_another_length_are_refused(tmp_path):
-    frames = np.zeros((3, 8, 4, 3), np.uint8)
-    with pytest.raises(ValueError, match=r'"mask" has shape \(2, 8, 4\), expected \(3'):
-        report.frame_maps(frames, {"mask": np.zeros((2, 8, 4))}, tmp_path / "maps.png")
-
-
 def test_filmstrips_mark_right_and_wrong_by_colour_and_by_line(tmp_path):
     frames = np.full((5, 32, 16, 3), 255, np.uint8)
     cells = [("probe", frames, None), ("a", frames, True), ("b", frames[:1], False)]
-    report.filmstrips([("031", cells), ("032", cells[:2])], tmp_path / "strips.png")
+    charts.filmstrips([("031", cells), ("032", cells[:2])], tmp_path / "strips.png")
     pixels = _pixels(tmp_path / "strips.png")
     third = pixels.shape[1] // 3
-    for i, colour in enumerate((report.GREY, report.GREEN, report.VERMILION)):
+    for i, colour in enumerate((charts.GREY, charts.GREEN, charts.VERMILION)):
         _, columns = np.nonzero(_near(pixels, colour))
         assert columns.size > 100, colour
         centre = np.median(columns)
         assert i * third < centre < (i + 1) * third + 20, colour
-    solid = _longest_run(_near(pixels, report.GREEN))
-    assert solid > 5 * _longest_run(_near(pixels, report.VERMILION))
-    with pytest.raises(ValueError, match="no cells"):
-        report.filmstrips([("031", [])], tmp_path / "strips.png")
+    solid = _longest_run(_near(pixels, charts.GREEN))
+    assert solid > 5 * _longest_run(_near(pixels, charts.VERMILION))
+
+
+def test_attention_is_hot_where_strips_look_and_its_share_is_named(tmp_path):
+    """Every strip looks at the last one; 2/3 of that lies off the diagonal."""
+    weights = np.zeros((3, 3), np.float32)
+    weights[:, 2] = 1
+    maps = {"a pair": weights, "all alike": np.full((3, 3), 1 / 3, np.float32)}
+    charts.attention_maps(maps, tmp_path / "attention.png")
+    pixels = _pixels(tmp_path / "attention.png")
+    half = pixels.shape[1] // 2
+    hot = _near(pixels, "#FCFDBF")[:, : half - 60]  # magma's top, left of the bar
+    rows, columns = np.nonzero(hot)
+    assert rows.size > 5000 and np.ptp(rows) > 2 * np.ptp(columns)
 
 
 def test_bars_are_as_high_as_their_means(tmp_path):
@@ -136,18 +158,18 @@ def test_bars_are_as_high_as_their_means(tmp_path):
         "GEI": {"CL": (20.0, 1.0), "BG": (40.0, 1.0)},
         "LMGait": {"CL": (80.0, 1.0)},
     }
-    report.grouped_bars(table, tmp_path / "bars.png", label="Rank-1 (%)", chance=3.3)
+    charts.grouped_bars(table, tmp_path / "bars.png", label="Rank-1 (%)", chance=3.3)
     pixels = _pixels(tmp_path / "bars.png")[60:]  # below the legend
 
     def heights(colour):
         return _near(pixels, colour).sum(0)
 
-    assert heights(report.ORANGE).max() / heights(report.BLUE).max() == (
+    assert heights(charts.ORANGE).max() / heights(charts.BLUE).max() == (
         pytest.approx(2, rel=0.05)
     )
     many = {f"row {i}": {"CL": (float(i), 0.5)} for i in range(12)}
-    report.grouped_bars(many, tmp_path / "many.png", label="Rank-1 (%)")
-    assert len({report._bar_colour(i, 12) for i in range(12)}) == 12
+    charts.grouped_bars(many, tmp_path / "many.png", label="Rank-1 (%)")
+    assert len({charts._bar_colour(i, 12) for i in range(12)}) == 12
 
 
 def test_grain_of_real_video_is_written_within_the_limit(tmp_path):
@@ -160,5 +182,5 @@ def test_grain_of_real_video_is_written_within_the_limit(tmp_path):
         return (texture + grain).clip(0, 255).astype(np.uint8)
 
     rows = [(str(i), [("a", clip(), True) for _ in range(6)]) for i in range(6)]
-    report.filmstrips(rows, tmp_path / "strips.png")
+    charts.filmstrips(rows, tmp_path / "strips.png")
     _pixels(tmp_path / "strips.png")

@@ -12,13 +12,16 @@ import pytest
 from configs import cargait as cargait_config
 from configs import gaitbase as gaitbase_config
 from gaitjax.data.source import Index, Source
+from gaitjax.engine import loop
 from gaitjax.engine.log import read_metrics
-from gaitjax.pictures import reranking as rerank_pictures
-from gaitjax.rerank import base_run, cargait
-from gaitjax.rerank import compare as compare_rerankers
-from gaitjax.rerank import lists as ranking_lists
-from gaitjax.rerank import methods as rerank
-from gaitjax.rerank import train as train_reranker
+from gaitjax.pictures import clips, reranking
+from gaitjax.rerank import base_run, cargait, compare, methods, run, train
+from gaitjax.rerank.lists import (
+    build_lists,
+    draw_triplets,
+    held_out_identities,
+    leave_out,
+)
 from gaitjax.retrieval.distance import pairwise_distance
 from gaitjax.retrieval.metrics import rank_metrics
 from gaitjax.state import Setup, TrainState
@@ -194,22 +197,19 @@ def test_nan_names_the_step_the_term_and_the_triplets():
     table, config = toy(4, seed=0), toy_config()
     config.train.anchors = 2
     lists = lists_of(table, size=5)
-    drawn = ranking_lists.draw_triplets(lists, count=2, seed=config.seed, step=2)
+    drawn = draw_triplets(lists, count=2, seed=config.seed, step=2)
     terms = {"total": np.nan, "ranking": 1.0}
+    name_rows = functools.partial(train._name_triplets, config, table, lists)
     with pytest.raises(FloatingPointError, match="Step 3: total not finite") as caught:
-        train_reranker._check_finite(3, terms, config, table, lists)
+        loop.check_finite(3, terms, name_rows)
     triplets = [", ".join(table.key[[*rows]]) for rows in zip(*drawn)]
     assert all(triplet in str(caught.value) for triplet in triplets)
-    train_reranker._check_finite(3, {"total": 1.0}, config, table, lists)
+    loop.check_finite(3, {"total": 1.0}, name_rows)
 
 
-def test_wrong_head_count_and_missing_attention_are_explained():
+def test_a_wrong_head_count_is_explained():
     with pytest.raises(ValueError, match="hidden_size=8 is no multiple.*num_heads=3"):
         initial(make(num_heads=3))
-    model = make(cross_attention=False)
-    inputs = draw(0, 1, STRIPS, WIDTH), draw(1, 1, 1, STRIPS, WIDTH)
-    with pytest.raises(ValueError, match="cross_attention=False"):
-        apply(model, initial(model), *inputs, method="attention")
 
 
 # ---------------------------------------------------------------- lists and triplets
@@ -228,7 +228,7 @@ def lists_of(table, size, without_negative="skip", same_view=True):
     config.size, config.without_negative = size, without_negative
     config.same_view = same_view
     rows = np.arange(len(table.subject))
-    return train_reranker.build_lists(table, rows, config, mesh=None)
+    return build_lists(table, rows, config, mesh=None)
 
 
 def test_top_lists_by_hand():
@@ -249,7 +249,7 @@ def test_lists_without_a_negative_are_skipped_or_filled():
     table = table_of([0.0, 1.0, 2.0, 10.0, 11.0], list("aaabb"))
     skipped = lists_of(table, 2)
     np.testing.assert_array_equal(skipped.usable, [0, 0, 0, 1, 1])
-    drawn = ranking_lists.draw_triplets(skipped, count=20, seed=0, step=0)
+    drawn = draw_triplets(skipped, count=20, seed=0, step=0)
     assert set(drawn.anchor) == {3, 4}
     filled = lists_of(table, 2, "nearest")
     np.testing.assert_array_equal(filled.other_negative, [3, 3, 3, -1, -1])
@@ -269,7 +269,7 @@ def test_self_is_removed_also_among_duplicates():
     near = np.array([[0, 1, 2], [0, 1, 2], [0, 1, 3], [3, 0, 1]])
     expected = [[1, 2], [0, 2], [0, 1], [0, 1]]  # row 2 is not in its own list
     out = near == np.arange(4)[:, None]
-    np.testing.assert_array_equal(ranking_lists.leave_out(near, out, 2), expected)
+    np.testing.assert_array_equal(leave_out(near, out, 2), expected)
 
 
 def test_the_own_view_can_be_left_out():
@@ -290,17 +290,14 @@ def test_triplets_are_a_function_of_seed_and_step_and_are_triplets():
     subject = np.repeat(list("abcdef"), 5)
     table = table_of(rng.normal(size=30), subject)
     lists = lists_of(table, 8, "nearest")
-    first = ranking_lists.draw_triplets(lists, count=16, seed=3, step=7)
-    again = ranking_lists.draw_triplets(lists, count=16, seed=3, step=7)
+    first = draw_triplets(lists, count=16, seed=3, step=7)
+    again = draw_triplets(lists, count=16, seed=3, step=7)
     np.testing.assert_array_equal(first, again)
     for seed, step in ((3, 8), (4, 7)):
-        other = ranking_lists.draw_triplets(lists, count=16, seed=seed, step=step)
+        other = draw_triplets(lists, count=16, seed=seed, step=step)
         assert not np.array_equal(first, other)
     assert len(set(first.anchor)) == 16  # without replacement
-    drawn = [
-        ranking_lists.draw_triplets(lists, count=16, seed=0, step=step)
-        for step in range(200)
-    ]
+    drawn = [draw_triplets(lists, count=16, seed=0, step=step) for step in range(200)]
     anchor, positive, negative = np.concatenate(drawn, axis=1)
     assert (subject[positive] == subject[anchor]).all() and (positive != anchor).all()
     assert (subject[negative] != subject[anchor]).all()
@@ -314,14 +311,14 @@ def test_triplets_are_a_function_of_seed_and_step_and_are_triplets():
 
 def test_held_out_identities():
     subject = np.repeat(np.arange(20), 3)
-    held = ranking_lists.held_out_identities(subject, share=0.25, seed=0)
+    held = held_out_identities(subject, share=0.25, seed=0)
     assert len(set(subject[held])) == 5 and not set(subject[held]) & set(subject[~held])
-    again = ranking_lists.held_out_identities(subject, share=0.25, seed=0)
+    again = held_out_identities(subject, share=0.25, seed=0)
     np.testing.assert_array_equal(held, again)
-    other = ranking_lists.held_out_identities(subject, share=0.25, seed=1)
+    other = held_out_identities(subject, share=0.25, seed=1)
     assert not np.array_equal(held, other)
     with pytest.raises(ValueError, match="sets 2 of 3 training identities apart"):
-        ranking_lists.held_out_identities(np.arange(3), share=0.1, seed=0)
+        held_out_identities(np.arange(3), share=0.1, seed=0)
 
 
 # ---------------------------------------------------------------- training
@@ -362,7 +359,7 @@ def rank1(table, score):
 
 
 def test_training_lowers_the_loss_and_helps_on_new_identities(tmp_path):
-    reranker = train_reranker.fit(toy_config(), tmp_path, toy(30, seed=0))
+    reranker = train.fit(toy_config(), tmp_path, toy(30, seed=0))
     rows = read_metrics(tmp_path / "metrics.jsonl")
     losses = [row["total"] for row in rows if row["kind"] == "train"]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
@@ -396,14 +393,14 @@ def test_a_resumed_run_is_bit_equal(tmp_path):
     config.model.dropout = 0.1
     config.train.update(log_every=1, checkpoint_every=3)
     config.validation.every_steps = 2
-    whole = train_reranker.fit(config, tmp_path / "whole", table)
+    whole = train.fit(config, tmp_path / "whole", table)
 
     class Killed(Exception):
         pass
 
     with pytest.MonkeyPatch.context() as patch:
         dying = range(5)
-        steps = train_reranker.triplet_batches
+        steps = train.triplet_batches
 
         def batches(*arguments):
             for step, batch in zip(arguments[-1], steps(*arguments)):
@@ -411,31 +408,33 @@ def test_a_resumed_run_is_bit_equal(tmp_path):
                     raise Killed
                 yield batch
 
-        patch.setattr(train_reranker, "triplet_batches", batches)
+        patch.setattr(train, "triplet_batches", batches)
         with pytest.raises(Killed):
-            train_reranker.fit(config, tmp_path / "killed", table)
-    resumed = train_reranker.fit(config, tmp_path / "killed", table)
+            train.fit(config, tmp_path / "killed", table)
+    resumed = train.fit(config, tmp_path / "killed", table)
     assert resumed.step == whole.step and resumed.loss == whole.loss
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
     histories = [
         read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "killed")
     ]
+    for row in itertools.chain(*histories):
+        row.pop("wait_share", None)  # seconds of this machine
     assert histories[0] == histories[1]
 
     # Finished: nothing is trained, the same parameters come back.
-    again = train_reranker.fit(config, tmp_path / "whole", table)
+    again = train.fit(config, tmp_path / "whole", table)
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
 
     # Another base model in the same folder is refused.
     with pytest.raises(ValueError, match="data fingerprint: toy -> other"):
-        train_reranker.fit(config, tmp_path / "whole", toy(10, 0, fingerprint="other"))
+        train.fit(config, tmp_path / "whole", toy(10, 0, fingerprint="other"))
 
 
 def test_a_reranker_that_never_gets_better_is_the_base_model(tmp_path):
     config = toy_config(steps=2)
     config.optimizer.learning_rate = 30.0
     config.validation.every_steps = 1
-    reranker = train_reranker.fit(config, tmp_path, toy(10, seed=0))
+    reranker = train.fit(config, tmp_path, toy(10, seed=0))
     assert reranker.step == 0
     probe, candidates = draw(0, 2, STRIPS, WIDTH), draw(1, 2, 2, STRIPS, WIDTH)
     pair = apply(
@@ -451,7 +450,7 @@ def scored(shortlist, score_fn, seed=0):
     """(base distances, re-ranked, probe ids, gallery ids) of 12 probes x 30."""
     probe, gallery = draw(seed, 12, STRIPS, WIDTH), draw(seed + 1, 30, STRIPS, WIDTH)
     distance = pairwise_distance(probe, gallery, metric="euclidean")
-    after = rerank.rerank(
+    after = methods.rerank(
         distance, probe, gallery, score_fn, shortlist=shortlist, chunk=5
     )
     return distance, after, np.arange(12) % 6, np.arange(30) % 6
@@ -460,7 +459,7 @@ def scored(shortlist, score_fn, seed=0):
 @pytest.mark.parametrize("shortlist", [1, 10, 99])
 def test_an_untrained_cargait_changes_no_ranking(shortlist):
     model = make()
-    score_fn = compare_rerankers.pair_score(model, initial(model)["params"])
+    score_fn = compare.pair_score(model, initial(model)["params"])
     before, after, _, _ = scored(shortlist, score_fn)
     np.testing.assert_array_equal(
         np.argsort(before, axis=1, kind="stable"),
@@ -470,11 +469,11 @@ def test_an_untrained_cargait_changes_no_ranking(shortlist):
 
 def test_an_untrained_cargait_over_a_cosine_base_changes_no_ranking():
     model = make(metric="cosine")
-    score_fn = compare_rerankers.pair_score(model, initial(model)["params"])
+    score_fn = compare.pair_score(model, initial(model)["params"])
     probe, gallery = draw(0, 12, STRIPS, WIDTH), draw(1, 30, STRIPS, WIDTH)
     base = pairwise_distance(probe, gallery, metric="cosine")
     rows = np.broadcast_to(np.arange(30), (12, 30))
-    scores = rerank.score(rows, probe, gallery, score_fn, chunk=5)
+    scores = methods.score(rows, probe, gallery, score_fn, chunk=5)
     np.testing.assert_allclose(scores, base, atol=1e-6)
     same = jax.grad(lambda x: model.pair_distance(x, x).sum())(jnp.ones((2, 3, 4)))
     np.testing.assert_allclose(same, 0, atol=1e-7)
@@ -507,14 +506,32 @@ def test_prepared_batched_and_single_probes_give_one_ranking(monkeypatch):
     distance = pairwise_distance(probe, gallery, metric="euclidean")
     config = cargait_config.get_config().evaluation
     config.update(shortlist=6, chunk=3)
-    method = compare_rerankers.trained_method(model, params, config)
+    method = compare.trained_method(model, params, config)
     together = method(distance, probe, gallery)
     assert not np.array_equal(together.argsort(1), distance.argsort(1))
     alone = [method(distance[[i]], probe[[i]], gallery)[0] for i in range(7)]
     np.testing.assert_array_equal(together, alone)
-    monkeypatch.setattr(compare_rerankers, "PREPARED_LIMIT", 0)
+    monkeypatch.setattr(compare, "PREPARED_LIMIT", 0)
     assert method.prepare(gallery) is None
     np.testing.assert_array_equal(together, method(distance, probe, gallery))
+
+
+def test_cascade_is_lbr_and_then_cargait():
+    model = make()
+    params = trained(model)["params"]
+    probe, gallery = draw(0, 7, STRIPS, WIDTH), draw(1, 20, STRIPS, WIDTH)
+    distance = pairwise_distance(probe, gallery, metric="euclidean")
+    config = cargait_config.get_config().evaluation
+    config.update(shortlist=5, wide_shortlist=12, chunk=3)
+    ours = compare.cascade_method(model, params, config)(distance, probe, gallery)
+    wide = methods.lbr(distance, probe, gallery, shortlist=12)
+    narrow = compare.trained_method(model, params, config)(wide, probe, gallery)
+    np.testing.assert_array_equal(ours, narrow)
+    before, middle, after = (x.argsort(1) for x in (distance, wide, ours))
+    np.testing.assert_array_equal(after[:, 12:], before[:, 12:])
+    np.testing.assert_array_equal(after[:, 5:], middle[:, 5:])
+    assert not np.array_equal(after[:, :5], middle[:, :5])
+    assert not np.array_equal(middle, before)
 
 
 def toy_base(monkeypatch):
@@ -522,7 +539,7 @@ def toy_base(monkeypatch):
     config = gaitbase_config.get_config()
     config.evaluation.protocols = ("casia_b",)
     state = TrainState(np.int32(5), {}, {}, {}, {})
-    base = base_run.Base(config, Setup(*[None] * 8), state, "base")
+    base = base_run.Base(config, Setup(*[None] * 6), state, "base")
     embedded = []
 
     def split(base, name, dataset=""):
@@ -544,15 +561,15 @@ def toy_base(monkeypatch):
     monkeypatch.setattr(base_run, "load_base", lambda config: base)
     monkeypatch.setattr(base_run, "open_base_split", split)
     monkeypatch.setattr(base_run.evaluate, "embed_split", embed_split)
-    monkeypatch.setattr(rerank_pictures, "_frames", lambda *_: np.zeros((3, 8, 6, 3)))
+    monkeypatch.setattr(clips, "rgb_frames", lambda *_: np.zeros((3, 8, 6, 3)))
     return embedded
 
 
 def test_the_comparison_of_rerankers(tmp_path, monkeypatch, capsys):
     embedded = toy_base(monkeypatch)
     config = toy_config(steps=200)
-    config.evaluation.rerankers = ("kr", "cargait", "cascade")  # all: test_rerank.py
-    report = train_reranker.rerank(config, tmp_path)
+    config.evaluation.rerankers = ("kr", "cargait", "cascade")  # all: test_methods.py
+    report = run.rerank(config, tmp_path)
     assert report == json.loads((tmp_path / "rerank.json").read_text())
     assert list(report["rerankers"]) == ["base", "kr", "cargait", "cascade"]
     rank1 = {
@@ -582,18 +599,26 @@ def test_the_comparison_of_rerankers(tmp_path, monkeypatch, capsys):
     assert embedded == ["train", "test"]
     config.data.test_dataset = "other"
     config.evaluation.rerankers = ("cargait",)
-    other = train_reranker.rerank(config, tmp_path)
+    other = run.rerank(config, tmp_path)
     assert embedded == ["train", "test"] and other["dataset"] == "other"
     results = [row["rerankers"]["cargait"]["results"] for row in (report, other)]
     assert results[0] == results[1]
     assert (tmp_path / "rerank_other.json").exists()
 
 
-def test_unknown_rerankers_are_named_before_anything_is_trained(tmp_path):
+def test_wrong_options_are_named_before_anything_is_trained(tmp_path):
     config = toy_config()
     config.evaluation.rerankers = ("kr", "magic")
-    with pytest.raises(ValueError, match="rerankers magic; choose from kr,.*cargait"):
-        train_reranker.rerank(config, tmp_path)
+    with pytest.raises(ValueError, match="rerankers 'magic'; choose from kr,.*cargait"):
+        run.rerank(config, tmp_path)
+    config.evaluation.rerankers = ("kr",)
+    for field, value, message in (
+        ("shortlist", 0, "evaluation.shortlist must be 1 or more; got 0"),
+        ("protocols", ("ccpg",), "evaluation.protocols 'ccpg'; choose from ccpg_gait"),
+    ):
+        config.evaluation[field] = value
+        with pytest.raises(ValueError, match=message):
+            run.rerank(config, tmp_path)
 
 
 def test_shown_probes_alternate_between_gains_and_losses():
@@ -601,11 +626,11 @@ def test_shown_probes_alternate_between_gains_and_losses():
     rows = {"probe": [0] * 4, "base": [[2, 1], [1, 2], [2, 3], [1, 2]]}
     rows["cargait"] = [[1, 2], [2, 1], [2, 3], [2, 1]]
     ranking = {name: np.array(value) for name, value in rows.items()}
-    assert rerank_pictures.changed_probes(ranking, subject, 4) == [0, 1, 3, 2]
+    assert reranking.changed_probes(ranking, subject, 4) == [0, 1, 3, 2]
 
 
 def test_a_missing_base_run_is_explained(tmp_path):
     config = toy_config()
     config.base_run = str(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is no trained run.*run.sh train"):
-        train_reranker.run(config, tmp_path)
+        run.run(config, tmp_path)

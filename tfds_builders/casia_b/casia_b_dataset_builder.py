@@ -15,7 +15,7 @@ FOLDERS = ("", "GaitDatasetB-silh", "silhouettes")
 INSTRUCTIONS = (
     "Download the silhouettes of Dataset B (GaitDatasetB-silh.zip; for research) from "
     "http://www.cbsr.ia.ac.cn/english/Gait%20Databases.asp, unpack it and the archives "
-    "in it, so that DIR holds ID/TYPE/VIEW/*.png, and give --manual_dir=DIR."
+    "in it, so that DIR holds ID/TYPE/VIEW/*.png, and pass --manual_dir=DIR."
 )
 
 

@@ -1,4 +1,4 @@
-"""CASIA-B*: CASIA-B's videos segmented anew, with RGB and ratios. See README.md."""
+"""CASIA-B*: new crops and masks of CASIA-B's videos, with RGB. See README.md."""
 
 from tfds_builders import benchmark, image_folders, opengait_pickles
 from tfds_builders.archives import find_folders, shipped_partition
@@ -12,7 +12,7 @@ INSTRUCTIONS = (
     'Apply to CASIA (http://www.cbsr.ia.ac.cn) for "Dataset B*" with a signed '
     f"agreement. Unpack it so that DIR holds {FRAMES}/ID/TYPE/VIEW/ and "
     f"{SILHOUETTES}/ID/TYPE/VIEW/ (config default), or ID/TYPE/VIEW/*.pkl (config "
-    "opengait), and give --manual_dir=DIR."
+    "opengait), and pass --manual_dir=DIR."
 )
 
 
@@ -42,6 +42,6 @@ class Builder(benchmark.BenchmarkBuilder):
     }
     EXPECTED = Expected(
         subjects={"train": PARTITION.train, "test": PARTITION.test},
-        recalled={"train": 8140, "test": 5486},  # a user's count of CASIA-B's RGB
+        recalled={"train": 8140, "test": 5486},  # test: counted by a user
         grid=GRID,
     )

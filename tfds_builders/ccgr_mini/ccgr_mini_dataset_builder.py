@@ -15,7 +15,7 @@ from tfds_builders.archives import (
 from tfds_builders.checks import Expected
 
 PARTITION = shipped_partition(__file__)
-ABSENT = frozenset({"803"})  # listed, but without a sequence
+ABSENT = frozenset({"803"})  # listed, but has no sequence
 ROLES = {
     "ratios": r"ratios_HW$",
     "frames": r"-rgb_f$",
@@ -26,14 +26,14 @@ OPTIONAL = ("keypoints",)
 INSTRUCTIONS = (
     "CCGR-mini's derived data is free for research without redistribution, its RGB "
     "under a signed agreement (https://github.com/ShinanZou/CCGR). Unpack it so that "
-    "DIR holds ID/TYPE/VIEW/*.pkl, put its list of gallery sequences (OpenGait "
-    "publishes it too) to DIR/gallery.txt or DIR/CCGR-MINI.json (GALLERY_SET), and "
-    "give --manual_dir=DIR."
+    "DIR holds ID/TYPE/VIEW/*.pkl, save its list of gallery sequences (OpenGait "
+    "publishes it too) as DIR/gallery.txt or DIR/CCGR-MINI.json (GALLERY_SET), and "
+    "pass --manual_dir=DIR."
 )
 
 
 def find(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
-    """Folders ID/TYPE/VIEW of pickles; test conditions begin with their role."""
+    """Folders ID/TYPE/VIEW of pickles; a test condition is gallery_ or probe_TYPE."""
     listed = users_partition((given, root), "CCGR-MINI", ("gallery",)).gallery
     gallery = frozenset(name.lstrip("0") for name in listed)
     seen = set()
@@ -49,7 +49,7 @@ def find(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
 
 
 def split_of(subject: str) -> str | None:
-    """Split of a folder's name, which may have leading zeros."""
+    """The split of a subject's folder, whose name may have leading zeros."""
     return PARTITION.split(subject.lstrip("0"))
 
 

@@ -15,7 +15,7 @@ CONDITIONS = ("U0_D0", "U0_D0_BG", "U0_D3", "U1_D0", "U1_D1", "U2_D2", "U3_D3")
 INSTRUCTIONS = (
     "CCPG is given to academic researchers who sign its agreement "
     "(https://github.com/BNU-IVC/CCPG). Unpack it so that DIR holds "
-    f"{FRAMES}/ID/TYPE/VIEW/ and {SILHOUETTES}/ID/TYPE/VIEW/ and give --manual_dir=DIR."
+    f"{FRAMES}/ID/TYPE/VIEW/ and {SILHOUETTES}/ID/TYPE/VIEW/ and pass --manual_dir=DIR."
 )
 
 

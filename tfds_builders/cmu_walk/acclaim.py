@@ -1,11 +1,11 @@
-"""Acclaim ASF/AMC motion capture: skeleton and motion files to joint positions.
+"""Reads Acclaim ASF/AMC motion capture: skeleton and motion files to joint positions.
 
 Format: J. Lander, "Working with Motion Capture File Formats", Game Developer, January
-1998. A bone has a direction (in the axes of the whole figure, at rest), a length, an
-axis C = rotation of its own coordinate system, and degrees of freedom. With M the
-rotation of a frame's angles, a bone turns by C M C^-1 within its parent. Rotations
-written "XYZ" are applied about x first: R = Rz Ry Rx. The unit of length is 1/length
-inches, with `length` of the file's units (CMU: 1/0.45 inches).
+1998. A bone has a direction (at rest, in the axes of the whole figure), a length, an
+axis C (the rotation of its own coordinate system), and degrees of freedom. If M is the
+rotation by a frame's angles, a bone turns by C M C^-1 within its parent. The order
+"XYZ" rotates about x first: R = Rz Ry Rx. A unit of length is 1 / L inches, where L is
+`length` in the section `units` (CMU: 0.45).
 """
 
 from typing import NamedTuple
@@ -16,8 +16,8 @@ METRES_PER_INCH = 0.0254
 
 
 class Bone(NamedTuple):
-    """direction: [3] unit vector. length: file units. axis: C, [3 3]. order: axis order
-    of the angles. dof: names of the angles in the motion file, in its order."""
+    """direction: unit vector [3]. length: in file units. axis: C, [3 3]. order: of the
+    rotations, "XYZ". dof: names of the bone's values in the motion file, in order."""
 
     direction: np.ndarray
     length: float
@@ -27,9 +27,9 @@ class Bone(NamedTuple):
 
 
 class Skeleton(NamedTuple):
-    """bones: without the root. parents: {bone: parent}, parents first. position: [3]
-    file units; axis: [3 3], order, dof: as for a bone, of the root. scale: metres per
-    file unit. radians: whether the files' angles are radians."""
+    """bones: all but the root. parents: {bone: parent}, parents first. position: [3] in
+    file units; axis, order, dof: those of the root, as for a bone. scale: metres per
+    file unit. radians: whether the angles are in radians, not degrees."""
 
     bones: dict[str, Bone]
     parents: dict[str, str]
@@ -42,8 +42,8 @@ class Skeleton(NamedTuple):
 
 
 class Pose(NamedTuple):
-    """start, end: {bone: [T 3]} metres. rotation: {bone: [T 3 3]}, of its coordinate
-    system relative to rest. Both hold the root too (start = end)."""
+    """start, end: {bone: [T 3]}, metres. rotation: {bone: [T 3 3]}, relative to rest.
+    All include the root, whose start and end are the same."""
 
     start: dict[str, np.ndarray]
     end: dict[str, np.ndarray]
@@ -71,7 +71,7 @@ def _lines(text: str) -> list[list[str]]:
 
 
 def parse_skeleton(text: str) -> Skeleton:
-    """Reads the text of an ASF file. Raises ValueError saying what is malformed."""
+    """Reads the text of an ASF file. Raises ValueError for malformed ones."""
     sections: dict[str, list[list[str]]] = {}
     current: list[list[str]] = []
     for line in _lines(text):
@@ -144,8 +144,8 @@ def _bones(lines, radians):
 def parse_motion(text: str, skeleton: Skeleton) -> dict[str, np.ndarray]:
     """Reads the text of an AMC file: {bone: [T D]} in the order of the bone's dof.
 
-    Raises ValueError where a frame lacks a bone, has another number of values than the
-    skeleton's dof, or values that are not finite numbers.
+    Raises ValueError if a frame lacks a bone or has a wrong number of values for one,
+    and for values that are not finite numbers.
     """
     moving = {name: len(bone.dof) for name, bone in skeleton.bones.items() if bone.dof}
     sizes = {"root": len(skeleton.dof), **moving}
@@ -205,5 +205,5 @@ def _split(values, dof, radians):
             angles[:, "xyz".index(name[1])] = values[:, column]
         elif name[0] == "t":
             shift[:, "xyz".index(name[1])] = values[:, column]
-        # "l", a change of length, is not used by any CMU file
+        # "l", a change of length, does not occur in CMU's files
     return (angles if radians else np.deg2rad(angles)), shift

@@ -19,15 +19,15 @@ _LIST = "; ".join(
     for subject, trials in sequences.WALKS.items()
 )
 INSTRUCTIONS = (
-    f"For each subject NN, fetch the skeleton {SITE}/NN/NN.asf and the walks "
-    f"{SITE}/NN/NN_MM.amc into DIR/NN/ and give the folder: --manual_dir=DIR. "
+    f"For each subject NN, download the skeleton {SITE}/NN/NN.asf and the walks "
+    f"{SITE}/NN/NN_MM.amc into DIR/NN/ and pass --manual_dir=DIR. "
     f"Walks MM of NN: {_LIST}."
 )
 
 
 @dataclasses.dataclass
 class CmuWalkConfig(tfds.core.BuilderConfig):
-    """max_recordings: of one person. num_frames: the most of one sequence (12 fps)."""
+    """max_recordings: per person. num_frames: at most, per sequence (12 per second)."""
 
     num_cameras: int = 4
     max_recordings: int = 9
@@ -95,13 +95,13 @@ class Builder(RecordBuilder):
 
 
 def _local_folder(dl_manager) -> Path | None:
-    """What the user fetched: --manual_dir or its sub-folder cmu_walk; None: nothing.
+    """--manual_dir or its sub-folder cmu_walk; None if no --manual_dir was given.
 
-    Raises FileNotFoundError where there is such a folder, but without recordings.
+    Raises FileNotFoundError if neither has recordings.
     """
     try:
         given = Path(dl_manager.manual_dir)
-    except AssertionError:  # TFDS's way to say that there is no such folder, or empty
+    except AssertionError:  # TFDS: there is no such folder, or it is empty
         return None
     for folder in (given, given / "cmu_walk"):
         if any(folder.glob("[0-9][0-9]/*.asf")):
@@ -112,14 +112,14 @@ def _local_folder(dl_manager) -> Path | None:
 
 
 def _download(dl_manager) -> Path:
-    """Fetches the listed files from the database's site; returns their folder."""
+    """Downloads the listed files from the database's site; returns their folder."""
     names = [f"{subject}/{subject}.asf" for subject in sequences.WALKS]
     names += [
         f"{subject}/{subject}_{trial:02d}.amc"
         for subject, trials in sequences.WALKS.items()
         for trial in trials
     ]
-    try:  # one quick question first: the downloads retry for a minute
+    try:  # first a quick request, because failing downloads retry for a minute
         urllib.request.urlopen(f"{SITE}/{names[0]}", timeout=10).close()
         fetched = dl_manager.download({name: f"{SITE}/{name}" for name in names})
     except Exception as error:  # TFDS and its HTTP library raise a dozen types

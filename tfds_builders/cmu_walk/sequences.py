@@ -1,9 +1,8 @@
-"""Recordings -> joint positions -> rendered records, and who is dressed how.
+"""Renders recordings in several outfits: motion capture -> joints -> records.
 
-Split by whole recordings: a recording carries one role, and a role's conditions never
-meet as probe and gallery in any CCPG task. The tasks force three roles: U0_D0 and
-U0_D0_BG (probes of CL, and probe against gallery in BG) and the CL gallery pairwise
-exclude each other.
+A recording has one role, and a role's conditions are never both probe and gallery of a
+CCPG task, so no walk is compared with itself. This takes three roles: U0_D0 and
+U0_D0_BG are probe and gallery in BG, and both are probes of the CL gallery.
 
 | recordings of a person | roles, in the order of trial numbers |
 |---|---|
@@ -56,7 +55,7 @@ WALKS = {
 
 
 class Recording(NamedTuple):
-    """One AMC file of the folder and its role; num_frames: the most that are kept."""
+    """One AMC file of the folder and its role; at most num_frames frames are kept."""
 
     folder: str
     subject: str
@@ -72,7 +71,7 @@ class Recording(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Records of one recording, or why there are none."""
+    """The records of one recording, or the problem that prevents them."""
 
     name: str
     records: list
@@ -87,10 +86,10 @@ def recordings(
     max_recordings: int,
     num_frames: int,
 ) -> tuple[list[Recording], list[str]]:
-    """The walks found in `folder` with their roles, and names of those not found.
+    """The walks found in `folder` with their roles, and the names of missing ones.
 
-    A person has at most `max_recordings`, the first ones: without a bound two people
-    would make up half of the probes.
+    Only the first `max_recordings` of a person are used; otherwise two people would
+    make up half of the probes.
     """
     found, missing = [], []
     for subject, trials in WALKS.items():
@@ -114,7 +113,7 @@ def recordings(
 def joints_of(pose: acclaim.Pose, step: int) -> tuple[np.ndarray, float]:
     """Joint positions [T J 3] of every `step`-th frame and the stature in metres.
 
-    Turned so that the walk (first to last pelvis) goes along z, standing on y = 0.
+    The walk, from the first to the last pelvis, goes along z on the floor y = 0.
     """
     end = {name: value[::step] for name, value in pose.end.items()}
     start = {name: value[::step] for name, value in pose.start.items()}
@@ -131,7 +130,7 @@ def joints_of(pose: acclaim.Pose, step: int) -> tuple[np.ndarray, float]:
         at[f"{side}_elbow"] = end[f"{s}humerus"]
         at[f"{side}_wrist"] = end[f"{s}wrist"]
         at[f"{side}_hand"] = end[f"{s}hand"]
-        # the capture has no heel: below and behind the ankle, as deep as the ball
+        # the capture has no heel: place it behind and below the ankle
         length = np.linalg.norm(ball - ankle, axis=-1).mean()
         at[f"{side}_heel"] = ankle + turn[f"{s}foot"] @ np.array(
             [0, -0.35 * length, -0.3 * length]
@@ -153,7 +152,7 @@ def joints_of(pose: acclaim.Pose, step: int) -> tuple[np.ndarray, float]:
 
 
 def _stature(at, end) -> float:
-    """Bone lengths from the head to the floor, averaged over frames and sides."""
+    """The sum of bone lengths from head to floor, averaged over frames and sides."""
 
     def length(a, b):
         return float(np.linalg.norm(a - b, axis=-1).mean())
@@ -164,7 +163,7 @@ def _stature(at, end) -> float:
         for s in ("left", "right")
     ]
     trunk = length(at["pelvis"], at["chest"]) + length(at["chest"], end["head"])
-    # ankle height and the crown above the last joint: 0.039 and 0.02 of stature
+    # 0.039 of stature is below the ankle, 0.02 above the last joint of the head
     return (sum(legs) / 2 + trunk) / (1 - 0.039 - 0.02)
 
 

@@ -18,7 +18,7 @@ INSTRUCTIONS = (
     "Gait3D is given under a signed agreement for non-commercial use "
     "(https://gait3d.github.io). Unpack its silhouettes so that DIR holds "
     "2D_Silhouettes/ID/CAM_VIDEO/SEQ/*.png, put the list Gait3D.json (OpenGait "
-    "publishes it too) to DIR, and give --manual_dir=DIR."
+    "publishes it too) into DIR, and pass --manual_dir=DIR."
 )
 
 
@@ -37,7 +37,7 @@ def find_pickles(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
 def with_roles(found: Iterator[Sequence], partition: Partition) -> Iterator[Sequence]:
     """Condition "probe", "gallery" or "train"; view CAM_VIDEO_SEQ.
 
-    So the camera is the view before its first "_", as everywhere. Probes that are
+    The camera is the view before its first "_", as in all data sets. Probes that are
     listed but not found come last.
     """
     seen = set()

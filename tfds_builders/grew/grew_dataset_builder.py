@@ -12,18 +12,18 @@ from tfds_builders.checks import Expected
 INSTRUCTIONS = (
     "GREW is given on request for non-commercial use, with a password "
     "(https://www.grew-benchmark.org). Unpack its silhouettes so that DIR holds "
-    "train/ID/SEQ/*.png, test/gallery/ID/SEQ/*.png and test/probe/SEQ/*.png, and give "
+    "train/ID/SEQ/*.png, test/gallery/ID/SEQ/*.png and test/probe/SEQ/*.png, and pass "
     "--manual_dir=DIR."
 )
 NO_WALKS = "empty: a person's folder without folders of walks"
 
 
 def find_raw(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
-    """Training walks are condition 00; of a person's gallery walks the first in sorted
-    order is 01, the others 02; probes are 03 of the subject "probe".
+    """Training walks have condition 00, gallery walks 01 and 02, probes 03.
 
-    The field numbers gallery walks in the order in which the file system lists them,
-    so its 01 and 02 differ from machine to machine; sorted, they do not.
+    The first of a person's gallery walks in sorted order is 01, the others are 02. The
+    field takes the order in which the file system lists them, which differs between
+    machines. Probes belong to the subject "probe".
     """
     del given
     for person in _folders(root / "train"):
@@ -41,7 +41,7 @@ def find_raw(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
     for walk in probes:
         yield _sequence("test", "probe", "03", walk)
     if not probes:
-        problem = "missing: no folder in test/probe, so no submission can be made"
+        problem = "missing: no folder in test/probe, so no submission is possible"
         yield Sequence("test", "probe", "03", "", {}, problem)
 
 
@@ -54,7 +54,7 @@ def _sequence(split: str, subject: str, condition: str, walk: epath.Path) -> Seq
 
 
 def split_of(subject: str) -> str:
-    """OpenGait's folders: 00001train, 00001, probe."""
+    """The split of one of OpenGait's folders: 00001train, 00001, probe."""
     return "train" if subject.endswith("train") else "test"
 
 
@@ -82,7 +82,7 @@ class Builder(benchmark.BenchmarkBuilder):
         ),
     }
     EXPECTED = Expected(
-        subjects={"train": 20_000, "test": 6001},  # with the pseudo-subject "probe"
+        subjects={"train": 20_000, "test": 6001},  # with the subject "probe"
         recalled={"train": 102_887, "test": 24_000},
         by_condition={"test": {"01": 6000, "02": 6000}},
         each={"test": {"01": 1, "02": 1}},

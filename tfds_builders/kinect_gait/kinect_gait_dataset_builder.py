@@ -11,17 +11,19 @@ from tfds_builders.checks import Expected
 from tfds_builders.kinect_gait import recordings
 
 PARTITION = shipped_partition(__file__)
-RECORDINGS = {5: 153, 6: 7, 4: 3, 3: 1}  # of a person -> people
+RECORDINGS = {5: 153, 6: 7, 4: 3, 3: 1}  # recordings of a person -> people
 INSTRUCTIONS = (
     "Clone https://github.com/Vortander/KinectGait to DIR, so that it holds "
-    "Data/PersonNNN/K.txt, and give --manual_dir=DIR. The data has no licence and may "
+    "Data/PersonNNN/K.txt, and pass --manual_dir=DIR. The data has no licence and may "
     "not be redistributed; its author asks for citation."
 )
 
 
 def find(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
-    """Files PersonNNN/K.txt, each before all virtual cameras: subject NNN, condition K
-    with two digits (the number of the recording)."""
+    """Files PersonNNN/K.txt, each before all virtual cameras.
+
+    The subject is NNN, the condition K (the recording's number) with two digits.
+    """
     del given
     for person in subfolders(root):
         if not re.fullmatch(r"Person\d+", person.name):

@@ -1,4 +1,4 @@
-"""KinectGait's recordings: text -> joints of a walk on the spot -> rendered record."""
+"""Renders KinectGait's recordings: text -> joints of a walk on the spot -> record."""
 
 import numpy as np
 from etils import epath
@@ -9,23 +9,23 @@ from tfds_builders.figure import JOINTS, make_body, unit
 from tfds_builders.frames import normalise_silhouettes
 from tfds_builders.image_folders import outcome
 
-# 20 joints of a frame in this order; the person's own left and right
+# the 20 joints of a frame, in this order; left and right are the person's own
 KINECT_JOINTS = (
     "Head", "Shoulder-Center", "Shoulder-Right", "Shoulder-Left", "Elbow-Right",
     "Elbow-Left", "Wrist-Right", "Wrist-Left", "Hand-Right", "Hand-Left", "Spine",
     "Hip-centro", "Hip-Right", "Hip-Left", "Knee-Right", "Knee-Left", "Ankle-Right",
     "Ankle-Left", "Foot-Right", "Foot-Left",
 )  # fmt: skip
-STEP = 2  # every second frame: 15 per second
-SMOOTH = 15  # frames over which the heading is averaged (1 s)
+STEP = 2  # every second frame is used: 15 per second
+SMOOTH = 15  # the heading is averaged over so many frames
 ELEVATION = 5.0  # of the virtual cameras, degrees
 VIEWS = ("000", "030", "060", "090")  # degrees from the walking direction
 
 
 def parse(text: str) -> np.ndarray:
-    """ "Name;x;y;z" lines, metres -> float64 [T 20 3] in the order KINECT_JOINTS.
+    """Lines "Name;x;y;z", metres -> float64 [T 20 3] in the order KINECT_JOINTS.
 
-    Raises ValueError where the lines are not whole frames of finite positions.
+    Raises ValueError if the lines are not whole frames of finite positions.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     count = len(KINECT_JOINTS)
@@ -47,15 +47,15 @@ def parse(text: str) -> np.ndarray:
 
 
 def joints_of(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Joints [T J 3] of the walker on the spot, walking along z, and the stature, m.
+    """Joints [T J 3] of a walk on the spot along z, and the stature; metres.
 
-    The walk goes out and back on a half circle round a turning sensor, so the heading
-    is taken from hips and shoulders of each frame, averaged over one second.
+    The person walks out and back on a half circle around a turning sensor, so hips and
+    shoulders of each frame, averaged over 15 frames, determine the heading.
     """
     k = {name: points[:, i] for i, name in enumerate(KINECT_JOINTS)}
     feet = sum(k[f"Foot-{side}"] - k[f"Ankle-{side}"] for side in ("Left", "Right"))
     forward = _forward(k)
-    if np.sum(forward * feet) < 0:  # feet point backwards: a mirrored recording
+    if np.sum(forward * feet) < 0:  # the feet point backwards: mirror the recording
         points = points * np.array([-1.0, 1.0, 1.0])
         k = {name: points[:, i] for i, name in enumerate(KINECT_JOINTS)}
         forward = _forward(k)
@@ -76,7 +76,7 @@ def joints_of(points: np.ndarray) -> tuple[np.ndarray, float]:
             at[f"{side}_{part}"] = k[f"{part.title()}-{side.title()}"]
         ankle, toe = at[f"{side}_ankle"], k[f"Foot-{side.title()}"]
         at[f"{side}_toe"] = toe
-        # the sensor gives no heel: behind the ankle, as low as the toe
+        # the sensor has no heel: place it behind the ankle, as low as the toe
         heel = ankle - 0.35 * (toe - ankle)
         heel[:, 1] = np.minimum(toe[:, 1], ankle[:, 1])
         at[f"{side}_heel"] = heel
@@ -86,7 +86,7 @@ def joints_of(points: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _forward(k: dict[str, np.ndarray]) -> np.ndarray:
-    """Unit vectors [T 3] in the floor plane to which the person faces."""
+    """Unit vectors [T 3] in the floor plane in which the person faces."""
     left = sum(k[f"{part}-Left"] - k[f"{part}-Right"] for part in ("Hip", "Shoulder"))
     left = left * np.array([1.0, 0.0, 1.0])
     kernel = np.ones(min(SMOOTH, len(left)))
@@ -96,7 +96,7 @@ def _forward(k: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _stature(k: dict[str, np.ndarray]) -> float:
-    """Bone lengths from the head to the floor, medians over frames."""
+    """The sum of bone lengths from head to floor, medians over frames."""
 
     def length(a, b):
         return float(np.median(np.linalg.norm(k[a] - k[b], axis=-1)))
@@ -106,7 +106,7 @@ def _stature(k: dict[str, np.ndarray]) -> float:
         for s in ("Left", "Right")
     ]
     trunk = length("Hip-centro", "Spine") + length("Spine", "Shoulder-Center")
-    # 0.039 of stature below the ankle, 0.06 above the middle of the head
+    # 0.039 of stature is below the ankle, 0.06 above the middle of the head
     whole = sum(legs) / 2 + trunk + length("Shoulder-Center", "Head")
     return whole / (1 - 0.039 - 0.06)
 
@@ -114,9 +114,9 @@ def _stature(k: dict[str, np.ndarray]) -> float:
 def read(sequence: Sequence, *, height: int, silhouette_size: int) -> Outcome:
     """One recording from one virtual camera: silhouettes, keypoints, ratios.
 
-    Everybody wears the same clothes and has the same girths for their stature: shape
-    and motion are of the skeleton alone. No frames: their colours would be invented.
-    Where a glitch of the sensor leaves no silhouette the frame is dropped and counted.
+    Everybody wears the same clothes and has the same girths for their stature, so shape
+    and motion come from the skeleton alone. There are no frames, because their colours
+    would be invented. A frame without a silhouette is dropped and counted.
     """
     try:
         points = parse(epath.Path(sequence.files["skeleton"]).read_text())

@@ -14,7 +14,7 @@ VIEWS = tuple(f"{start + step:03d}" for start in (0, 180) for step in range(0, 9
 INSTRUCTIONS = (
     "OU-MVLP is given under a signed agreement (password for its archives): "
     "http://www.am.sanken.osaka-u.ac.jp/BiometricDB/GaitMVLP.html. Unpack them so that "
-    f"DIR holds {PREFIX}VIEW-SEQ/ID/*.png and give --manual_dir=DIR."
+    f"DIR holds {PREFIX}VIEW-SEQ/ID/*.png and pass --manual_dir=DIR."
 )
 
 

@@ -9,7 +9,7 @@ from tfds_builders import benchmark, opengait_pickles
 from tfds_builders.archives import Sequence, users_partition
 from tfds_builders.checks import Expected
 
-# 00 to 07: each sensor at its own rate; 08 to 15 the same, synchronised (not read)
+# 00 to 07 have each sensor at its own rate; 08 to 15, the same synchronised, are unused
 ROLES = {
     "ratios": r"^04(?!\d)",
     "frames": r"^05(?!\d)",
@@ -21,11 +21,11 @@ VIEWS = (
     *(f"{angle:03d}" for angle in range(0, 316, 45)),
     *("000-far", "090-near", "180-far", "270-far"),
 )
-OPTIONAL = ("masks", "keypoints")  # their files' layout is not documented
+OPTIONAL = ("masks", "keypoints")  # the layout of these files is not documented
 INSTRUCTIONS = (
     "SUSTech1K is given under a signed agreement (https://lidargait.github.io). Unpack "
     "its pickles so that DIR holds ID/TYPE/VIEW/NN-*.pkl, put the partition list "
-    "SUSTech1K.json (OpenGait publishes it too) to DIR, and give --manual_dir=DIR."
+    "SUSTech1K.json (OpenGait publishes it too) into DIR, and pass --manual_dir=DIR."
 )
 
 
@@ -36,7 +36,7 @@ def find(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
 
 
 class Builder(benchmark.BenchmarkBuilder):
-    """LiDAR and camera gait of 1,050 people (Shen et al. 2023); the camera's part."""
+    """LiDAR and camera gait of 1,050 people (Shen et al. 2023); camera only."""
 
     BUILDER_CONFIGS = benchmark.configs(
         "Pickles as distributed, frames channels last",

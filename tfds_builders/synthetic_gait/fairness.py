@@ -1,14 +1,14 @@
-"""Is a prepared data set a fair problem? Nearest neighbours without learning.
+"""Checks that a prepared data set is a fair problem: nearest neighbours of features.
 
     python -m tfds_builders.synthetic_gait.fairness [synthetic_gait] [--data_dir=data]
 
-Rank-1 in percent under CCPG's gait protocol on the test split: every pair of probe
-camera and gallery camera, averaged over pairs of different cameras ("cross") and of
-equal cameras ("same"). Colour (mean over the frames, over the person's pixels, mean
-image) should be at chance in CL, where probe and gallery share no garment; the gait
-energy image (the mean silhouette, Han & Bhanu 2006) well above chance and well below
-100; and the same after PCA and linear discriminant analysis fitted on the train split
-shows what learning may gain.
+Prints Rank-1 in percent under CCPG's gait protocol on the test split, averaged over
+pairs of different cameras ("cross") and of equal cameras ("same"). Colour (mean over
+the frames, mean over the person's pixels, mean image) should be at chance in CL, where
+probe and gallery share no garment. The gait energy image (the mean silhouette, Han &
+Bhanu 2006) should be well above chance and well below 100. The gait energy image after
+PCA and linear discriminant analysis, fitted on the train split, shows how much a model
+can learn.
 """
 
 import argparse
@@ -29,7 +29,7 @@ FEATURES = ("mean colour", "person colour", "mean image", "GEI")
 
 
 class Table(NamedTuple):
-    """One row per sequence: names [n] and features {name: float32 [n D]}."""
+    """One row for each sequence: names [n] and features {name: float32 [n D]}."""
 
     subject: np.ndarray
     condition: np.ndarray
@@ -57,7 +57,7 @@ def describe(records) -> Table:
 
 
 def rank1(table: Table, feature: np.ndarray, task: str) -> tuple[float, float]:
-    """(cross-camera, same-camera) Rank-1 in percent of nearest neighbours (L2)."""
+    """Rank-1 in percent of nearest neighbours (L2): (cross-camera, same-camera)."""
     probes, galleries = TASKS[task]
     cameras = np.unique(table.camera)
     cross, same = [], []
@@ -77,7 +77,7 @@ def rank1(table: Table, feature: np.ndarray, task: str) -> tuple[float, float]:
 
 
 def chance(table: Table, task: str) -> float:
-    """Rank-1 in percent of a gallery sequence drawn blindly, over all cameras."""
+    """Rank-1 in percent of a gallery sequence drawn at random, over all cameras."""
     probes, galleries = (np.isin(table.condition, names) for names in TASKS[task])
     same = table.subject[probes][:, None] == table.subject[galleries][None]
     return 100 * float(same.mean())
@@ -86,7 +86,7 @@ def chance(table: Table, task: str) -> float:
 def discriminant(
     train: np.ndarray, labels: np.ndarray, components: int = 100, kept: int = 30
 ):
-    """PCA then LDA fitted on train [n D]; returns the projection [N D] -> [N kept]."""
+    """PCA, then LDA, fitted on train [n D]; returns a function [N D] -> [N kept]."""
     mean = train.mean(0)
     _, _, axes = np.linalg.svd(train - mean, full_matrices=False)
     axes = axes[:components]
@@ -131,7 +131,7 @@ def main():
             f"{args.name} --data_dir={args.data_dir}"
         )
     builder = tfds.builder_from_directory(str(folder))
-    source: dict = builder.as_data_source()  # type: ignore  # without split: all
+    source: dict = builder.as_data_source()  # type: ignore  # all splits
     tables = {split: describe(records) for split, records in source.items()}
     result = measure(tables.get("train"), tables["test"])
     blind = {task: (chance(tables["test"], task),) * 2 for task in TASKS}

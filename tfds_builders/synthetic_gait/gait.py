@@ -1,14 +1,14 @@
-"""Who walks, and how: identities as body and motion parameters, and their joints.
+"""Identities as parameters of body and motion, and the joints of their walks.
 
-Mean joint-angle curves over the stride are digitised by eye from the textbook figures
-(Winter 1991, ch. 3; Perry & Burnfield 2010, ch. 3-5) to a few degrees and turned into
-Fourier series; a person is a draw of the parameters below. Each row: mean, standard
-deviation between people, share of that deviation between a person's own sessions, and
-the sources of the group (entries of CITATIONS.bib). Angles are in degrees.
+The mean joint-angle curves over the stride were read off textbook figures (Winter 1991,
+ch. 3; Perry & Burnfield 2010, ch. 3-5) to a few degrees and turned into Fourier series.
+A person is a random draw of the parameters below. A row has the mean, the standard
+deviation between people, and the share of that deviation between a person's sessions;
+comments name the sources (entries of CITATIONS.bib). Angles are in degrees.
 
-The numbers are round readings of those sources, not quotations. A habit's deviation is
-0.7 of the round value (10 steps/minute, 8 degrees of arm swing, ...): people differ
-less here, so that the problem is harder.
+The numbers are rounded readings of the sources. The deviation of a habit is 0.7 of the
+reading (10 steps/minute, 8 degrees of arm swing, ...): people differ less, which makes
+the problem harder.
 """
 
 from typing import NamedTuple
@@ -24,9 +24,9 @@ class Parameter(NamedTuple):
     session: float
 
 
-# the share of the spread between people that a habit varies by from day to day: 0.55 is
-# a between-day reliability (ICC) of 1 / (1 + 0.55^2) = 0.77, within the 0.7 to 0.9 that
-# McGinley 2009 finds for most joint angles (Kadaba 1989)
+# Between days a habit varies by 0.55 of the deviation between people. This is a
+# reliability (ICC) of 1 / (1 + 0.55^2) = 0.77; McGinley 2009 finds 0.7 to 0.9 for most
+# joint angles (also Kadaba 1989).
 _FIXED, _HABIT = 0.0, 0.55
 
 # fmt: off
@@ -105,7 +105,7 @@ Person = dict[str, float]
 
 
 def draw_person(rng: np.random.Generator) -> Person:
-    """An identity: each parameter from a normal distribution cut at 2.2 deviations."""
+    """An identity; the parameters are normally distributed, cut at 2.2 deviations."""
     z = np.clip(rng.standard_normal(len(PARAMETERS)), -2.2, 2.2)
     return {
         name: row.mean + row.between * float(value)
@@ -113,11 +113,11 @@ def draw_person(rng: np.random.Generator) -> Person:
     }
 
 
-def draw_session(person: Person, rng: np.random.Generator, scale=1.0) -> Person:
-    """The same person on another day: habits vary a little, the body does not."""
+def draw_session(person: Person, rng: np.random.Generator) -> Person:
+    """The person on another day: habits vary a little, the body does not."""
     z = np.clip(rng.standard_normal(len(PARAMETERS)), -2.2, 2.2)
     return {
-        name: person[name] + row.session * row.between * scale * float(value)
+        name: person[name] + row.session * row.between * float(value)
         for (name, row), value in zip(PARAMETERS.items(), z)
     }
 
@@ -137,7 +137,7 @@ def body_of(person: Person) -> Body:
 
 
 def _series(values) -> np.ndarray:
-    """Fourier coefficients (harmonics 0..5) of a closed curve given at equal steps."""
+    """Fourier coefficients (harmonics 0..5) of a periodic curve at equal steps."""
     return np.fft.rfft(values)[:6] / len(values) * np.array([1, 2, 2, 2, 2, 2])
 
 
@@ -145,8 +145,11 @@ _CURVES = {"hip": _series(HIP), "knee": _series(KNEE), "ankle": _series(ANKLE)}
 
 
 def _curve(joint, phase, gain, second, offset, shift) -> np.ndarray:
-    """Angle in radians at `phase` [T] (strides): the mean curve, its amplitude, the
-    weight of its harmonics above the first, its offset and its shift in time."""
+    """Angle in radians at `phase` [T] (strides) of a varied mean curve.
+
+    gain: of the amplitude; second: of the harmonics above the first; offset: degrees;
+    shift: strides.
+    """
     coefficients = _CURVES[joint].copy()
     coefficients[1:] *= gain
     coefficients[2:] *= second
@@ -180,14 +183,14 @@ def walk(
 ) -> np.ndarray:
     """Joint positions [T J 3] of a straight walk (order walker.JOINTS, metres).
 
-    The start phase is random; cadence differs by 1.2 % between walks, and from stride
-    to stride the amplitudes of legs and arms wander by 2.5 and 5 % (Hausdorff 1996
-    reports 2 to 4 % for the stride interval). carries: the right arm holds something
-    heavy and hardly swings.
+    The start phase is random. Cadence varies by 1.2 % between walks; the amplitudes of
+    legs and arms vary by 2.5 and 5 % between strides (Hausdorff 1996 reports 2 to 4 %
+    for the stride interval). carries: the right arm holds something heavy and hardly
+    swings.
     """
     p = person
     time = np.arange(num_frames) / fps
-    wander = _wander(rng, time)  # three slow functions of about unit deviation
+    wander = _wander(rng, time)  # three slow functions, of about unit deviation
     stride_rate = p["cadence"] / 120 * (1 + 0.012 * rng.standard_normal())
     phase = rng.uniform() + stride_rate * time + 0.008 * wander[0]
     gain = 1 + 0.025 * wander[1]
@@ -205,7 +208,7 @@ def walk(
 
 
 def _wander(rng, time) -> np.ndarray:
-    """Slow noise [3 T]: sinusoids of a few seconds with random phases."""
+    """Slow noise [3 T]: sinusoids with periods of a few seconds and random phases."""
     rates = rng.uniform(0.2, 0.9, (3, 3, 1))
     starts = rng.uniform(0, 2 * np.pi, (3, 3, 1))
     return np.sin(2 * np.pi * rates * time + starts).sum(1) * np.sqrt(2 / 3)
@@ -216,7 +219,7 @@ def _legs(p, phase, gain) -> dict[str, np.ndarray]:
     turn = 2 * np.pi * phase
     pelvis = np.stack(
         [p["side_sway"] * np.sin(turn - 0.6), 0 * turn, 0 * turn], -1
-    )  # [T 3], over the stance leg; phase 0 is the left heel strike
+    )  # [T 3], towards the stance leg; phase 0 is the left heel strike
     frame = _rotation(1, -np.deg2rad(p["pelvis_rotation"]) * np.cos(turn)) @ _rotation(
         2, np.deg2rad(p["pelvis_list"]) * np.sin(turn - 0.3)
     )

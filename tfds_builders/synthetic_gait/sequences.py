@@ -1,8 +1,8 @@
-"""Which sequences there are, and each of them from (seed, subject, condition, camera).
+"""Lists the sequences and renders each from (seed, subject, condition, camera).
 
-Every random quantity has a generator of its own, keyed by what it belongs to: a person,
-a garment of a person, a session (person and condition), or a sequence. Outfits, hair,
-bags, light and background therefore never depend on the identity's parameters.
+Every random quantity has its own generator, keyed by what it belongs to: a person, a
+garment of a person, a session (person and condition), or a sequence. Therefore outfits,
+hair, bags, light and background do not depend on the identity's parameters.
 """
 
 from typing import NamedTuple
@@ -15,15 +15,15 @@ from tfds_builders.figure import BAGS
 from tfds_builders.frames import encode_jpeg
 from tfds_builders.synthetic_gait import gait
 
-# CCPG (Li et al., CVPR 2023): U upper garment, D lower garment, BG with a bag
+# names of CCPG (Li et al., CVPR 2023): U upper garment, D lower garment, BG with a bag
 CONDITIONS = ("U0_D0", "U0_D0_BG", "U0_D3", "U1_D0", "U1_D1", "U2_D2", "U3_D3")
-# azimuth from the walking direction, elevation, degrees; view name "NN_0"
+# (azimuth from the walking direction, elevation) in degrees; the view is "NN_0"
 CAMERAS = ((90.0, 8.0), (60.0, 12.0), (30.0, 10.0), (125.0, 9.0))
 _PERSON, _UPPER, _LOWER, _SESSION, _BAG, _WALK, _SCENE = range(7)
 
 
 class Plan(NamedTuple):
-    """Size of a data set; equal plans give equal bytes."""
+    """The size of a data set; equal plans give equal bytes."""
 
     train_subjects: int
     test_subjects: int

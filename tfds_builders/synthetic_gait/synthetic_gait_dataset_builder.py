@@ -1,4 +1,4 @@
-"""The embedded data set: synthetic walkers, no download. See README.md."""
+"""The embedded data set: synthetic walkers, without a download. See README.md."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from tfds_builders.synthetic_gait import sequences
 
 @dataclasses.dataclass
 class SyntheticGaitConfig(tfds.core.BuilderConfig):
-    """Size of the data set. Identities, cameras (1 to 4), frames per sequence."""
+    """Numbers of identities, cameras (1 to 4) and frames per sequence."""
 
     train_subjects: int = 60
     test_subjects: int = 30

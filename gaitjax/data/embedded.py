@@ -1,0 +1,39 @@
+"""Data sets that are computed on this machine and need no download."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from gaitjax.engine import cluster
+from gaitjax.engine.guards import require
+
+EMBEDDED = ("synthetic_gait",)
+
+
+def prepare(data) -> None:
+    """Builds the embedded data sets that `data` (config.data) names and that are not
+    in data.data_dir yet; others are left to the user.
+
+    A child process builds, because gaitjax does not import tfds_builders. Each of
+    several processes starts one: the builder locks its folder, so that one of them
+    builds while the others wait, and hosts that share no disk each get a copy.
+
+    Raises ValueError where a build fails; the builder has printed why.
+    """
+    if not data.data_dir:  # a re-ranker's base run has its data
+        return
+    for name in dict.fromkeys([data.train_dataset, data.test_dataset]):
+        if name.partition("/")[0] in EMBEDDED and not _is_prepared(data.data_dir, name):
+            cluster.say(f"Making the embedded data set {name} (once) ...")
+            command = [sys.executable, "-m", "tfds_builders.prepare", name]
+            code = subprocess.call([*command, f"--data_dir={data.data_dir}"])
+            require(
+                code == 0,
+                f"The data set {name} was not made; the lines above say why. Repair "
+                "that and run the same command again.",
+            )
+
+
+def _is_prepared(data_dir: str, name: str) -> bool:
+    places = Path(data_dir, name), Path(data_dir, name, "default")
+    return any(any(place.glob("*/dataset_info.json")) for place in places)

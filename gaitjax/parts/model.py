@@ -1,0 +1,75 @@
+"""What the published models have in common: how one is made of a config.
+
+    MODELS[name](num_classes, **config.model)
+
+The fields of a model are its options; their types are their domains (engine.fields).
+"""
+
+from typing import ClassVar, Literal
+
+from flax import linen as nn
+
+from gaitjax.engine.fields import Positive, fields_of, settle
+from gaitjax.engine.guards import require
+
+Dtype = Literal["float32", "bfloat16"]  # of convolutions and matmuls
+Size = tuple[Positive, Positive]  # (height, width)
+ThreeStages = tuple[Positive, Positive, Positive]
+FourStages = tuple[Positive, Positive, Positive, Positive]
+NOT_IN_CONFIG = ("num_classes", "name", "parent")  # the last two are linen's
+IMAGES = ("silhouettes", "heatmaps", "frames")
+
+
+class GaitModel(nn.Module):
+    """A model of the zoo. Lists become tuples, and groups their classes of options.
+
+    num_classes: training identities N; models without a classifier do not use it.
+    reads: the batch entries that it needs beside `valid`.
+    images: how many of IMAGES it takes, whichever the batch holds.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ()
+    images: ClassVar[int] = 0
+    num_classes: int
+
+    def __post_init__(self):
+        for name, (domain, _) in fields_of(type(self)).items():
+            if name not in NOT_IN_CONFIG:
+                object.__setattr__(self, name, settle(getattr(self, name), domain))
+        super().__post_init__()
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        """Raises ValueError for options that do not fit each other or the data."""
+
+
+def images_in(names) -> list[str]:
+    """The image entries among the names of a batch or of config.data.modalities."""
+    return [name for name in IMAGES if name in names]
+
+
+def image_rows(config) -> int:
+    """Rows of the images that a model with `images` or silhouettes reads."""
+    frames = images_in(config.data.modalities) == ["frames"]
+    return (config.data.image_size if frames else config.data.silhouette_size)[0]
+
+
+def check_stages(stages: int, **options) -> None:
+    """Each option must have one entry per stage."""
+    for name, values in options.items():
+        require(
+            len(values) == stages,
+            f"config.model.{name} must have one entry per stage, {stages}; got "
+            f"{values}.",
+        )
+
+
+def check_strips(strips: int, rows: int, strides, field: str = "num_strips") -> None:
+    """The strips must divide the rows that are left of `rows` after the strides."""
+    for stride in strides:
+        rows = -(-rows // stride)
+    require(
+        rows % strips == 0,
+        f"config.model.{field}={strips} does not divide the {rows} rows of the feature "
+        "map; choose it, or the strides, so that it does.",
+    )

@@ -1,0 +1,85 @@
+"""The weights of a finished run, and how that run's config differs from this one."""
+
+from pathlib import Path
+
+from gaitjax import run_folder
+from gaitjax.engine.checkpoints import Checkpoints, abstract
+from gaitjax.engine.guards import require
+from gaitjax.state import Setup, TrainState, stored_part
+
+LISTED = 8  # changed fields in one sentence
+
+
+def load_run(
+    setup: Setup,
+    state: TrainState,
+    workdir: str,
+    first: str = "newest",
+    best: str = "",
+    made: str = "",
+) -> TrainState:
+    """`state` with the parameters of a readable checkpoint in `workdir`.
+
+    first: "newest", or "best" by the metric `best` (train.keep_best of that run). made:
+    a sentence for the error where no checkpoint fits.
+    """
+    require(
+        (Path(workdir) / "checkpoints").is_dir(),
+        f"There is no trained run in {workdir}. Train it first: the same command with "
+        "--config.mode=train, or name its folder with --workdir.",
+    )
+    # read-only: that run may still be training
+    checkpoints = Checkpoints(workdir, None, best, read_only=True)
+    target = stored_part(abstract(setup.abstract_state, setup.shardings))
+    restored = checkpoints.restore(target, first=first)
+    checkpoints.close()
+    unreadable = f"No checkpoint in {workdir} can be read. {made}".strip()
+    require(restored is not None, unreadable)
+    return state._replace(**restored[0])
+
+
+def made_otherwise(config, frozen, folder: str) -> str:
+    """A sentence on the fields of model, encoders and seed in which the run in `folder`
+    differs from `config`; "" if none does, or if the folder has no config.json.
+
+    frozen: {scope: weights} that are frozen in this config's model. They are in no
+    checkpoint, so weights drawn from another seed would go unnoticed.
+
+    Raises ValueError if the run is of another model, or drew its frozen weights from
+    another seed.
+    """
+    config_of_run = run_folder.read_config(folder)
+    if config_of_run is None:
+        return ""
+    old, new = _weight_fields(config_of_run), _weight_fields(config)
+    require(
+        old["model.name"] == new["model.name"],
+        f"The run in {folder} is of the model {old['model.name']}, the config is of "
+        f"{new['model.name']}. Evaluate it with the config of its training.",
+    )
+    sources = config.get("pretrained", {})
+    drawn = [name for name in frozen if not sources.get(name)]
+    require(
+        not drawn or old["seed"] == new["seed"],
+        f"The run in {folder} has frozen weights ({', '.join(drawn)}) of its seed "
+        f"{old['seed']}, the config says {new['seed']}. Add --config.seed="
+        f"{old['seed']}.",
+    )
+    changed = [
+        f"config.{name}={old.get(name)} (here {new.get(name)})"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+        and name != "seed"
+        and not run_folder.is_free(name)
+    ]
+    if not changed:
+        return ""
+    more = f" and {len(changed) - LISTED} others" if len(changed) > LISTED else ""
+    return f"The run in {folder} was trained with {', '.join(changed[:LISTED])}{more}."
+
+
+def _weight_fields(config) -> dict:
+    """{"model.name": value, ...}: the fields on which a run's weights depend."""
+    tree = run_folder.plain(config)
+    fields = {name: tree.get(name) for name in ("model", "pretrained", "seed")}
+    return run_folder.flat(fields)

@@ -1,0 +1,156 @@
+"""What README and docs/ say exists: links, files, modules, configs, fields, tables."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+from test_layering import MAY_IMPORT
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = {
+    file.relative_to(ROOT).as_posix(): file.read_text()
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
+FOLDERS = "gaitjax|configs|tfds_builders|tests|benchmarks|docs"
+each_page = pytest.mark.parametrize("page", PAGES)
+
+
+def anchors(text: str) -> set[str]:
+    """The #names that GitHub gives to the headings of a page."""
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"(?s)```.*?```", "", text), re.M)
+    words = (re.sub(r"[^\w\- ]", "", title.lower()).strip() for title in titles)
+    return {title.replace(" ", "-") for title in words}
+
+
+@each_page
+def test_links_resolve(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), f"{page}: {link}"
+        if anchor:
+            assert anchor in anchors(target.read_text()), f"{page}: {link}"
+
+
+@each_page
+def test_files_and_folders_exist(page):
+    for name in re.findall(rf"(?<![\w/.-])(?:{FOLDERS})/[\w./]*\w", PAGES[page]):
+        if "NAME" in name:  # a placeholder
+            continue
+        found = (ROOT / name).exists() or (ROOT / f"{name}.py").exists()
+        assert found, f"{page}: {name}"
+
+
+@each_page
+def test_modules_and_their_names_exist(page):
+    for name in re.findall(r"\b(?:gaitjax|benchmarks)(?:\.\w+)+", PAGES[page]):
+        parts, depth = name.split("."), 1
+        while depth < len(parts) and (
+            ROOT.joinpath(*parts[: depth + 1]).is_dir()
+            or ROOT.joinpath(*parts[: depth + 1]).with_suffix(".py").is_file()
+        ):
+            depth += 1
+        path = ROOT.joinpath(*parts[:depth])
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        for attribute in parts[depth:]:
+            known = rf"^(def|class) {attribute}\b|^{attribute}\b"
+            assert re.search(known, file.read_text(), re.M), f"{page}: {name}"
+
+
+def config_of(path: str, variant: str):
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    return module.get_config(*([variant] if variant else []))
+
+
+def has_field(config, name: str) -> bool:
+    for part in name.split("."):
+        if not hasattr(config, "keys") or part not in config:
+            return False
+        config = config[part]
+    return True
+
+
+@each_page
+def test_configs_have_their_variants_and_commands_their_fields(page):
+    text = re.sub(r"\\\n\s*", " ", PAGES[page])
+    for path, variant in re.findall(r"\b(configs/[a-z_0-9]+\.py):(\w+)", text):
+        config_of(path, variant)  # ValueError: no such variant
+    for line in text.splitlines():
+        used = re.search(r"\b(configs/[a-z_0-9]+\.py)(?::(\w+))?", line)
+        for field in re.findall(r"--config\.([a-z_][\w.]*\w)", line) if used else ():
+            assert has_field(config_of(*used.groups("")), field), f"{page}: {field}"
+
+
+@each_page
+def test_fields_named_in_the_text_exist(page):
+    configs = [config_of(f"configs/{x}.py", "") for x in ("lmgait", "cargait")]
+    for field in re.findall(r"`config\.([a-z_][a-z_.]*[a-z_])[`=]", PAGES[page]):
+        known = any(has_field(x, field) for x in configs) or field == "json"
+        assert known, f"{page}: config.{field}"
+
+
+def test_run_sh_has_the_commands_of_the_pages():
+    script = (ROOT / "run.sh").read_text()
+    for page, text in PAGES.items():
+        for command in re.findall(r"\./run\.sh ([a-z]+)\b", text):
+            case = rf"^  .*\b{command}\b.*\)"
+            assert re.search(case, script, re.M), f"{page}: {command}"
+
+
+def test_no_page_cites_what_is_not_in_the_repository():
+    files = [ROOT / "CHANGELOG.md", *(ROOT / "benchmarks").glob("*.py")]
+    texts = PAGES | {file.name: file.read_text() for file in files}
+    absent = r"\b(ZOO|METHODS|DATA|OPTIONS)\b(?!_)|\bspec/"
+    commit = r"\b(?=[0-9a-f]*[a-f])(?=[0-9a-f]*[0-9])[0-9a-f]{7,40}\b"
+    for name, text in texts.items():
+        found = re.search(absent, text) or re.search(commit, text)
+        assert not found, f"{name}: {found}"
+
+
+def test_tables_of_the_readme_are_short():
+    for line in PAGES["README.md"].splitlines():
+        if line.startswith("|"):
+            for cell in line.strip("|").split("|"):
+                assert len(cell.split()) <= 20, cell
+
+
+def test_pictures_are_small_and_used():
+    text = "".join(PAGES.values())
+    for picture in (ROOT / "docs" / "pictures").iterdir():
+        assert picture.stat().st_size < 200_000, picture.name
+        assert f"pictures/{picture.name}" in text, picture.name
+
+
+def test_the_design_page_has_the_table_of_imports():
+    table = "\n".join(
+        f"| `{name}` | {', '.join(f'`{x}`' for x in sorted(allowed)) or 'nothing'} |"
+        for name, allowed in MAY_IMPORT.items()
+    )
+    assert table in PAGES["docs/design.md"], f"docs/design.md needs:\n{table}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("[a-z]*.py")))
+def test_benchmarks_import(file):
+    importlib.import_module(f"benchmarks.{file.stem}")
+
+
+def test_tables_are_those_of_the_stored_measurements():
+    from benchmarks import cargait_results, growth, memory, results, zoo_results
+
+    tables = {
+        "results": (results.table(), "docs/results.md"),
+        "zoo_results": (zoo_results.table(zoo_results.STORE), "docs/results.md"),
+        "cargait_results": (
+            cargait_results.table(cargait_results.STORE),
+            "docs/results.md",
+        ),
+        "memory": (memory.table(), "docs/scaling.md"),
+        "growth": (growth.growth_table(), "docs/scaling.md"),
+    }
+    for program, (table, page) in tables.items():
+        begin = f"<!-- made by benchmarks/{program}.py -->\n"
+        block = PAGES[page].partition(begin)[2].partition("<!-- end -->")[0]
+        assert block.strip() == table.strip(), program
