@@ -7,8 +7,8 @@ All variants but the embedded default are OpenGait's recipes: SGD 0.1, 30,000
 steps of 8 x 4 sequences of 30 unordered frames, triplets and cross-entropy alone;
 frames are resized to 448 x 224 whatever their aspect. DINOv2 and the mask branch are
 frozen. config.pretrained.decoder names the branch's weights: mode "import" of a
-published checkpoint writes both (docs/models.md). The variant with groups of layers (42.8
-M parameters) is
+published checkpoint writes both (docs/models.md). The variant with groups of layers
+(42.8 M parameters) is
 
     --config.model.layers_per_group=2 --config.model.num_recognisers=2
 

@@ -97,15 +97,14 @@ def main(argv) -> int:
 
 def _function_of(config):
     """The function (config, workdir) that does what config.mode says."""
-    from gaitjax import evaluate, import_checkpoint, train
-    from gaitjax import models
+    from gaitjax import evaluate, import_checkpoint, settings, train
     from gaitjax.rerank import run as rerank_run
 
+    settings.check(config)
     if config.model.name == "cargait":
         rerank = rerank_run.rerank
         modes = {"train": rerank_run.run, "rerank": rerank, "evaluate": rerank}
     else:
-        check_name(config.model.name)
         modes = {"train": train.run, "evaluate": evaluate.run}
         modes["import"] = import_checkpoint.run
     return choose(config.mode, modes, "config.mode")

@@ -13,7 +13,7 @@ from flax import traverse_util
 
 from gaitjax import models
 from gaitjax.engine import optim, sharding
-from gaitjax.engine.guards import require, require_regex
+from gaitjax.engine.guards import require
 from gaitjax.weights import encoders as pretrained
 
 
@@ -84,9 +84,9 @@ def build(config, example_batch) -> Setup:
     """Mesh, model, optimizer, shardings and the state's maker; nothing is computed yet.
 
     example_batch: {name: ShapeDtypeStruct or array}, global shapes of a train batch.
-    Raises ValueError for a config that cannot be built, see also `check_config`.
+    config: one that `settings.check` accepts. Raises ValueError where its mesh or
+    sharding does not fit the devices.
     """
-    check_config(config)
     mesh = sharding.make_mesh(config.mesh)
     model = models.make(config)
     schedule = optim.make_schedule(config.optimizer, config.train.steps)
@@ -102,6 +102,8 @@ def build(config, example_batch) -> Setup:
         init, config.seed, sharding.rules_of(config), mesh
     )
 
+    check_patterns(config, model, abstract_state)
+
     def new_state() -> TrainState:
         state = drawn_state()
         frozen = pretrained.load_frozen(config, state.frozen)
@@ -110,42 +112,36 @@ def build(config, example_batch) -> Setup:
     return Setup(mesh, model, tx, abstract_state, shardings, new_state)
 
 
-def check_config(config) -> None:
-    """Raises ValueError, naming the field, for what would fail late or deep inside."""
-    models.check(config)
-    check_positive(config, "train.log_every", "train.checkpoint_every", "train.keep")
-    best, protocols = config.train.keep_best, config.evaluation.protocols
-    if best and config.mode == "train":
-        require(
-            config.evaluation.every_steps,
-            f"config.train.keep_best={best!r} needs evaluations during training: set "
-            "config.evaluation.every_steps.",
-        )
-        require(
-            best.partition("/")[0] in protocols,
-            f"config.train.keep_best={best!r} is no protocol/task/metric of "
-            f"config.evaluation.protocols: {', '.join(protocols)}.",
-        )
-    require_regex(config.train.trainable, "config.train.trainable")
-    for pattern in config.frozen:
-        require_regex(pattern, "config.frozen")
+def check_patterns(config, model, state: TrainState) -> None:
+    """Raises ValueError for a regex in the config that no parameter's path matches.
 
-
-def check_positive(config, *fields: str) -> None:
-    """Raises ValueError where one of the config's fields "a.b" is below 1."""
-    for field in fields:
-        section, _, name = field.partition(".")
-        value = config[section][name]
-        require(value >= 1, f"config.{field} must be 1 or more; got {value}.")
+    Parts that a switch of the model leaves out (`optional`) may be named all the same.
+    """
+    named = {
+        "frozen": config.frozen,
+        "train.trainable": [x for x in [config.train.trainable] if x],
+        "optimizer.no_decay": config.optimizer.no_decay,
+        "optimizer.rates": [pattern for pattern, _ in config.optimizer.rates],
+    }
+    if warm := config.get("warmup"):
+        named["warmup.trainable"] = [x for x in [warm.trainable] if x and warm.steps]
+    paths = traverse_util.flatten_dict(
+        merge_frozen(state.params, state.frozen), sep="/"
+    )
+    names = [*paths, *(f"{part}/" for part in model.optional)]
+    for field, patterns in named.items():
+        for pattern in patterns:
+            require(
+                any(re.search(pattern, name) for name in names),
+                f"config.{field}: {pattern!r} matches no parameter of this model, "
+                f"whose parts are {', '.join(dict.fromkeys(n.split('/')[0] for n in paths))}. "
+                "Several patterns are written ('a','b').",
+            )
 
 
 def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of one global training batch under `config`.
-
-    Raises ValueError for an unknown modality and for a batch without rows or frames.
-    """
+    """Shapes of one global training batch under `config`."""
     data = config.data
-    check_positive(config, "data.ids_per_batch", "data.seqs_per_id", "data.num_frames")
     sequences, frames = data.ids_per_batch * data.seqs_per_id, data.num_frames
     lead = (sequences, frames)
     height, width = data.image_size
@@ -160,9 +156,6 @@ def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
         "labels": ((sequences,), jnp.int32),
     }
     wanted = [*data.modalities, "ratios", "valid", "labels"]
-    modalities = {k: v for k, v in shapes.items() if k not in wanted[-3:]}
-    for name in data.modalities:
-        choose(name, modalities, "config.data.modalities")
     return {name: jax.ShapeDtypeStruct(*shapes[name]) for name in wanted}
 
 

@@ -192,7 +192,7 @@ def test_a_wrong_model_is_named_before_data_is_opened(name, field, value, messag
     with config.ignore_type():
         config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=message):
-        state.check_config(config)
+        settings.check(config)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -27,6 +27,8 @@ MAY_IMPORT = {
     "pictures.charts": set(),
     "restore": {"engine", "run_folder", "state"},
     "phases": {"engine.guards"},
+    "settings": {"engine", "losses", "models", "phases", "rerank", "retrieval"}
+    | {"parts.model"},
     "evaluate": {
         "phases",
         "engine",
@@ -39,7 +41,7 @@ MAY_IMPORT = {
     | {"state"},
     "train": {"phases", "engine", "data", "losses", "evaluate", "run_folder", "state"},
     "rerank": {"rerank", "retrieval", "engine.guards"},
-    "rerank.cargait": {"parts", "engine.guards"},
+    "rerank.cargait": {"parts", "engine.fields"},
     "rerank.graph_methods": {"retrieval.distance"},
     "rerank.compare": {"rerank", "retrieval", "engine"},
     "rerank.base_run": {"engine", "data", "evaluate", "restore", "run_folder", "state"},
@@ -48,7 +50,15 @@ MAY_IMPORT = {
     "import_checkpoint": {"engine", "run_folder", "state", "weights"},
     "plan": {"engine", "rerank", "state", "train"},
     "command_line": {"engine"},
-    "main": {"engine", "evaluate", "import_checkpoint", "models", "plan", "train"}
+    "main": {
+        "settings",
+        "engine",
+        "evaluate",
+        "import_checkpoint",
+        "models",
+        "plan",
+        "train",
+    }
     | {"command_line", "data.embedded", "rerank.run"},
 }
 NEVER = {"tensorflow", "transformers", "torch"}

@@ -12,8 +12,6 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
-from gaitjax.engine.guards import choose, require
-
 Schedule = Callable[[jax.Array | int], jax.Array]
 
 
@@ -33,11 +31,6 @@ def _cosine(config, total_steps: int) -> Schedule:
 
 
 def _onecycle(config, total_steps: int) -> Schedule:
-    require(
-        config.rise_steps < total_steps,
-        f"config.optimizer.rise_steps ({config.rise_steps}) must be below "
-        f"config.train.steps ({total_steps}).",
-    )
     rate, final = config.learning_rate, config.final_learning_rate
     return optax.warmup_cosine_decay_schedule(
         rate / 25, rate, config.rise_steps, total_steps, end_value=final
@@ -61,8 +54,7 @@ def make_schedule(config, total_steps: int) -> Schedule:
     constant.
     onecycle: linear rise over the first `rise_steps`, then cosine to the final rate.
     """
-    make = choose(config.schedule, SCHEDULES, "config.optimizer.schedule")
-    return make(config, total_steps)
+    return SCHEDULES[config.schedule](config, total_steps)
 
 
 # name -> (the chain before the learning rate, given the step that adds weight decay)
@@ -79,7 +71,7 @@ def make_optimizer(config, schedule: Schedule) -> optax.GradientTransformation:
     `no_decay`: regexes of undecayed parameters. `rates`: (regex, factor) pairs; the
     first that matches scales a parameter's learning rate.
     """
-    make = choose(config.name, OPTIMIZERS, "config.optimizer.name")
+    make = OPTIMIZERS[config.name]
 
     def decayed(params):
         return jax.tree_util.tree_map_with_path(

@@ -68,10 +68,9 @@ def infer_shardings(tree, rules, mesh: Mesh):
     spec: a tuple for PartitionSpec (entries: None or axis name), or "fsdp": the largest
     dimension that the data axis divides is split over it, else replicated. A dimension
     that its axis does not divide is not split.
-    Raises ValueError naming a leaf no rule covers, or whose rule has too many entries,
-    and for what `check_rules` finds.
+    Raises ValueError naming a leaf no rule covers, or whose rule has too many
+    entries. rules: as `check_rules` accepts them.
     """
-    check_rules(rules)
 
     def sharding(path, leaf):
         name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gaitjax.engine.guards import choose, require
+from gaitjax.engine.guards import require
 from gaitjax.losses.contrastive import ranking_loss, supcon_loss
 from gaitjax.losses.maps import (
-    REDUCTIONS,
     binary_cross_entropy,
     diversity_loss,
     smoothness_loss,
@@ -101,10 +100,9 @@ def _reconstruction(output, batch, config):
 def _smoothness(output, batch, config):
     maps = _aux(output, "denoised", "smoothness")  # [B T h w C]
     maps = maps.reshape((-1,) + maps.shape[2:])  # [B*T h w C]
-    reduce = choose(config["reduce"], REDUCTIONS, "config.loss.smoothness.reduce")
-    if reduce == "sum":
+    if config["reduce"] == "sum":
         maps = maps[..., :-1]
-    return smoothness_loss(maps, batch["valid"].reshape(-1), reduce=reduce)
+    return smoothness_loss(maps, batch["valid"].reshape(-1), reduce=config["reduce"])
 
 
 def _diversity(output, batch, config):
@@ -146,13 +144,12 @@ def total_loss(
       batch: valid bool [B T], labels int [B] and what the model read.
       config_losses: name -> {"weight": w, fields of that loss}.
 
-    Returns (float32 scalar, {name: unweighted value, "total": the sum}). ValueError for
-    an unknown name, listing the choices.
+    Returns (float32 scalar, {name: unweighted value, "total": the sum}).
     """
     terms = {}
     total = jnp.float32(0)
     for name, config in config_losses.items():
-        loss = choose(name, LOSSES, "config.loss")
+        loss = LOSSES[name]
         terms[name] = loss(output, batch, config)
         total = total + config["weight"] * terms[name]
     return total, {**terms, "total": total}

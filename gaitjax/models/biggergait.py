@@ -133,7 +133,8 @@ class BiggerGait(GaitModel):
             f"config.model.num_heads {self.num_heads}.",
         )
         require(
-            not config.warmup.steps or "masks" in config.data.modalities,
+            not config.get("warmup", {}).get("steps")
+            or "masks" in config.data.modalities,
             "BiggerGait's warm-up reads 'masks'; add them to config.data.modalities or "
             "set config.warmup.steps=0.",
         )

@@ -250,6 +250,7 @@ class LMGait(GaitModel):
     """
 
     reads = ("frames",)
+    optional = ("text_encoder",)  # frozen by the configs, text or not
     image_size: Size = (448, 224)  # as the image encoder sees a frame
     feature_grid: Size = (64, 32)  # of the maps; at full size twice the token grid
     visual_encoder: VisualEncoder = VisualEncoder()

@@ -26,10 +26,12 @@ class GaitModel(nn.Module):
     num_classes: training identities N; models without a classifier do not use it.
     reads: the batch entries that it needs beside `valid`.
     images: how many of IMAGES it takes, whichever the batch holds.
+    optional: parts of its parameters that a switch may leave out.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
     images: ClassVar[int] = 0
+    optional: ClassVar[tuple[str, ...]] = ()
     num_classes: int
 
     def __post_init__(self):

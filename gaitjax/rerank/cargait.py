@@ -22,8 +22,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from gaitjax.engine.guards import require
+from gaitjax.engine.fields import Natural, Positive, Share
 from gaitjax.parts.heads import normalise
+from gaitjax.parts.model import Dtype
 from gaitjax.parts.transformer import DenseParameters, LayerNorm, dense, gelu
 
 NORM_EPSILON = 1e-6
@@ -132,24 +133,19 @@ class Direction(nn.Module):
 class CarGait(nn.Module):
     """Cross-attention re-ranker over strip embeddings of any base model."""
 
-    num_classes: int  # N, identities that the classifier tells apart in training
-    num_heads: int  # H, divides hidden_size
-    hidden_size: int  # of queries, keys and values, all heads together
-    num_blocks: int  # cross-attention layers
+    num_classes: Positive  # N, identities that the classifier tells apart in training
+    num_heads: Positive  # H, divides hidden_size
+    hidden_size: Positive  # of queries, keys and values, all heads together
+    num_blocks: Positive  # cross-attention layers
     shared: bool  # one module for both directions, so that d(p, c) = d(c, p)
     cross_attention: bool  # False: an MLP that does not see the other sequence
-    feedforward_size: int  # of an MLP after the attention; 0: none
-    dropout: float  # rate on every residual update, in training
-    classifier_size: int  # hidden width of the classifier
-    dtype: str  # of the attention's matmuls; residuals and distances are float32
+    feedforward_size: Natural  # of an MLP after the attention; 0: none
+    dropout: Share  # rate on every residual update, in training
+    classifier_size: Positive  # hidden width of the classifier
+    dtype: Dtype  # of the attention's matmuls; residuals and distances are float32
     metric: str = "euclidean"  # of the base model; or "cosine"
 
     def setup(self):
-        require(
-            self.hidden_size % self.num_heads == 0,
-            f"config.model.hidden_size={self.hidden_size} is no multiple of "
-            f"config.model.num_heads={self.num_heads}; choose one that is.",
-        )
         names = ("both",) if self.shared else ("probe", "candidate")
         self.directions = [
             {

@@ -13,7 +13,6 @@ import numpy as np
 from tqdm import tqdm
 
 from gaitjax.engine import log
-from gaitjax.engine.guards import choose, require
 from gaitjax.rerank import methods
 from gaitjax.rerank.cargait import CarGait
 from gaitjax.rerank.costs import costs
@@ -173,18 +172,6 @@ def make_rerankers(model: CarGait, params, config, metric: str) -> dict[str, Met
         else training_free_method(name, metric)
         for name in config.rerankers
     }
-
-
-def check_config(config) -> None:
-    """Raises ValueError for unknown names and sizes below 1 in a run's `evaluation`."""
-    for name in config.rerankers:
-        choose(name, CHOICES, "config.evaluation.rerankers")
-    for name in config.protocols:
-        choose(name, protocols.PROTOCOLS, "config.evaluation.protocols")
-    for field in ("shortlist", "wide_shortlist", "chunk"):
-        size = config[field]
-        message = f"config.evaluation.{field} must be 1 or more; got {size}."
-        require(size >= 1, message)
 
 
 # ---------------------------------------------------------------- results and costs

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gaitjax.engine.guards import choose, require
+from gaitjax.engine.guards import require
 from gaitjax.retrieval import distance
 
 WITHOUT_NEGATIVE = ("skip", "nearest")
@@ -75,10 +75,8 @@ def build_lists(table, rows: np.ndarray, config, mesh) -> RankingLists:
     identity, "nearest" gives them the nearest sequence of another one. A list without a
     positive gets the nearest positive of all.
 
-    Raises:
-      ValueError: unknown without_negative; no anchor is left to draw.
+    Raises ValueError where no anchor is left to draw.
     """
-    choose(config.without_negative, WITHOUT_NEGATIVE, "config.lists.without_negative")
     embeddings, subject = np.asarray(table.embeddings[rows]), table.subject[rows]
     place = np.arange(len(rows))
     # where the own view counts, each sequence is a view of its own

@@ -6,26 +6,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from gaitjax.engine import cluster, sharding
+from gaitjax.engine import cluster
 from gaitjax.pictures import reranking
 from gaitjax.rerank import base_run, compare, train
 from gaitjax.retrieval import protocols
 from gaitjax.run_folder import write_json
-from gaitjax.state import check_positive
-
-
-def check_config(config) -> None:
-    """Raises ValueError, naming the field, for what would fail late."""
-    check_positive(
-        config, "train.anchors", "train.log_every", "train.checkpoint_every",
-        "train.keep", "validation.batches", "validation.every_steps",
-    )  # fmt: skip
-    sharding.check_rules(sharding.rules_of(config))
 
 
 def run(config, workdir: str) -> train.Reranker:
     """Mode "train": trains or continues the re-ranker of config.base_run."""
-    check_config(config)
     return _train(config, workdir, base_run.load_base(config))
 
 
@@ -41,8 +30,6 @@ def rerank(config, workdir: str) -> dict[str, Any]:
     Writes WORKDIR/rerank.json, rankings.npz and pictures/ (with the data set's name
     where config.data.test_dataset names one), prints the table, returns rerank.json.
     """
-    check_config(config)
-    compare.check_config(config.evaluation)
     base = base_run.load_base(config)
     # what cannot be evaluated is not trained
     data = base_run.open_base_split(base, "test", config.data.test_dataset)

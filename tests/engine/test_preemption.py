@@ -14,13 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from configs import cargait, gaitbase
+from configs import gaitbase
 from gaitjax import evaluate, run_folder, state, train
 from gaitjax.data import pipeline
 from gaitjax.engine import checkpoints, cluster, log, loop, sharding
 from gaitjax.engine.log import read_metrics
 from gaitjax.rerank import base_run
-from gaitjax.rerank import run as rerank_run
 from tests.data.test_pipeline import make_source
 from tests.fake_datasets import tiny_synthetic
 from tests.forked_runs import Runs, wait_for
@@ -339,16 +338,6 @@ def test_a_batch_that_does_not_divide_names_fields_and_a_mesh():
     config.train.accumulate = 4
     with pytest.raises(ValueError, match="accumulate=4 does not divide .*=6"):
         state.check_batch(config, Mesh8())
-
-
-@pytest.mark.parametrize("model", [gaitbase, cargait])
-@pytest.mark.parametrize("field", ["keep", "log_every", "checkpoint_every"])
-def test_fields_that_would_lose_a_run_are_refused(model, field):
-    config = model.get_config()
-    config.train[field] = 0
-    check = rerank_run.check_config if model is cargait else state.check_config
-    with pytest.raises(ValueError, match=f"config.train.{field} must be 1 or more"):
-        check(config)
 
 
 def test_process_0_knows_whether_embeddings_are_stored(tmp_path, monkeypatch):
