@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -45,11 +45,16 @@ def mutants(content: bytes, count: int, seed: int = 0) -> Iterator[bytes]:
 
 
 def read_all(
-    files: Iterator[bytes], path, read: Callable, allowed: type[Exception] | tuple
+    files: Iterable[bytes],
+    path,
+    read: Callable,
+    allowed: type[Exception] | tuple,
+    named=None,
 ) -> list[str]:
     """Reads each of `files` from `path`; the messages of `allowed` errors.
 
-    Any other error fails the test, and so do 2 seconds or 500 MB for one file.
+    Each must have `named` in it (None: the path). Any other error fails the test, and
+    so do 2 seconds or 500 MB for one file.
     """
     messages = []
     for number, content in enumerate(files):
@@ -59,7 +64,7 @@ def read_all(
             read(path)
         except allowed as error:
             messages.append(str(error))
-            assert str(path) in messages[-1], messages[-1]
+            assert str(named or path) in messages[-1], messages[-1]
             assert len(messages[-1]) < 2000
         except Exception as error:
             raise AssertionError(f"mutant {number} of {path.name}") from error

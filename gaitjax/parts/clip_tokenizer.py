@@ -18,20 +18,24 @@ open_clip_torch and clip-anytorch), `vocab.json` with `merges.txt`, `tokenizer.j
 import gzip
 import html
 import json
+import os
 import re
 import unicodedata
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from gaitjax.engine.guards import require
+from gaitjax.engine.guards import Damaged, require, require_whole
 
 CONTEXT_LENGTH = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
 CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 OPENAI_MERGES = 49_152 - 256 - 2  # of the lines in bpe_simple_vocab_16e6.txt.gz
 FILES = ("vocab.json", "tokenizer.json", "bpe_simple_vocab_16e6.txt.gz")
+LARGEST = 2**24  # bytes of a file, unpacked; CLIP's have 4 MB at most
 
 
 def _characters() -> dict[int, str | None]:
@@ -102,19 +106,18 @@ class CLIPTokenizer:
     Args:
       vocabulary: {token: id}, word-final tokens end in "</w>".
       merges: pairs of tokens in the order in which they merge.
+      origin: the file they come from, for errors.
     """
 
     def __init__(
-        self, vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]]
+        self,
+        vocabulary: Mapping[str, int],
+        merges: Sequence[tuple[str, str]],
+        origin: str | Path = "The vocabulary",
     ):
-        missing = [token for token in (START, END) if token not in vocabulary]
-        require(
-            not missing,
-            f"The vocabulary of {len(vocabulary)} tokens lacks "
-            f"{' and '.join(missing)}: it is not CLIP's.",
-        )
         self.vocabulary = dict(vocabulary)
         self.ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self.origin = origin
         self.letters = byte_letters()
         self.known = {token: [self.vocabulary[token]] for token in (START, END)}
 
@@ -124,34 +127,22 @@ class CLIPTokenizer:
 
         Raises:
           FileNotFoundError: nothing there; names the files looked for.
-          ValueError: a file of another kind.
+          ValueError: a damaged file, or one of another kind.
         """
-        path = Path(source).expanduser()
-        if path.is_dir():
-            found = [path / name for name in FILES if (path / name).is_file()]
-            require(
-                found,
-                f"{path} holds no CLIP vocabulary; expected {' or '.join(FILES)} "
-                "(vocab.json with merges.txt beside it).",
-                FileNotFoundError,
-            )
-            path = found[0]
-        require(
-            path.is_file(),
-            f"No CLIP vocabulary at {path}. Without the hub: `pip download --no-deps "
-            "clip-anytorch` and unzip bpe_simple_vocab_16e6.txt.gz from the wheel, "
-            "then give that file.",
-            FileNotFoundError,
-        )
+        path = _locate(source)
         if path.name.endswith(".gz"):
-            return cls(*_read_openai(path))
-        if path.name == "tokenizer.json":
-            return cls(*_read_tokenizer(path))
+            vocabulary, merges = _read_openai(path)
+        elif path.name == "tokenizer.json":
+            vocabulary, merges = _read_tokenizer(path)
+        else:
+            vocabulary, merges = _read_pair(path.parent)
+        missing = [token for token in (START, END) if token not in vocabulary]
         require(
-            path.name in ("vocab.json", "merges.txt"),
-            f"{path} is no CLIP vocabulary; expected {', '.join(FILES)}.",
+            not missing,
+            f"{path}: the vocabulary of {len(vocabulary)} tokens lacks "
+            f"{' and '.join(missing)}: it is not CLIP's.",
         )
-        return cls(*_read_pair(path.parent))
+        return cls(vocabulary, merges, path)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without start and end token."""
@@ -166,7 +157,11 @@ class CLIPTokenizer:
         if word not in self.known:
             parts = [self.letters[byte] for byte in word.encode()]
             parts[-1] += "</w>"
-            self.known[word] = [self.vocabulary[part] for part in self._merge(parts)]
+            tokens = self._merge(parts)
+            missing = [token for token in tokens if token not in self.vocabulary]
+            fault = f"it lacks the token {''.join(missing[:1])!r}"
+            require_whole(not missing, self.origin, fault)
+            self.known[word] = [self.vocabulary[token] for token in tokens]
         return self.known[word]
 
     def _merge(self, parts: list[str]) -> list[str]:
@@ -188,17 +183,63 @@ class CLIPTokenizer:
         return parts
 
 
+def _locate(source: str | Path) -> Path:
+    """The vocabulary file of a file or folder."""
+    path = Path(os.path.expanduser(source))
+    if os.path.isdir(path):
+        found = [path / name for name in FILES if os.path.isfile(path / name)]
+        require(
+            found,
+            f"{path} holds no CLIP vocabulary; expected {' or '.join(FILES)} "
+            "(vocab.json with merges.txt beside it).",
+            FileNotFoundError,
+        )
+        return found[0]
+    require(
+        os.path.isfile(path),
+        f"No CLIP vocabulary at {path}. Without the hub: `pip download --no-deps "
+        "clip-anytorch` and unzip bpe_simple_vocab_16e6.txt.gz from the wheel, "
+        "then give that file.",
+        FileNotFoundError,
+    )
+    require(
+        path.name.endswith(".gz") or path.name in (*FILES, "merges.txt"),
+        f"{path} is no CLIP vocabulary; expected {', '.join(FILES)}.",
+    )
+    return path
+
+
+def _text(path: Path) -> str:
+    """The content of a file, unpacked if it is a .gz; never more than LARGEST bytes."""
+    unpacked = gzip.open if path.name.endswith(".gz") else open
+    try:
+        with unpacked(path, "rb") as file:
+            content = file.read(LARGEST + 1)
+        require_whole(
+            len(content) <= LARGEST, path, f"it has more than {LARGEST:,} bytes"
+        )
+        return content.decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise Damaged(path, str(error)) from error
+
+
+def _json(path: Path) -> Any:
+    text = _text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(path, f"it is no JSON ({error})") from error
+
+
 def _read_openai(path: Path):
     """The merges of OpenAI's file; its vocabulary is implied by them."""
-    try:
-        lines = gzip.decompress(path.read_bytes()).decode().split("\n")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged ({error}). Fetch it again.") from error
+    lines = _text(path).split("\n")
     merges = [tuple(line.split()) for line in lines[1 : OPENAI_MERGES + 1]]
-    require(
+    require_whole(
         len(merges) == OPENAI_MERGES and all(len(pair) == 2 for pair in merges),
-        f"{path} must hold {OPENAI_MERGES} merges after its first line, got "
-        f"{len(merges)} lines. Fetch it again.",
+        path,
+        f"it must hold {OPENAI_MERGES} merges after its first line, got "
+        f"{len(merges)} lines",
     )
     letters = list(byte_letters().values())
     tokens = letters + [letter + "</w>" for letter in letters]
@@ -208,25 +249,48 @@ def _read_openai(path: Path):
 
 def _read_pair(folder: Path):
     """`vocab.json` and `merges.txt` of transformers."""
-    absent = [n for n in ("vocab.json", "merges.txt") if not (folder / n).is_file()]
+    files = [folder / name for name in ("vocab.json", "merges.txt")]
+    absent = [file.name for file in files if not os.path.isfile(file)]
     require(not absent, f"{folder} lacks {' and '.join(absent)}.", FileNotFoundError)
-    vocabulary = json.loads((folder / "vocab.json").read_text("utf-8"))
-    lines = (folder / "merges.txt").read_text("utf-8").split("\n")
+    lines = _text(files[1]).split("\n")
     pairs = [tuple(line.split()) for line in lines if not line.startswith("#version")]
-    return vocabulary, [pair for pair in pairs if pair]
+    merges = _pairs(files[1], [pair for pair in pairs if pair])
+    return _numbered(files[0], _json(files[0])), merges
 
 
 def _read_tokenizer(path: Path):
     """`tokenizer.json` of the library tokenizers (merges as strings or pairs)."""
-    content = json.loads(path.read_text("utf-8"))
-    model = content.get("model", {})
-    require(
-        model.get("type", "BPE") == "BPE" and "merges" in model,
-        f"{path} holds no byte-pair model, so it is not CLIP's.",
+    content = _json(path)
+    try:
+        model = content["model"]
+        require(
+            model.get("type", "BPE") == "BPE" and "merges" in model,
+            f"{path} holds no byte-pair model, so it is not CLIP's.",
+        )
+        special = {x["content"]: x["id"] for x in content.get("added_tokens", ())}
+        merges = (x.split() if isinstance(x, str) else x for x in model["merges"])
+        vocabulary, merges = model["vocab"] | special, [tuple(pair) for pair in merges]
+    except (AttributeError, KeyError, TypeError) as error:
+        kind = f"{type(error).__name__}: {error}"
+        fault = f"it has no {{model: vocab, merges}} and added_tokens ({kind})"
+        raise Damaged(path, fault) from error
+    return _numbered(path, vocabulary), _pairs(path, merges)
+
+
+def _numbered(path: Path, vocabulary) -> dict[str, int]:
+    """`vocabulary`, if it is one: {token: number}, as JSON could hold anything."""
+    whole = isinstance(vocabulary, dict) and all(
+        type(number) is int and 0 <= number < 2**31 for number in vocabulary.values()
     )
-    added = {token["content"]: token["id"] for token in content.get("added_tokens", ())}
-    merges = (m.split() if isinstance(m, str) else m for m in model["merges"])
-    return model["vocab"] | added, [tuple(pair) for pair in merges]
+    require_whole(whole, path, "its vocabulary must be {token: number}")
+    return vocabulary
+
+
+def _pairs(path: Path, merges: list[tuple]) -> list[tuple[str, str]]:
+    strange = [pair for pair in merges if list(map(type, pair)) != [str, str]]
+    fault = f"a merge must be a pair of tokens, got {strange[:1]}"
+    require_whole(not strange, path, fault)
+    return merges
 
 
 def token_ids(

@@ -157,7 +157,7 @@ def to_parameters(
         k for k, v in sorted(out.items()) if not np.isfinite(v).all()
     ]
     lines = [
-        f"{len(names)} {kind}: " + "; ".join(names[:LISTED])
+        f"{len(names)} {kind}: " + "; ".join(name[:200] for name in names[:LISTED])
         + (f"; and {len(names) - LISTED} more" if len(names) > LISTED else "")
         for kind, names in faults.items()
         if names

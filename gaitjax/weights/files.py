@@ -112,7 +112,7 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
             f"{index} names the shard {shard[:100]}, which is not beside it. Fetch it.",
             FileNotFoundError,
         )
-        found = read(file)
+        found = read(file, scripts=False)
         listed = {name for name, place in names.items() if place == shard}
         apart = sorted(listed ^ set(found))
         first = f"{apart[0]} is only in the " if apart else ""

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import msgpack
 import numpy as np
 import pytest
-from flax import serialization
+from flax import serialization, traverse_util
 from safetensors.numpy import save
 
 from gaitjax.engine.guards import Damaged
@@ -47,6 +47,15 @@ def test_mutants_end_in_a_documented_error(kind, tmp_path):
         found += resealed(packed(kind), "scale.npy", 300)
     messages = read_all(found, file, files.read, ValueError)
     assert len(messages) > 150  # the others changed values, or nothing that counts
+
+
+def test_mutants_of_an_encoder_end_in_a_documented_error(tmp_path):
+    file, expected = tmp_path / "x.safetensors", traverse_util.unflatten_dict(TREE, "/")
+    file.write_bytes(packed("safetensors"))
+    assert encoders.load(file, expected)
+    content = mutants(packed("safetensors"), 300, seed=2)
+    messages = read_all(content, file, lambda x: encoders.load(x, expected), ValueError)
+    assert len(messages) > 150
 
 
 def header(content: bytes) -> dict:
