@@ -100,6 +100,10 @@ def check_value(value, domain, path: str) -> None:
         if kind not in SCALARS:
             for index, item in enumerate(value):
                 check_value(item, _items(kind, value)[index], f"{path}[{index}]")
+    elif typing.get_origin(kind) is dict:  # dict[str, X]: a group of any names
+        require(hasattr(value, "keys"), f"{path} must be a group; got {value!r}.")
+        for name in value:
+            check_value(value[name], typing.get_args(kind)[1], f"{path}.{name}")
     elif kind is not Any:
         check(value, kind, path)
 

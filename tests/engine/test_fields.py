@@ -1,7 +1,7 @@
 """Domains of options: what fits, and what the message says of what does not."""
 
 import dataclasses
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
@@ -39,6 +39,8 @@ class Options:
     on: bool = True
     title: str = ""
     inner: Inner = Inner()
+    weights: dict[str, Share] = dataclasses.field(default_factory=dict, hash=False)
+    anything: Any = None
 
 
 RIGHT = {
@@ -52,6 +54,8 @@ RIGHT = {
     "names": [(), ("a", "b")],
     "on": [True, False, np.bool_(True)],
     "title": ["", "x"],
+    "weights": [{}, {"a": 1, "b": 0.5}],
+    "anything": [None, (1, "a"), {"b": 2}],
     "inner": [{}, {"fusion": "gate"}, ConfigDict({"pairs": (("a", (1, 2)),)})],
 }
 WRONG = {
@@ -84,6 +88,10 @@ WRONG = {
     "names": [(("a", 1), "config.x.names[1] must be text; got 1.")],
     "on": [(1, "config.x.on must be True or False; got 1.")],
     "title": [(3, "config.x.title must be text; got 3.")],
+    "weights": [
+        (1, "config.x.weights must be a group; got 1."),
+        ({"a": 2}, "config.x.weights.a must be a finite number, from 0 to 1; got 2."),
+    ],
     "inner": [
         (3, "config.x.inner must be a group of the fields fusion, pairs; got 3."),
         (
