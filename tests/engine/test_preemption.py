@@ -108,6 +108,27 @@ def test_ten_kills_and_resumes_are_bit_equal(runs, arguments, undisturbed, tmp_p
     assert_same(outcome(tmp_path), undisturbed)
 
 
+def test_a_second_run_in_a_folder_is_refused_and_harms_nothing(
+    runs, arguments, undisturbed, tmp_path, tmp_path_factory
+):
+    other = Runs(tmp_path_factory.mktemp("compiled_too"))
+    for more in ([], ["--config.seed=1"]):  # the same run, and another one
+        folder = tmp_path / f"run{len(more)}"
+        folder.mkdir()
+        [child] = runs.start([*arguments, f"--workdir={folder}"], folder / "out.txt")
+        wait_for(lambda folder=folder: logged(folder) >= 2, "step 2")
+        os.kill(child, signal.SIGSTOP)  # it shall not end before the other begins
+        other.start([*arguments, *more, f"--workdir={folder}"], tmp_path / "other.txt")
+        assert other.wait() == [2]
+        message = (tmp_path / "other.txt").read_text().strip().splitlines()[-1]
+        expected = f"gaitjax: Another run writes in {folder}: process {child} on "
+        assert message.startswith(expected) and "name another --workdir" in message
+        os.kill(child, signal.SIGCONT)
+        assert runs.wait() == [0]
+        assert_same(outcome(folder), undisturbed)
+    other.close()
+
+
 def test_a_killed_reranker_resumes_bit_equal(runs, undisturbed, tmp_path):
     """Its optimizer, its best parameters so far and its triplets, over a real base."""
     arguments = """
