@@ -16,7 +16,14 @@ _TRACEBACK = flags.DEFINE_bool("traceback", False, "Errors with their traceback.
 
 # Errors of the user (wrong path, name, shape, field, data) are printed as one line; any
 # other error is a fault of the program and keeps its traceback.
-_USER_ERRORS = (ValueError, FloatingPointError, FileNotFoundError, PermissionError)
+_USER_ERRORS = (
+    ValueError,
+    FloatingPointError,
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+)
 _INSTALLED = Path(__file__).parents[1]  # configs/ lies beside the package
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
@@ -55,7 +62,7 @@ def read_empty_tuples(config) -> None:
 
     ml_collections reads ('',), which as a tuple of patterns would match everything.
     """
-    for name, value in config.items():
+    for name, value in config.items() if isinstance(config, ConfigDict) else ():
         if isinstance(value, ConfigDict):
             read_empty_tuples(value)
         elif value == ("",):
@@ -86,10 +93,12 @@ def _run(main, argv) -> int:
         if interrupted and not _TRACEBACK.value:
             print("\ngaitjax: interrupted; saved checkpoints stay.", file=sys.stderr)
             raise SystemExit(130) from None
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if isinstance(error, OSError) and error.errno in full:
             error = ValueError(
-                f"The disk is full ({error}); the checkpoints written so far are kept. "
-                "Free some space, then run the same command again."
+                f"The disk is full, or files may not be so large ({error}); the "
+                "checkpoints written so far are kept. Free some space or raise ulimit "
+                "-f, then run the same command again."
             )
         if _TRACEBACK.value or not isinstance(error, _USER_ERRORS):
             raise

@@ -19,6 +19,7 @@ A config that is not in the current folder is looked for among the installed one
 On several hosts the same command runs on each, with --multihost (docs/scaling.md).
 """
 
+import contextlib
 import os
 import sys
 
@@ -69,7 +70,7 @@ def main(argv) -> int:
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
     run_mode = _function_of(config)
 
-    from gaitjax import plan
+    from gaitjax import plan, run_folder
     from gaitjax.data import embedded
     from gaitjax.engine import checkpoints, cluster
 
@@ -87,10 +88,12 @@ def main(argv) -> int:
         cluster.say(plan.dry_run(config, workdir))
         return 0
     checkpoints.check_folder(workdir)
+    reads = config.mode == "evaluate" and config.model.name != "cargait"
     try:
-        if config.mode != "import":  # it reads no data
-            embedded.prepare(config.data)
-        run_mode(config, workdir)
+        with contextlib.nullcontext() if reads else run_folder.locked(workdir):
+            if config.mode != "import":  # it reads no data
+                embedded.prepare(config.data)
+            run_mode(config, workdir)
     except cluster.Stopped:
         cluster.say_stopped()
     return 0

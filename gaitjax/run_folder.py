@@ -2,14 +2,22 @@
 
 config.json      the config, as plain JSON
 checkpoints/     steps and their descriptions (`describe`)
-metrics.jsonl    rows of the training
+metrics.jsonl    rows of the training; tensorboard/ has them for TensorBoard
 results.json     of the last evaluation; rerank.json, import.json of those modes
 pictures/        what was drawn
+embeddings/      of a re-ranker's base run
+lock             names the process that writes here (`locked`)
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import re
+import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +27,7 @@ from ml_collections import ConfigDict
 
 from gaitjax.engine.atomic import replacing
 from gaitjax.engine.checkpoints import checksums
+from gaitjax.engine.guards import Damaged, require, require_whole
 
 IMPORTED = "imported"  # in place of a fingerprint: published weights, any data will do
 # Config fields that may change between a run and its continuation, because they do not
@@ -31,6 +40,42 @@ FREE = (
     r"model\..*\.(remat|frames_per_chunk)",
 )
 _ABSENT = "absent"
+_FILES = ("config.json", "metrics.jsonl", "results.json", "rerank.json", "lock")
+_FOLDERS = ("checkpoints", "tensorboard", "pictures", "embeddings")
+_REPAIR = "Bring it back from a copy, or name another --workdir."
+
+
+@contextlib.contextmanager
+def locked(workdir: str | Path) -> Iterator[None]:
+    """Only one run writes in `workdir` while the context is open.
+
+    Process 0 holds the lock for all processes of a run; the system releases it when
+    that process ends, however it ends. Readers need none. Raises ValueError, naming the
+    holder, where another run writes, and where an entry of the folder is a folder in
+    place of a file or the other way round.
+    """
+    if jax.process_index() > 0:
+        yield
+        return
+    folder = Path(workdir)
+    for path in map(folder.joinpath, _FILES):
+        require(not path.is_dir(), f"{path} is a folder; name another --workdir.")
+    for path in map(folder.joinpath, _FOLDERS):
+        require(not path.is_file(), f"{path} is a file; name another --workdir.")
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise ValueError(
+                f"Another run writes in {folder}: {file.read().strip() or 'unknown'}. "
+                "Wait for it to end, or name another --workdir."
+            ) from error
+        file.truncate(0)
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+        file.flush()
+        yield
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -55,7 +100,13 @@ def read_config(workdir: str | Path) -> ConfigDict | None:
     path = Path(workdir) / "config.json"
     if not path.is_file():
         return None
-    return ConfigDict(_with_tuples(json.loads(path.read_text())))
+    try:
+        content = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise Damaged(path, f"it is no JSON ({error})", _REPAIR) from error
+    whole = isinstance(content, dict) and isinstance(content.get("model"), dict)
+    require_whole(whole, path, "it has no field model", _REPAIR)
+    return ConfigDict(_with_tuples(content))
 
 
 def _with_tuples(value):

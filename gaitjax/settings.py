@@ -299,7 +299,12 @@ def check(config) -> None:
     for pattern in config.frozen:
         require_regex(pattern, "config.frozen")
     require_regex(config.train.trainable, "config.train.trainable")
-    phases_of(config)
+    phases = phases_of(config)
+    require(
+        len(phases) == 1 or hasattr(models.MODELS[config.model.name], "warm_up"),
+        f"config.warmup.steps={config.get('warmup', {}).get('steps')}, but "
+        f"{config.model.name} has no warm-up; set 0.",
+    )
     _check_best(config)
 
 

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "models.gaitedge": {"parts", "models.gaitgl", "engine.fields", "engine.guards"},
     "losses": {"losses", "engine.guards", "parts.output"},
     "retrieval": {"retrieval", "engine.guards"},
+    "retrieval.grew_submission": {"retrieval", "engine"},
     "data": {"data", "engine"},
     "weights": {"weights", "engine.guards", "engine.atomic"},
     "run_folder": {"engine"},
@@ -51,6 +52,7 @@ MAY_IMPORT = {
     "plan": {"engine", "rerank", "state", "train"},
     "command_line": {"engine"},
     "main": {
+        "run_folder",
         "settings",
         "engine",
         "evaluate",

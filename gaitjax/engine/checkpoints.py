@@ -12,6 +12,7 @@ and never overwritten. If checkpoints exist but none can be read, that is an err
 import contextlib
 import errno
 import json
+import os
 import shutil
 import tempfile
 import zlib
@@ -33,6 +34,7 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from gaitjax.engine.guards import require
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # (stored description, this run's) -> in what they differ, a phrase each; []: same run
 Differences = Callable[[dict, dict], Sequence[str]]
 
@@ -208,9 +210,10 @@ class Checkpoints:
             if not disk_full(error):
                 raise
             raise ValueError(
-                f"The disk of {self._folder} is full; the checkpoint of step {step} or "
-                "the one before could not be written, older ones are kept. Free some "
-                "space, then run the same command again."
+                f"The disk of {self._folder} is full, or files there may not be so "
+                f"large (ulimit -f); the checkpoint of step {step} or the one before "
+                "could not be written, older ones are kept. Free some space, then run "
+                "the same command again."
             ) from error
 
 
@@ -276,12 +279,11 @@ def check_space(workdir: str, stored: Any) -> None:
 
 
 def disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk or quota is behind an error, through its causes."""
+    """Whether a full disk, a quota or a limit of file size is behind an error."""
     while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        if getattr(error, "errno", None) in FULL:
             return True
-        text = str(error).lower()
-        if "no space left" in text or "quota exceeded" in text:
+        if any(os.strerror(number).lower() in str(error).lower() for number in FULL):
             return True
         error = error.__cause__ or error.__context__
     return False

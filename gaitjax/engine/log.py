@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from gaitjax.engine.atomic import replacing
+from gaitjax.engine.guards import require_whole
 
 FILE_NAME = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
@@ -180,16 +181,20 @@ def _drop_rows_after(path: Path, step: int) -> None:
 
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     """(text, row) of each complete line."""
-    complete = path.read_text(encoding="utf-8").split("\n")[:-1]
+    complete = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     pairs = []
     for number, line in enumerate(complete, start=1):
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}:{number}: expected a JSON object, got {line[:60]!r}. "
-                "Something other than gaitjax wrote here; remove the line."
-            ) from error
+        except (ValueError, RecursionError):
+            row = None
+        row = row if isinstance(row, dict) else {}
+        require_whole(
+            isinstance(row.get("step"), int) and "kind" in row,
+            path,
+            f"line {number} is no row with step and kind: {line[:60]!r}",
+            "Remove the line.",
+        )
         pairs.append((line, row))
     return pairs
 

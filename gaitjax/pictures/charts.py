@@ -231,9 +231,10 @@ def filmstrips(
                     axes.spines[:].set(linestyle=(0, (2, 1)), capstyle="butt")
                 weight = "normal" if correct is None else "bold"
                 text = "black" if correct is None else colour
-                axes.set_title(mark + caption, size=8, fontweight=weight, color=text)
+                title = mark + _literal(caption)
+                axes.set_title(title, size=8, fontweight=weight, color=text)
             label = textwrap.fill(label, 18, break_long_words=False)
-            line[0].set_ylabel(label, size=7)
+            line[0].set_ylabel(_literal(label), size=7)
             for axes in line[len(cells) :]:
                 axes.remove()
 
@@ -268,7 +269,7 @@ def grouped_bars(
                 [mean for mean, _ in row.values()],
                 0.92 * bar_width,
                 yerr=[spread for _, spread in row.values()],
-                label=name,
+                label=_literal(name),
                 color=_bar_colour(i, len(table)),
                 error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"},
             )
@@ -380,6 +381,11 @@ def _bar_colour(index: int, count: int):
     return matplotlib.colormaps["viridis"](index / (count - 1))
 
 
+def _literal(text: str) -> str:
+    """Text with its dollar signs as they are, which matplotlib takes for formulas."""
+    return text.replace("$", r"\$")
+
+
 def _bare(axes) -> None:
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -403,7 +409,7 @@ def _page(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         if title:
-            figure.suptitle(title, fontsize=9)
+            figure.suptitle(_literal(title), fontsize=9)
         canvas = FigureCanvasAgg(figure)
         yield figure, figure.subplots(lines, columns, squeeze=False)
         canvas.draw()

@@ -101,9 +101,11 @@ def test_only_process_zero_writes(tmp_path, monkeypatch):
 def test_mistakes_are_answered(tmp_path):
     with pytest.raises(FileNotFoundError, match="runs/lmgait"):
         log.read_metrics(tmp_path / "absent.jsonl")
-    (tmp_path / "bad.jsonl").write_text('{"step": 1}\nnonsense\n')
-    with pytest.raises(ValueError, match=r"bad.jsonl:2: .*'nonsense'"):
-        log.read_metrics(tmp_path / "bad.jsonl")
+    good, bad = '{"step": 1, "kind": "train"}', tmp_path / "bad.jsonl"
+    for line in ("nonsense", "[1]", "3", "{}", '{"step": "x", "kind": ""}', "[" * 9999):
+        bad.write_text(f"{good}\n{line}\n")
+        with pytest.raises(ValueError, match=r"bad.jsonl is damaged: line 2 is no row"):
+            log.read_metrics(bad)
 
 
 def test_table_aligns_names_left_and_numbers_right():
