@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
+from gaitjax.data.source import version_folder
 from gaitjax.engine import cluster
 from gaitjax.engine.guards import require
 
@@ -23,7 +23,8 @@ def prepare(data) -> None:
     if not data.data_dir:  # a re-ranker's base run has its data
         return
     for name in dict.fromkeys([data.train_dataset, data.test_dataset]):
-        if name.partition("/")[0] in EMBEDDED and not _is_prepared(data.data_dir, name):
+        embedded = name.partition("/")[0] in EMBEDDED
+        if embedded and version_folder(data.data_dir, name) is None:
             cluster.say(f"Making the embedded data set {name} (once) ...")
             command = [sys.executable, "-m", "tfds_builders.prepare", name]
             code = subprocess.call([*command, f"--data_dir={data.data_dir}"])
@@ -32,8 +33,3 @@ def prepare(data) -> None:
                 f"The data set {name} was not made; the lines above say why. Repair "
                 "that and run the same command again.",
             )
-
-
-def _is_prepared(data_dir: str, name: str) -> bool:
-    places = Path(data_dir, name), Path(data_dir, name, "default")
-    return any(any(place.glob("*/dataset_info.json")) for place in places)

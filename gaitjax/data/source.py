@@ -70,7 +70,12 @@ def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Sourc
     """
     import tensorflow_datasets as tfds
 
-    folder = _version_folder(data_dir, name)
+    folder = version_folder(data_dir, name)
+    require(
+        folder is not None,
+        f"No prepared data set at {Path(data_dir, name)}. Run: ./run.sh build {name} "
+        f"--data_dir={data_dir} (add --manual_dir=DIR for data you downloaded).",
+    )
     try:
         builder = tfds.builder_from_directory(str(folder))
         splits = sorted(builder.info.splits)
@@ -138,11 +143,13 @@ def check_shards(name: str, shards: Sequence[Path]) -> None:
     )
 
 
-def _version_folder(data_dir: str, name: str) -> Path:
-    """DATA_DIR/NAME[/CONFIG]/VERSION of the newest version; other folders are left."""
-    root = Path(data_dir) / name
-    candidates = [root, root / "default"]  # NAME alone means its config `default`
-    for folder in candidates:
+def version_folder(data_dir: str, name: str) -> Path | None:
+    """DATA_DIR/NAME[/CONFIG]/VERSION, the newest that is whole; None if there is none.
+
+    Folders with other names, such as a copy of a version, are left aside.
+    """
+    root = Path(data_dir, name)
+    for folder in (root, root / "default"):  # NAME alone means its config `default`
         versions = [
             path
             for path in (folder.iterdir() if folder.is_dir() else [])
@@ -151,10 +158,7 @@ def _version_folder(data_dir: str, name: str) -> Path:
         ]
         if versions:
             return max(versions, key=lambda p: [int(x) for x in p.name.split(".")])
-    raise ValueError(
-        f"No prepared data set at {root}. Run: ./run.sh build {name} "
-        f"--data_dir={data_dir} (add --manual_dir=DIR for data you downloaded)."
-    )
+    return None
 
 
 def _index(folder: Path, split: str, records, shards):

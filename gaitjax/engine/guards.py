@@ -4,8 +4,9 @@ The sentence says what is wrong, what was given, what was expected and how to re
 Functions that compute do not check what their callers have checked.
 """
 
+import contextlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 
@@ -31,6 +32,18 @@ def require_whole(condition, file, fault: str, repair="Fetch it again.") -> None
     """Raises `Damaged` unless `condition` holds."""
     if not condition:
         raise Damaged(file, fault, repair)
+
+
+@contextlib.contextmanager
+def reading(file, fault: str) -> Iterator[None]:
+    """Any error while `file` is read becomes `Damaged`: `fault`, then the error."""
+    try:
+        yield
+    except Damaged:
+        raise
+    except Exception as error:
+        kind = f"{type(error).__name__}: {error}"
+        raise Damaged(file, f"{fault} ({kind})") from error
 
 
 def choose(name, table: Collection, what: str) -> Any:

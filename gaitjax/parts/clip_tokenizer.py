@@ -21,14 +21,13 @@ import json
 import os
 import re
 import unicodedata
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gaitjax.engine.guards import Damaged, require, require_whole
+from gaitjax.engine.guards import reading, require, require_whole
 
 CONTEXT_LENGTH = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -212,23 +211,17 @@ def _locate(source: str | Path) -> Path:
 def _text(path: Path) -> str:
     """The content of a file, unpacked if it is a .gz; never more than LARGEST bytes."""
     unpacked = gzip.open if path.name.endswith(".gz") else open
-    try:
-        with unpacked(path, "rb") as file:
-            content = file.read(LARGEST + 1)
-        require_whole(
-            len(content) <= LARGEST, path, f"it has more than {LARGEST:,} bytes"
-        )
+    with reading(path, "it is no whole text file"), unpacked(path, "rb") as file:
+        content = file.read(LARGEST + 1)
+        fault = f"it has more than {LARGEST:,} bytes"
+        require_whole(len(content) <= LARGEST, path, fault)
         return content.decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise Damaged(path, str(error)) from error
 
 
 def _json(path: Path) -> Any:
     text = _text(path)
-    try:
+    with reading(path, "it is no JSON"):
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Damaged(path, f"it is no JSON ({error})") from error
 
 
 def _read_openai(path: Path):
@@ -260,20 +253,15 @@ def _read_pair(folder: Path):
 
 def _read_tokenizer(path: Path):
     """`tokenizer.json` of the library tokenizers (merges as strings or pairs)."""
-    content = _json(path)
-    try:
-        model = content["model"]
-        require(
-            model.get("type", "BPE") == "BPE" and "merges" in model,
-            f"{path} holds no byte-pair model, so it is not CLIP's.",
-        )
-        special = {x["content"]: x["id"] for x in content.get("added_tokens", ())}
+    content, fault = _json(path), "it has no {model: vocab, merges} and added_tokens"
+    with reading(path, fault):
+        model, added = content["model"], content.get("added_tokens", ())
+        bytewise = model.get("type", "BPE") == "BPE" and "merges" in model
+    require(bytewise, f"{path} holds no byte-pair model, so it is not CLIP's.")
+    with reading(path, fault):
+        vocabulary = model["vocab"] | {x["content"]: x["id"] for x in added}
         merges = (x.split() if isinstance(x, str) else x for x in model["merges"])
-        vocabulary, merges = model["vocab"] | special, [tuple(pair) for pair in merges]
-    except (AttributeError, KeyError, TypeError) as error:
-        kind = f"{type(error).__name__}: {error}"
-        fault = f"it has no {{model: vocab, merges}} and added_tokens ({kind})"
-        raise Damaged(path, fault) from error
+        merges = [tuple(pair) for pair in merges]
     return _numbered(path, vocabulary), _pairs(path, merges)
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import serialization, traverse_util
 
-from gaitjax.engine.guards import Damaged, require, require_whole
+from gaitjax.engine.guards import Damaged, reading, require, require_whole
 from gaitjax.weights.torch_files import read_torch
 
 SUFFIXES = (".safetensors", ".msgpack", ".pth", ".pt", ".bin", ".index.json")
@@ -124,20 +124,16 @@ def _read_shards(index: Path) -> dict[str, np.ndarray]:
 
 
 def _json(file: Path, text: bytes) -> Any:
-    try:
+    with reading(file, "its header is no JSON"):
         return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Damaged(file, "its header is no JSON") from error
 
 
 def _read_safetensors(file: Path) -> dict[str, np.ndarray]:
     from safetensors.numpy import load_file
 
     _check_header(file)
-    try:
+    with reading(file, "it is no whole safetensors file"):
         return load_file(file)
-    except Exception as error:  # SafetensorError, KeyError of an unknown type, ...
-        raise Damaged(file, str(error)) from error
 
 
 def _check_header(file: Path) -> None:
@@ -152,16 +148,9 @@ def _check_header(file: Path) -> None:
             "and the tensors after it",
         )
         header = _json(file, stream.read(length))
-    try:
-        ends = sorted(
-            _entry(name, entry)
-            for name, entry in header.items()
-            if name != "__metadata__"
-        )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        kind = f"{type(error).__name__}: {error}"
-        fault = f"its header has no {{name: dtype, shape, data_offsets}} ({kind})"
-        raise Damaged(file, fault) from error
+    with reading(file, "its header has no {name: dtype, shape, data_offsets}"):
+        entries = [(k, v) for k, v in header.items() if k != "__metadata__"]
+        ends = sorted(_entry(name, entry) for name, entry in entries)
     for end, name, shape, dtype in ends:
         known = ", ".join(DTYPES)
         fault = f"it holds {name[:100]} {shape} as {dtype!r}, expected one of {known}"
@@ -177,8 +166,8 @@ def _check_header(file: Path) -> None:
 def _entry(name: str, entry: Mapping) -> tuple[int, str, tuple, str]:
     start, end = entry["data_offsets"]
     shape = tuple(entry["shape"])
-    if not all(type(number) is int for number in (start, end, *shape)):
-        raise TypeError(f"{name[:100]} has offsets or sizes that are no integers")
+    whole = all(type(number) is int for number in (start, end, *shape))
+    require(whole, f"{name[:100]} has offsets or sizes that are no integers")
     return end, name, shape, entry["dtype"]
 
 

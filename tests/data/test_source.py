@@ -153,6 +153,6 @@ def test_the_newest_version_is_opened_and_other_folders_are_left(tmp_path):
         folder.mkdir(parents=True)
         (folder / "dataset_info.json").write_text("{}")
     (tmp_path / "ccpg" / "4.0.0").mkdir()  # a build that did not end
-    assert source._version_folder(tmp_path, "ccpg").name == "1.10.0"
+    assert source.version_folder(tmp_path, "ccpg").name == "1.10.0"
     with pytest.raises(ValueError, match="No prepared data set at .*./run.sh build x"):
-        source._version_folder(tmp_path, "x")
+        source.open_split(tmp_path, "x", "test")
