@@ -7,6 +7,8 @@ Recognition", ICCV 2025): re-ranks what any trained model of the zoo finds.
         --workdir=runs/cargait_lmgait
     ./run.sh train configs/cargait.py:gait3d --config.base_run=runs/gaitbase_gait3d
 
+gaitjax/settings.py and gaitjax/rerank/cargait.py explain the fields.
+
 The base run's folder says everything about the base model: architecture, data set,
 protocols, number and width of strips. Training ends with one table of the base model
 and every re-ranker, before and after (rerank.json, pictures/).
@@ -30,72 +32,33 @@ def get_config(dataset: str = "synthetic"):
     suffix = "" if dataset == "synthetic" else f"_{dataset}"
     config = ConfigDict(
         dict(
-            name=f"cargait{suffix}",  # stem of the run's folder
-            mode="rerank",  # train if not finished, compare | "train": only train
-            base_run=f"runs/gaitbase{suffix}",  # folder of the trained base model
-            seed=0,  # of parameters, held-out identities, triplets, dropout
-            data=dict(
-                data_dir="",  # of the prepared data sets; "": the base run's
-                train_dataset="",  # whose train split is learned from; "": the base's
-                test_dataset="",  # whose test split is re-ranked; "": the base's
-            ),
-            lists=dict(
-                size=30,  # v, nearest training sequences of each training sequence
-                # a list of positives only: "skip" its anchor | "nearest": take the
-                # nearest sequence of another identity
-                without_negative="skip",
-                # False: an identity's other sequences of the anchor's view are left out
-                # as the protocols leave them out
-                same_view=True,
-            ),
+            name=f"cargait{suffix}", mode="rerank", base_run=f"runs/gaitbase{suffix}",
+            seed=0,
+            data=dict(data_dir="", train_dataset="", test_dataset=""),
+            lists=dict(size=30, without_negative="skip", same_view=True),
             model=dict(
-                name="cargait",
-                num_heads=8,
-                hidden_size=256,  # of queries, keys and values, all heads together
-                num_blocks=1,  # cross-attention layers
-                shared=True,  # one module for both directions
-                cross_attention=True,  # False: the paper's MLP ablation
-                feedforward_size=0,  # of an MLP after the attention; 0: none
-                dropout=0.0,  # on every residual update
-                classifier_size=512,  # hidden width of the identity classifier
-                dtype="float32",  # of the attention's matmuls
+                name="cargait", num_heads=8, hidden_size=256, num_blocks=1, shared=True,
+                cross_attention=True, feedforward_size=0, dropout=0.0,
+                classifier_size=512, dtype="float32",
             ),
-            loss=dict(
-                easy_weight=0.1,  # beta, of triplets already in order; 1: plain BPR
-                classification_weight=0.01,  # alpha; 0: ranking loss alone
-            ),
+            loss=dict(easy_weight=0.1, classification_weight=0.01),
             optimizer=common.optimizer(
                 name="adamw", learning_rate=1e-5, weight_decay=1e-2,
                 schedule="constant", milestones=(),
             ),
-            validation=dict(
-                share=0.1,  # of the training identities, never trained on
-                batches=32,  # of train.anchors triplets, the same each time
-                every_steps=10_000,  # the lowest ranking loss is kept
-            ),
+            validation=dict(share=0.1, batches=32, every_steps=10_000),
             train=dict(
-                steps=100_000,
-                anchors=64,  # triplets a step
-                log_every=100,
-                checkpoint_every=1_000,
-                keep=2,  # newest checkpoints kept
+                steps=100_000, anchors=64, log_every=100, checkpoint_every=1_000, keep=2
             ),
             evaluation=dict(
-                # rows of the table beside the base model itself; "gcr_views": GCR with
-                # its second graph, between different views
                 rerankers=(
                     "kr", "lbr", "gcr", "gcr_views", "gnn", "qe", "cargait", "cascade",
                 ),
-                shortlist=10,  # K, of CarGait: how many are put in a new order
-                wide_shortlist=50,  # cascade: of LBR, before CarGait's K
-                protocols=(),  # names in retrieval.protocols; (): the base run's
-                chunk=16,  # probes that CarGait scores at once
+                shortlist=10, wide_shortlist=50, protocols=(), chunk=16,
             ),
-            mesh=dict(data=-1, model=1),  # devices per axis; -1: the rest
-            # a name in sharding_rules ("data_parallel", "fsdp", "tensor_parallel")
-            sharding="data_parallel",
-            sharding_rules=common.SHARDING_RULES,
-            pictures=True,  # ranked lists before and after, attention between strips
+            mesh=dict(data=-1, model=1),
+            sharding="data_parallel", sharding_rules=common.SHARDING_RULES,
+            pictures=True,
         ),
         convert_dict=True,
     )  # fmt: skip

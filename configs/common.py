@@ -1,4 +1,4 @@
-"""The base config, every field with its meaning, and the table of data sets.
+"""The base config and the table of data sets; gaitjax/settings.py explains the fields.
 
 Configs import ml_collections and each other only, never jax: they are data. A config
 file has `get_config(variant)`; `configs/lmgait.py:ccpg` passes "ccpg".
@@ -57,55 +57,24 @@ def base(name: str, dataset: str) -> ConfigDict:
     row = choose(dataset, DATASETS)
     return ConfigDict(
         dict(
-            name=name,  # stem of the run's folder, and the title of its pictures
-            # "train" (continues what exists) | "evaluate" (a run) | "import" (published
-            # weights, docs/models.md)
-            mode="train",
-            base_run="",  # evaluate: folder of the run to evaluate; "": the workdir
-            checkpoint="",  # import: the published file (.pt, .safetensors, .npz)
-            # import: True keeps the seed's values where the file has none that fit, to
-            # start a training from another model or other identities
-            partial=False,
-            seed=0,  # of parameters, sampling, augmentation, dropout
+            name=name, mode="train", base_run="", checkpoint="", partial=False, seed=0,
             data=dict(
-                data_dir="data",  # prepared data sets live in data_dir/NAME/VERSION
-                train_dataset=row["train_dataset"],
-                train_split="train",
-                test_dataset=row["test_dataset"],
-                test_split="test",
-                num_classes=row["num_classes"],  # identities of the train split
-                image_size=row["image_size"],  # frames and masks as stored, (H, W)
-                silhouette_size=(64, 44),  # after the cut
-                modalities=("silhouettes",),  # what the model reads of a record
-                ids_per_batch=8,  # P
-                seqs_per_id=16,  # K
-                num_frames=30,  # T of a training clip
-                # clips of min_frames to num_frames frames at random, for models that
-                # treat frames as a set; 0: all have num_frames
-                min_frames=0,
-                ordered=False,  # True: a window of consecutive frames
-                skip=0,  # ordered: frames dropped at random from a longer window
-                flip=0.0,  # probability of mirroring a whole sequence
-                perspective=0.0,  # probability of shearing a whole sequence
-                rotate=0.0,  # of turning it by up to 10 degrees
-                shift=0.0,  # of moving it by up to 10/64 of its height
-                erasing=0.0,  # of blackening one rectangle of it
-                colour=0.0,  # RGB: strength of recolouring whole sequences, 0 to 1
-                workers=2,  # reading threads
-                # unreadable sequences that training replaces by others of the same
-                # person; one more is an error
-                max_damaged=10,
+                data_dir="data",
+                train_dataset=row["train_dataset"], train_split="train",
+                test_dataset=row["test_dataset"], test_split="test",
+                num_classes=row["num_classes"],
+                image_size=row["image_size"], silhouette_size=(64, 44),
+                modalities=("silhouettes",),
+                ids_per_batch=8, seqs_per_id=16, num_frames=30, min_frames=0,
+                ordered=False, skip=0,
+                flip=0.0, perspective=0.0, rotate=0.0, shift=0.0, erasing=0.0,
+                colour=0.0,
+                workers=2, max_damaged=10,
             ),
             evaluation=dict(
-                protocols=row["protocols"],  # names in retrieval.protocols.PROTOCOLS
-                metric="euclidean",  # | "cosine"
-                modalities=(),  # (): data.modalities without the masks
-                batch_size=8,  # sequences per forward pass
-                frame_multiple=30,  # sequences are padded up to a multiple of this
-                max_frames=row["max_frames"],  # frames beyond are not read
-                # evaluate during training (not in a warm-up); 0: only at the end
-                every_steps=0,
-                checkpoint="newest",  # of a finished run | "best" (train.keep_best)
+                protocols=row["protocols"], metric="euclidean", modalities=(),
+                batch_size=8, frame_multiple=30, max_frames=row["max_frames"],
+                every_steps=0, checkpoint="newest",
             ),
             loss=dict(
                 triplet=dict(weight=1.0, margin=0.2),
@@ -113,63 +82,36 @@ def base(name: str, dataset: str) -> ConfigDict:
             ),
             optimizer=optimizer(),
             train=dict(
-                steps=60_000,
-                log_every=100,
-                checkpoint_every=1_000,
-                keep=2,  # newest checkpoints kept
-                # also kept: the one where this result of the evaluations during
-                # training is highest, for instance "ccpg_gait/mean/rank1"; "": none
-                keep_best="",
-                accumulate=1,  # parts of ids_per_batch / accumulate identities per step
-                trainable="",  # regex of what moves after the warm-up; "": everything
+                steps=60_000, log_every=100, checkpoint_every=1_000, keep=2,
+                keep_best="", accumulate=1, trainable="",
             ),
-            frozen=(),  # regexes of parameters that are never trained
-            mesh=dict(data=-1, model=1),  # devices per axis; -1: the rest
-            # a name in sharding_rules ("data_parallel", "fsdp", "tensor_parallel")
-            sharding="data_parallel",
-            sharding_rules=SHARDING_RULES,
-            pictures=True,  # draw them at the end
+            frozen=(),
+            mesh=dict(data=-1, model=1),
+            sharding="data_parallel", sharding_rules=SHARDING_RULES,
+            pictures=True,
         ),
         convert_dict=True,
-    )
+    )  # fmt: skip
 
 
 def optimizer(**changes) -> dict:
-    """The fields of config.optimizer: OpenGait's SGD, but for `changes`."""
-    return (
-        dict(
-            name="sgd",  # | "adam" | "adamw"
-            learning_rate=0.1,
-            momentum=0.9,  # sgd
-            weight_decay=5e-4,
-            no_decay=(),  # regexes of parameters without decay
-            rates=(),  # (regex, factor): another learning rate; the first match counts
-            clip_norm=0.0,  # global gradient norm; 0: no clipping
-            schedule="milestones",  # | "constant" | "cosine" | "onecycle"
-            milestones=(20_000, 40_000, 50_000),
-            gamma=0.1,  # factor at each milestone
-            rise_steps=0,  # onecycle
-            decay_steps=0,  # cosine: constant after so many steps; 0: train.steps
-            final_learning_rate=0.0,  # cosine, onecycle
-        )
-        | changes
-    )
+    """config.optimizer: the SGD of OpenGait's recipes, but for `changes`."""
+    fields = dict(
+        name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, no_decay=(),
+        rates=(), clip_norm=0.0, schedule="milestones",
+        milestones=(20_000, 40_000, 50_000), gamma=0.1, rise_steps=0, decay_steps=0,
+        final_learning_rate=0.0,
+    )  # fmt: skip
+    return fields | changes
 
 
 def warm_up(**changes) -> dict:
-    """config.warmup, of models with a decoder: a phase before the training steps in
-    which the model's `warm_up` runs in place of the whole model."""
-    return (
-        dict(
-            steps=0,  # 0: no such phase
-            losses=(),  # names in config.loss
-            trainable="^decoder/",  # regex of the parameters that move
-            ids_per_batch=0,  # smaller batches; 0: data.ids_per_batch
-            num_frames=0,  # shorter clips; 0: data.num_frames
-            learning_rate=0.0,  # 0: the optimizer's
-        )
-        | changes
-    )
+    """config.warmup, of models with a decoder."""
+    fields = dict(
+        steps=0, losses=(), trainable="^decoder/", ids_per_batch=0, num_frames=0,
+        learning_rate=0.0,
+    )  # fmt: skip
+    return fields | changes
 
 
 def run_name(name: str, dataset: str) -> str:

@@ -227,7 +227,9 @@ class RerankTrain(NamedTuple):
 
 
 class RerankEvaluation(NamedTuple):
-    rerankers: Some[Literal[CHOICES]]  # rows of the table beside the base model
+    # rows of the table beside the base model; gcr_views: GCR with its second graph,
+    # between different views
+    rerankers: Some[Literal[CHOICES]]
     shortlist: Positive  # K, of CarGait: how many are put in a new order
     wide_shortlist: Positive  # cascade: of LBR, before CarGait's K
     protocols: tuple[Protocol, ...]  # (): the base run's
