@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from gaitjax import losses
+from configs import lmgait
+from gaitjax import losses, settings
 from gaitjax.parts.output import GaitOutput
 
 
@@ -352,14 +353,23 @@ def test_total_is_the_weighted_sum():
     assert losses.total_loss(result, batch, {})[0] == 0
 
 
-def test_mistakes_are_named():
+def test_losses_that_the_model_cannot_feed_are_named():
     result, batch = everything()
-    with pytest.raises(ValueError, match=r"config\.loss 'triplets'.*cross_entropy"):
-        losses.total_loss(result, batch, {"triplets": {"weight": 1.0}})
     bare = GaitOutput(result.embeddings, None, {})
     with pytest.raises(ValueError, match="needs logits"):
         losses.LOSSES["cross_entropy"](bare, batch, CONFIG["cross_entropy"])
     with pytest.raises(ValueError, match=r"config\.loss\.diversity"):
         losses.LOSSES["diversity"](bare, batch, CONFIG["diversity"])
-    with pytest.raises(ValueError, match=r"smoothness\.reduce 'mean'.*channel, sum"):
-        losses.LOSSES["smoothness"](result, batch, {"reduce": "mean"})
+
+
+def test_mistakes_in_the_config_are_named_before_training():
+    config = lmgait.get_config()
+    settings.check(config)
+    with config.unlocked():
+        config.loss.triplets = {"weight": 1.0}
+    with pytest.raises(ValueError, match=r"config\.loss 'triplets'.*cross_entropy"):
+        settings.check(config)
+    del config.loss["triplets"]
+    config.loss.smoothness.reduce = "mean"
+    with pytest.raises(ValueError, match=r"smoothness\.reduce.*mean.*channel"):
+        settings.check(config)
