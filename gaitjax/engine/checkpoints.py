@@ -289,6 +289,15 @@ def disk_full(error: BaseException | None) -> bool:
     return False
 
 
+def _worth_logging(record) -> bool:
+    """False for the tracebacks that Orbax's threads log where the disk is full: `save`
+    and `wait` raise the same error in one sentence."""
+    return not (record.exc_info and disk_full(record.exc_info[1]))
+
+
+logging.get_absl_logger().addFilter(_worth_logging)
+
+
 def abstract(tree, shardings):
     """ShapeDtypeStructs with shardings: what `restore` needs to place each leaf."""
     return jax.tree.map(

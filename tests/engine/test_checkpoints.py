@@ -1,5 +1,9 @@
 """Checkpoints: exact, skipped when damaged, refused for another run."""
 
+import errno
+import logging
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,6 +124,19 @@ def test_a_renamed_folder_is_not_another_step(tmp_path, shardings):
     folder = tmp_path / "checkpoints"
     (folder / "3").rename(folder / "99")
     assert restore(tmp_path, shardings, description)[1] == 1
+
+
+@pytest.mark.parametrize("number", checkpoints.FULL)
+def test_a_full_disk_is_one_sentence_and_no_traceback_of_a_thread(number):
+    found = OSError(number, os.strerror(number))
+    for error in (found, ValueError(f"RESOURCE_EXHAUSTED: Error writing: {found}")):
+        assert checkpoints.disk_full(error)
+        record = logging.makeLogRecord({"exc_info": (type(error), error, None)})
+        assert not checkpoints._worth_logging(record)
+    other = OSError(errno.EACCES, "no")
+    record = logging.makeLogRecord({"exc_info": (OSError, other, None)})
+    assert checkpoints._worth_logging(record) and not checkpoints.disk_full(other)
+    assert checkpoints._worth_logging(logging.makeLogRecord({}))
 
 
 def test_checksums_see_every_bit_and_place():

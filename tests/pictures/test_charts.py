@@ -140,6 +140,15 @@ def test_filmstrips_mark_right_and_wrong_by_colour_and_by_line(tmp_path):
     assert solid > 5 * _longest_run(_near(pixels, charts.VERMILION))
 
 
+def test_names_with_dollar_signs_are_drawn_as_they_are(tmp_path):
+    frames = np.full((3, 32, 16, 3), 255, np.uint8)
+    for name in ("a$b", "$x_{", r"\$y$"):
+        path = tmp_path / "strips.png"
+        charts.filmstrips([(name, [(name, frames, True)])], path, title=name)
+        charts.cmc_curves({name: np.array([1.0, 2.0])}, path, protocol=name)
+        charts.grouped_bars({name: {name: (1.0, 0.0)}}, path, label=name)
+
+
 def test_attention_is_hot_where_strips_look_and_its_share_is_named(tmp_path):
     """Every strip looks at the last one; 2/3 of that lies off the diagonal."""
     weights = np.zeros((3, 3), np.float32)

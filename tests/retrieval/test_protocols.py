@@ -339,6 +339,16 @@ def test_grew_submission(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="subject 'probe'"):
         grew_submission.write(path, x[:-3], gallery)
 
+    # names are quoted, and none is a formula of a table program
+    odd = index._replace(view=np.where(index.view == "vA", 'v"A,1', index.view))
+    grew_submission.write(path, x, odd)
+    assert path.read_text().splitlines()[1].startswith('"v""A,1",')
+    before = path.read_bytes()
+    odd = index._replace(view=np.where(index.view == "vB", "=1+1", index.view))
+    with pytest.raises(ValueError, match="GREW has no such video ids: '=1.1'"):
+        grew_submission.write(path, x, odd)
+    assert path.read_bytes() == before
+
     # an evaluation writes it where the data set has such probes
     config = base("gaitbase", "grew")
     config.update(pictures=False, model=dict(name="gaitbase"))
