@@ -24,6 +24,7 @@ def check_size(data: bytes):
 def image_size(data: bytes) -> tuple[int, int]:
     """(width, height) in pixels; raises Damaged if the file says none."""
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
+        _check_chunks(data)
         return _number(data[16:20]), _number(data[20:24])
     if data[:2] == b"BM":
         return _bmp_size(data)
@@ -36,6 +37,16 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 def _number(data: bytes, order="big", signed=False) -> int:
     return int.from_bytes(data, order, signed=signed)
+
+
+def _check_chunks(data: bytes):
+    """Raises Damaged for a PNG chunk longer than the file; cv2 would allocate it."""
+    place, kind = 8, b""
+    while place + 8 <= len(data) and kind != b"IEND":
+        length, kind = _number(data[place : place + 4]), data[place + 4 : place + 8]
+        if place + 12 + length > len(data):
+            raise Damaged(f"the PNG chunk at byte {place} is cut off")
+        place += 12 + length
 
 
 def _bmp_size(data: bytes) -> tuple[int, int]:

@@ -169,8 +169,8 @@ def _explained(name: str, folder: Path):
             if os.strerror(number) in str(error):
                 shutil.rmtree(folder.parent / "incomplete.build", ignore_errors=True)
                 raise PrepareError(
-                    f"{name}: {cause} or choose another --data_dir, and try again. Data "
-                    f"that was prepared before is unchanged. ({error})"
+                    f"{name}: {cause} or choose another --data_dir, and try again. "
+                    f"Data that was prepared before is unchanged. ({error})"
                 ) from error
         if isinstance(error, RuntimeError) and not isinstance(error, WorkerKilled):
             raise
