@@ -3,6 +3,7 @@
 from tfds_builders.damage import Damaged
 
 MAX_PIXELS = 4096 * 4096
+MAX_SIDE = 8192
 MAX_ASPECT = 20  # of the longer side to the shorter one
 MAX_SCANS = 100  # of a progressive JPEG; each one passes over the whole image
 _FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers that hold the size
@@ -14,10 +15,10 @@ def check_size(data: bytes):
     if min(width, height) < 1:
         raise Damaged(f"{width}x{height} pixels")
     short, long = sorted((width, height))
-    if width * height > MAX_PIXELS or long > MAX_ASPECT * short:
+    if short * long > MAX_PIXELS or long > min(MAX_SIDE, MAX_ASPECT * short):
         raise Damaged(
-            f"{width}x{height} pixels; images have at most {MAX_PIXELS:,} pixels, and "
-            f"a side at most {MAX_ASPECT} times as long as the other"
+            f"{width}x{height} pixels; images have at most {MAX_PIXELS:,} pixels and "
+            f"{MAX_SIDE:,} a side, at most {MAX_ASPECT} times as long as the other"
         )
 
 
