@@ -1,5 +1,7 @@
 """The size of a PNG, JPEG or BMP file from its first bytes, without decoding it."""
 
+from typing import Literal
+
 from tfds_builders.damage import Damaged
 
 MAX_PIXELS = 4096 * 4096
@@ -36,7 +38,9 @@ def image_size(data: bytes) -> tuple[int, int]:
     raise Damaged("not a PNG, JPEG or BMP file")
 
 
-def _number(data: bytes, order="big", signed=False) -> int:
+def _number(
+    data: bytes, order: Literal["big", "little"] = "big", signed: bool = False
+) -> int:
     return int.from_bytes(data, order, signed=signed)
 
 
