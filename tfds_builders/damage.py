@@ -15,7 +15,7 @@ class Damaged(ValueError):
     """A file that cannot be used: `kind: file: what is wrong, and where`.
 
     kind: "corrupt"; "ragged", if its parts do not fit together; "refused", if it asks
-    to run code; "empty".
+    to run code; "short"; "empty".
     """
 
     def __init__(self, what: str, kind: str = "corrupt", file: str = ""):

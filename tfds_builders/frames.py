@@ -164,7 +164,7 @@ def check_alignment(silhouettes: np.ndarray) -> str:
     place = (
         f"outside the central {cut.stop - cut.start} columns, which the loader keeps"
     )
-    rows = silhouettes.any(2)  # [T s]
+    rows = np.asarray(silhouettes.any(2))  # [T s]
     span = size - rows.argmax(1) - rows[:, ::-1].argmax(1)  # [T]
     whole, kept = (
         s.sum((1, 2), np.int64) for s in (silhouettes, silhouettes[..., cut])

@@ -1,8 +1,11 @@
 """The size of a PNG, JPEG or BMP file from its first bytes, without decoding it."""
 
+from typing import Literal
+
 from tfds_builders.damage import Damaged
 
 MAX_PIXELS = 4096 * 4096
+MAX_SIDE = 8192
 MAX_ASPECT = 20  # of the longer side to the shorter one
 MAX_SCANS = 100  # of a progressive JPEG; each one passes over the whole image
 _FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # JPEG markers that hold the size
@@ -14,16 +17,17 @@ def check_size(data: bytes):
     if min(width, height) < 1:
         raise Damaged(f"{width}x{height} pixels")
     short, long = sorted((width, height))
-    if width * height > MAX_PIXELS or long > MAX_ASPECT * short:
+    if short * long > MAX_PIXELS or long > min(MAX_SIDE, MAX_ASPECT * short):
         raise Damaged(
-            f"{width}x{height} pixels; images have at most {MAX_PIXELS:,} pixels, and "
-            f"a side at most {MAX_ASPECT} times as long as the other"
+            f"{width}x{height} pixels; images have at most {MAX_PIXELS:,} pixels and "
+            f"{MAX_SIDE:,} a side, at most {MAX_ASPECT} times as long as the other"
         )
 
 
 def image_size(data: bytes) -> tuple[int, int]:
     """(width, height) in pixels; raises Damaged if the file says none."""
     if data[:8] == b"\x89PNG\r\n\x1a\n" and data[12:16] == b"IHDR":
+        _check_chunks(data)
         return _number(data[16:20]), _number(data[20:24])
     if data[:2] == b"BM":
         return _bmp_size(data)
@@ -34,8 +38,20 @@ def image_size(data: bytes) -> tuple[int, int]:
     raise Damaged("not a PNG, JPEG or BMP file")
 
 
-def _number(data: bytes, order="big", signed=False) -> int:
+def _number(
+    data: bytes, order: Literal["big", "little"] = "big", signed: bool = False
+) -> int:
     return int.from_bytes(data, order, signed=signed)
+
+
+def _check_chunks(data: bytes):
+    """Raises Damaged for a PNG chunk longer than the file; cv2 would allocate it."""
+    place, kind = 8, b""
+    while place + 8 <= len(data) and kind != b"IEND":
+        length, kind = _number(data[place : place + 4]), data[place + 4 : place + 8]
+        if place + 12 + length > len(data):
+            raise Damaged(f"the PNG chunk at byte {place} is cut off")
+        place += 12 + length
 
 
 def _bmp_size(data: bytes) -> tuple[int, int]:

@@ -248,7 +248,10 @@ def _bytes(array: np.ndarray, ndim: int) -> np.ndarray:
     """uint8 0..255 from values 0..255, or 0..1 if none is above 1, of any dtype."""
     if array.ndim != ndim:
         raise Damaged(f"an array {array.shape}, expected {ndim} axes, time first")
-    if array.max(initial=0) <= 1:
+    high, low = array.max(initial=0), array.min(initial=0)
+    if high <= 1 and low >= 0 and array.dtype.kind != "f":
+        return array.astype(np.uint8) * np.uint8(255)
+    if high <= 1:
         array = np.round(array * 255.0)
     if not np.isfinite(array).all() or array.min() < 0 or array.max() > 255:
         raise Damaged("values outside 0..255")

@@ -20,8 +20,8 @@ MAX_BYTES = 1 << 30  # of a file, and of the arrays in it: 10,000 frames of 256 
 MAX_ITEMS = 1_000_000  # opcodes of a pickle, and items of its lists
 MAX_DEPTH = 4  # of lists in lists: T, height, width, channel
 # opcodes that fill dicts and sets: to hash nested tuples could take for ever
-HASHING = dict.fromkeys(("SETITEM", "SETITEMS", "DICT"), "dict")
-HASHING |= dict.fromkeys(("ADDITEMS", "FROZENSET"), "set")
+HASHING: dict[str, str] = {"SETITEM": "dict", "SETITEMS": "dict", "DICT": "dict"}
+HASHING |= {"ADDITEMS": "set", "FROZENSET": "set"}
 MEMO = {"PUT", "BINPUT", "LONG_BINPUT"}
 
 
@@ -166,7 +166,7 @@ def _check_opcodes(data: bytes):
         if opcode.name in HASHING:
             name = HASHING[opcode.name]
             raise Damaged(f"a {name}, not an array of numbers (byte {place})")
-        if opcode.name in MEMO and argument > MAX_ITEMS:
+        if opcode.name in MEMO and (argument or 0) > MAX_ITEMS:
             raise Damaged(f"memo {argument:,} at byte {place}; at most {MAX_ITEMS:,}")
 
 

@@ -1,4 +1,4 @@
-"""Tasks of spawned workers, here so that a worker imports nothing else."""
+"""Tasks for spawned workers, in a module of their own so that workers start fast."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Each benchmark's builder on a tiny archive in the exact layouts: build, read back."""
+"""Builds tiny archives in the layout of each benchmark and reads the result back."""
 
 import functools
 import json
@@ -249,7 +249,7 @@ def test_a_malicious_pickle_is_refused(tmp_path):
 
 
 def test_a_sequence_without_a_file_that_others_have_is_listed(tmp_path):
-    """Left out where the file is required, else kept and named before a training."""
+    """Skipped if the file is required, else kept; the training then names it."""
     raw = tmp_path / "raw"
     fake_benchmarks.sustech1k(raw)
     for number in ("03", "05"):  # pose, RGB

@@ -1,4 +1,4 @@
-"""The Acclaim reader by hand, roles by whole recordings, and the builder."""
+"""The Acclaim reader against results by hand, the roles of recordings, the builder."""
 
 import json
 import os
@@ -177,7 +177,7 @@ def test_builder_skips_and_reports_what_it_cannot_read(tmp_path):
     folder = prepare("cmu_walk/tiny", tmp_path / "data", manual_dir=raw)
     report = json.loads((folder / "build_report.json").read_text())
     assert report["recordings"] == 2 and len(report["missing"]) == 65
-    assert report["skipped"]["05_01"].startswith("short: 0.8 s")
+    assert report["skipped"]["05_01"].startswith("short: 05_01.amc: 0.8 s")
     assert "root has 2 values" in report["skipped"]["10_04"]
     source = tfds.builder_from_directory(str(folder)).as_data_source()
     assert list(source) == ["test"]

@@ -142,7 +142,9 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded(tmp_path, bound
         (jpeg[: place - 5], "a JPEG file without a size"),
         (b"GIF89a" + bytes(50), "not a PNG, JPEG or BMP file"),
         (b"", "not a PNG, JPEG or BMP file"),
-        (_png(8, 8, b"")[:60], "not a readable image"),
+        (_png(8, 8, b""), "not a readable image"),
+        (_png(8, 8, b"")[:-20], "the PNG chunk at byte 33 is cut off"),
+        (_png(8, 8, b"")[:-12] + b"\xff\xff\xff\xf0IEND", "the PNG chunk at byte 5"),
     ):
         (tmp_path / "1.png").write_bytes(data)
         with pytest.raises(Damaged, match=f"^corrupt: 1.png: {message}"):
@@ -385,6 +387,12 @@ def test_lost_modalities_and_doubts_are_in_the_summary(tmp_path, capsys):
 
 
 # --- the disk, the folder
+
+
+def test_a_data_dir_that_is_a_file_is_an_error_of_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert prepare.main(["synthetic_gait/tiny", f"--data_dir={tmp_path}/file"]) == 2
+    assert "synthetic_gait/tiny: [Errno 20] Not a directory" in capsys.readouterr().err
 
 
 def test_a_folder_beside_the_version_is_left_alone(tmp_path):

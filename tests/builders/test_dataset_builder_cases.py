@@ -1,4 +1,4 @@
-"""TFDS's own checks of each benchmark's builder, where TensorFlow is installed.
+"""TFDS's own checks of each benchmark's builder, if TensorFlow is installed.
 
 test_benchmark_builders.py checks what is in the records, without TensorFlow.
 """

@@ -1,4 +1,4 @@
-"""What the builders of the benchmarks share: pickles, skeletons, totals, Beam."""
+"""The parts that the benchmarks' builders share: pickles, skeletons, totals, Beam."""
 
 import importlib.util
 import json
@@ -230,7 +230,7 @@ def _problems(found) -> dict[str, str]:
     return {outcome.sequence.key: outcome.problem for outcome in left_out}
 
 
-def test_what_the_listing_tells_is_never_silent(tmp_path):
+def test_problems_that_the_listing_shows_are_reported(tmp_path):
     """Listed but absent sequences, one sequence twice, strange and empty folders."""
     root = epath.Path(tmp_path)
     lists = dict(train=["0000"], test=["0005"], probe=["0005-camid0_videoid2-seq0"])

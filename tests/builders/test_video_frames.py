@@ -1,4 +1,4 @@
-"""The frame pipeline: by hand on small images, and once on a real video."""
+"""The frame pipeline: small images with known results, and a real video."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The rasteriser against brute force, and what a rendered walk must be."""
+"""The rasteriser against brute force, and properties of rendered walks."""
 
 import numpy as np
 import pytest

@@ -203,13 +203,12 @@ def render(recording: Recording) -> Outcome:
             motion = acclaim.parse_motion(read_text(walk), skeleton)
             pose = acclaim.pose(skeleton, motion)
             joints, stature = joints_of(pose, round(120 / FPS))
+            if len(joints) < MIN_FRAMES:
+                raise Damaged(f"{len(joints) / FPS:.1f} s", "short")
             joints = joints[: recording.num_frames]
             _check_size(joints, stature)
     except Damaged as error:
         return Outcome(recording.name, [], str(error))
-    if len(joints) < MIN_FRAMES:
-        seconds = len(joints) / FPS
-        return Outcome(recording.name, [], f"short: {seconds:.1f} s")
     body = make_body(stature)
     records = [
         _record(recording, condition, camera, joints, body)

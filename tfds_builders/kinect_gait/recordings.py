@@ -157,8 +157,8 @@ def read(sequence: Sequence, *, height: int, silhouette_size: int) -> Outcome:
     return outcome(
         sequence,
         {
-            "not of human size": np.count_nonzero(used & ~human),
-            "empty": np.count_nonzero(~seen),
+            "not of human size": int((used & ~human).sum()),
+            "empty": int((~seen).sum()),
         },
         height,
         silhouette_size,
