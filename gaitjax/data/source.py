@@ -113,9 +113,9 @@ def check_modalities(
         start = f"{source.name}: {len(absent)} of {len(source.index.key)} sequences"
         require(
             len(absent) < len(source.index.key),
-            f"{start} have no {name!r}. If `lost` in build_report.json beside the shards "
-            "has an entry, it says why the build left them out; if not, the data set does "
-            "not distribute this modality: choose another model or data set.",
+            f"{start} have no {name!r}. If `lost` in build_report.json beside the "
+            "shards has an entry, it says why the build left them out; if not, the "
+            "data set does not distribute it: choose another model or data set.",
         )
         raise ValueError(
             f"{start} have no {name!r}, the first is {source.index.key[absent[0]]}; "
