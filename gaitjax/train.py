@@ -32,7 +32,10 @@ def train_step(
     state, batch, rng, *, model, tx, losses, method=None, trainable="", parts=1,
     devices=1,
 ):  # fmt: skip
-    """One update: (new TrainState, {name: f32 scalar} of loss terms and gradient norm).
+    """One update: (new TrainState, {name: f32 scalar} to log).
+
+    Logged are the loss terms, the gradient norm and what the model gives beside them
+    (aux["logged"]), of several parts their means.
 
     rng: the run's key; the step number is folded in, so a resumed run draws the same.
     losses: {name of LOSSES: its fields}. method: called in place of the model's
@@ -52,7 +55,8 @@ def train_step(
             rngs=dict(zip(("dropout", "augment"), jax.random.split(key))),
         )  # fmt: skip
         total, terms = total_loss(output, batch, losses)
-        return total, (terms, changed.get("batch_stats", {}))
+        logged = terms | output.aux.get("logged", {})
+        return total, (logged, changed.get("batch_stats", {}))
 
     gradients_of = jax.grad(loss_fn, has_aux=True)
     if parts == 1:
@@ -65,7 +69,7 @@ def train_step(
             optim.split_parts(batch, parts, devices),
             state.batch_stats,
         )
-    gradients, (terms, batch_stats) = found
+    gradients, (logged, batch_stats) = found
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
     new = state._replace(
         step=state.step + 1,
@@ -74,7 +78,7 @@ def train_step(
         opt_state=opt_state,
     )
     new = optim.hold_others(trainable, new, state)
-    return new, {**terms, "gradient_norm": optax.global_norm(gradients)}
+    return new, {**logged, "gradient_norm": optax.global_norm(gradients)}
 
 
 def loop_phases(config, setup: Setup, data=None, damaged=None) -> list[loop.Phase]:

@@ -45,7 +45,10 @@ def model_of(golden: GoldenFile, *, frozen_decoder: bool, black: float):
         ),
         text=lmgait.Text(enabled=False),
         decoder=lmgait.DecoderOptions(
-            supervision="reconstruction", dropout=0.0, frozen=frozen_decoder
+            supervision="reconstruction",
+            dropout=0.0,
+            frozen=frozen_decoder,
+            edge_rule="published",
         ),
         representation=lmgait.Representation(
             channels=cfg["Denoising_Branch"]["target_dim"],

@@ -5,7 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 
 from configs import lmgait
@@ -13,6 +15,7 @@ from gaitjax import restore, run_folder, train
 from gaitjax import state as states
 from gaitjax.data.source import Index, Source
 from gaitjax.engine import loop
+from gaitjax.parts.output import GaitOutput
 from gaitjax.phases import phases_of
 
 
@@ -105,6 +108,40 @@ def test_a_step_moves_everything_but_what_is_frozen(setup, batch, config):
     np.testing.assert_array_equal(
         jax.tree.leaves(state.frozen)[0], jax.tree.leaves(new.frozen)[0]
     )
+
+
+class Logging(nn.Module):
+    """Embeds by one weight and gives a scalar to be logged."""
+
+    @nn.compact
+    def __call__(self, batch, *, train):
+        weight = self.param("weight", nn.initializers.ones, ())
+        brightness = batch["brightness"] * weight  # [B]
+        embeddings = brightness[:, None, None] * jnp.ones((1, 2, 3))
+        logged = {"brightness/mean": jnp.mean(brightness)}
+        return GaitOutput(embeddings, embeddings, {"logged": logged})
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_what_a_model_logs_is_logged_and_no_loss(parts):
+    batch = {
+        "brightness": jnp.arange(4.0),
+        "labels": jnp.array([0, 0, 1, 1]),
+        "valid": jnp.ones((4, 2), bool),
+    }
+    tx, model = optax.sgd(0.1), Logging()
+    losses = {"cross_entropy": {"weight": 1.0, "scale": 1.0, "smoothing": 0.0}}
+    state = states.init_state(
+        jax.random.key(0), batch, model=model, tx=tx, frozen_patterns=()
+    )
+    _, metrics = train.train_step(
+        state, batch, jax.random.key(0), model=model, tx=tx, losses=losses, parts=parts
+    )
+    assert set(metrics) == {
+        "cross_entropy", "total", "brightness/mean", "gradient_norm",
+    }  # fmt: skip
+    assert float(metrics["brightness/mean"]) == 1.5  # the mean over the parts
+    assert float(metrics["total"]) == float(metrics["cross_entropy"])
 
 
 def test_a_run_made_otherwise_is_named_and_another_seed_refused(config, tmp_path):

@@ -44,6 +44,7 @@ from gaitjax.parts.representation import (
     Appearance,
     Decoder,
     Denoising,
+    background_first,
     blacken,
     foreground_support,
     fuse_text,
@@ -131,6 +132,9 @@ class DecoderOptions(NamedTuple):
     # they are also weighted by its probability, which on a coarse grid says where
     # within a token the outline runs. No gradient goes through either
     support: Literal["binary", "soft"] = "binary"
+    # "reconstruction": which channel is the person (parts/representation.py); "valid"
+    # counts in the person's columns, "published" in all, as published weights want it
+    edge_rule: Literal["valid", "published"] = "valid"
 
 
 class Representation(NamedTuple):
@@ -342,7 +346,8 @@ class LMGait(GaitModel):
           embeddings [B S D], logits [B S N] and aux, each over the feature grid h x w:
           foreground_probability, token_valid (bool), text_mask, motion [B T h w];
           denoised, appearance [B T h w C]; silhouette_target [B T h w] with masks;
-          reconstruction, reconstruction_target [B T h w d] with that supervision.
+          reconstruction, reconstruction_target [B T h w d] with that supervision;
+          logged, scalars.
         """
         valid, frozen = batch["valid"], self.decoder.frozen
         last, mid = self._encode(batch, frozen=self.visual_encoder.frozen)
@@ -352,8 +357,9 @@ class LMGait(GaitModel):
         probability, aux = self._decode(batch, tokens, last, train and not frozen)
         if frozen:
             aux = jax.lax.stop_gradient(aux)
-        denoised, appearance = self._maps(mid, probability, valid, train)
-        aux |= {"denoised": denoised, "appearance": appearance}
+        person, logged = self._person(probability, valid)
+        denoised, appearance = self._maps(mid, person, valid, train)
+        aux |= {"denoised": denoised, "appearance": appearance, "logged": logged}
         if attention is not None:
             aux["text_mask"] = unfold(attention, valid)  # [B T h w]
         if train and self.black_augmentation > 0:
@@ -438,21 +444,31 @@ class LMGait(GaitModel):
             final, mid = jax.lax.stop_gradient((final, mid))
         return as_map(final), as_map(mid)
 
-    def _maps(self, features, probability, valid, train):
-        """Both maps [B T h w C] of features [N h w d], zero off the foreground."""
-        support = foreground_support(
-            probability,
-            edge_rule=self.decoder.supervision == "reconstruction",
-            dilation=self.decoder.dilation,
-        )  # [N h w]
+    def _person(self, probability, valid):
+        """Probability [N h w] of the person, of the decoder's two, and what is logged.
+
+        No gradient goes through it.
+        """
+        probability = jax.lax.stop_gradient(probability)  # [N h w 2]
+        if self.decoder.supervision == "silhouette":
+            return probability[..., 0], {}
+        flipped = background_first(probability, self.decoder.edge_rule)  # [N]
+        person = jnp.where(
+            flipped[:, None, None], probability[..., 1], probability[..., 0]
+        )
+        share = jnp.sum(flipped & valid.reshape(-1)) / jnp.maximum(jnp.sum(valid), 1)
+        return person, {"flipped_frames": share}
+
+    def _maps(self, features, person, valid, train):
+        """Both maps [B T h w C] of features [N h w d], zero off the person [N h w]."""
+        support = foreground_support(person, self.decoder.dilation)  # [N h w]
         support = support & valid.reshape(-1, 1, 1)
         maps = [
             self._branch(branch, features, support, train=train)
             for branch in (self.networks.denoising, self.networks.appearance)
         ]
         if self.decoder.support == "soft":
-            weight = jax.lax.stop_gradient(probability[..., :1])  # [N h w 1]
-            maps = [x * weight for x in maps]
+            maps = [x * person[..., None] for x in maps]
         return [unfold(x, valid) for x in maps]
 
     def _branch(self, module, features, where, *, train):

@@ -1,6 +1,6 @@
 """The one output type of every gait model."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -10,9 +10,11 @@ class GaitOutput(NamedTuple):
 
     embeddings: float32 [B S D], the retrieval embedding: S strips (parts) of size D.
     logits: float32 [B S N] over the N training identities, or None.
-    aux: further arrays by name: loss inputs and what pictures show.
+    aux: further arrays by name: loss inputs and what pictures show. "logged", where it
+      is given, is a dict {name: f32 scalar} that training logs beside its losses; names
+      "part/..." with the same first part share a picture.
     """
 
     embeddings: jax.Array
     logits: jax.Array | None
-    aux: dict[str, jax.Array]
+    aux: dict[str, Any]

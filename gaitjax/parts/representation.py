@@ -11,10 +11,7 @@ from flax import linen as nn
 
 from gaitjax.parts.layers import BatchNorm
 
-# BigGait's edge rule: if more than this share of the outermost rows is set, channel 0
-# of an unsupervised decoder is the background.
-EDGE_ROWS = 5
-EDGE_SHARE = 0.5
+EDGE_ROWS = 5  # outermost rows, above and below, that tell the background
 
 
 def person_columns(ratios: jax.Array, height: int, width: int):
@@ -138,28 +135,39 @@ def erode(mask: jax.Array, size: int) -> jax.Array:
     return ~dilate(~mask, size)
 
 
-def foreground_support(
-    probabilities: jax.Array, *, edge_rule: bool, dilation: int = 3
-) -> jax.Array:
+def background_first(probabilities: jax.Array, rule: str) -> jax.Array:
+    """BigGait's edge rule: the frames whose channel 0 is the background, bool [N].
+
+    An unsupervised decoder may put the person into either channel. In the outermost
+    5 + 5 rows there is more background than person, so channel 0 is the background if
+    it is above 0.5 in more than half of these pixels.
+
+    probabilities: [N h w 2], zero outside the valid columns.
+    rule: "valid": half of the pixels in valid columns. "published": of all columns, so
+      that a crop narrower than half of the frame is never found; for published weights.
+      Both agree where every column is valid.
+    """
+    both = jnp.concatenate(
+        [probabilities[:, :EDGE_ROWS], probabilities[:, -EDGE_ROWS:]], axis=1
+    )  # [N 10 w 2]
+    inside = jnp.sum(both, axis=-1) > 0.5  # [N 10 w]
+    if rule == "published":
+        inside = jnp.ones_like(inside)
+    first = jnp.sum(both[..., 0] > 0.5, axis=(1, 2))  # [N]
+    return 2 * first > jnp.sum(inside, axis=(1, 2))
+
+
+def foreground_support(chosen: jax.Array, dilation: int = 3) -> jax.Array:
     """The pixels that the maps are computed on: bool [N h w], no gradient.
 
-    probabilities [N h w 2], zero outside the valid columns, is binarised at 0.5 and
-    dilated by a dilation x dilation square. Pixels that this adds outside the valid
-    columns are kept only if they survive an erosion by a square that is 2 wider.
+    chosen: probability of the foreground [N h w], zero outside the valid columns. It is
+    binarised at 0.5 and dilated by a dilation x dilation square. Pixels that this adds
+    outside the valid columns are kept only if they survive an erosion by a square that
+    is 2 wider.
 
     dilation: odd. The papers have 3 on a 64x32 grid; 1 is none. On a coarse grid, where
     a pixel is wide, a dilation would cover the outline.
-
-    edge_rule: an unsupervised decoder may put the foreground into either channel. With
-    this rule a frame takes the other channel if more than half of its outermost 5 + 5
-    rows are set.
     """
-    chosen = probabilities[..., 0]  # [N h w]
-    if edge_rule:
-        rows = [chosen[:, :EDGE_ROWS], chosen[:, -EDGE_ROWS:]]
-        share = jnp.mean(jnp.concatenate(rows, axis=1) > 0.5, axis=(1, 2))  # [N]
-        flipped = (share > EDGE_SHARE)[:, None, None]
-        chosen = jnp.where(flipped, probabilities[..., 1], chosen)
     dilated = dilate(chosen > 0.5, dilation)
     return (dilated & (chosen > 0)) | erode(dilated, dilation + 2)
 
