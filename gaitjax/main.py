@@ -27,7 +27,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from gaitjax import command_line
-from gaitjax.engine.guards import choose, require
+from gaitjax.engine.guards import require
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file FILE.py, or FILE.py:VARIANT.", lock_config=True
@@ -111,7 +111,7 @@ def _function_of(config):
     else:
         modes = {"train": train.run, "evaluate": evaluate.run}
         modes["import"] = import_checkpoint.run
-    return choose(config.mode, modes, "config.mode")
+    return modes[config.mode]
 
 
 def run() -> None:
