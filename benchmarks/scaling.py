@@ -85,13 +85,13 @@ def lmgait_config(accumulate: int = 1):
     return config
 
 
-def cargait_config():
+def cargait_config(accumulate: int = 1):
     from configs import cargait
 
     config = cargait.get_config()
     config.model.update(num_heads=8, hidden_size=16, classifier_size=16)
     config.optimizer.update(name="sgd", learning_rate=0.5, schedule="constant")
-    config.train.anchors = 16
+    config.train.update(anchors=16, accumulate=accumulate)
     return config
 
 
@@ -152,7 +152,7 @@ def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) 
         return run_retrieval(layout, output)
     count, data, model_axis, rules = LAYOUTS[layout]
     make_config, make_run = MODELS[model]
-    config = make_config(accumulate) if model == "lmgait" else make_config()
+    config = make_config(accumulate)
     config.mesh.update(data=data, model=model_axis)
     config.sharding = rules
     with on_devices(count):

@@ -48,7 +48,8 @@ def get_config(dataset: str = "synthetic"):
             ),
             validation=dict(share=0.1, batches=32, every_steps=10_000),
             train=dict(
-                steps=100_000, anchors=64, log_every=100, checkpoint_every=1_000, keep=2
+                steps=100_000, anchors=64, log_every=100, checkpoint_every=1_000,
+                keep=2, accumulate=1,
             ),
             evaluation=dict(
                 rerankers=(

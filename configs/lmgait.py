@@ -9,6 +9,12 @@ Every ablation of the paper is a switch, for instance
 
     --config.model.text.enabled=False --config.model.mtcm.enabled=False   # = BigGait
 
+and the fine-tuned visual encoder, which starts at the same published weights (the rate
+of 0.01 x 0.1 is ours):
+
+    --config.frozen="('^text_encoder/',)" --config.model.visual_encoder.frozen=False
+    --config.optimizer.rates="(('^visual_encoder/',0.01),)"
+
 `ccpg`, `sustech1k` and `casia_b_star` are the paper's settings (sections 3 and 4.1):
 DINOv2 ViT-S/14 and the CLIP ViT-B/16 text tower, both frozen; SGD 0.1, 40,000 steps of
 6 x 8 sequences. They need a GPU or TPU.

@@ -61,7 +61,7 @@ def _planned(config) -> tuple[Setup, Any, Any]:
         config, strips, width, base.data.num_classes, base.evaluation.metric
     )
     anchors = config.train.anchors
-    sharding.check_divides(anchors, setup.mesh, "config.train.anchors")
+    train_reranker.check_batch(config, setup.mesh)
     shape = jax.ShapeDtypeStruct
     batch = {
         "probe": shape((anchors, strips, width), np.float32),

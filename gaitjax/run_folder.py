@@ -39,6 +39,8 @@ FREE = (
     r"evaluation\..*|mesh\..*|sharding|sharding_rules\..*",
     r"model\..*\.(remat|frames_per_chunk)",
 )
+# fields that earlier runs do not have, and the value that does what was done then
+ADDED = {"train.accumulate": 1}
 _ABSENT = "absent"
 _FILES = ("config.json", "metrics.jsonl", "results.json", "rerank.json", "lock")
 _FOLDERS = ("checkpoints", "tensorboard", "pictures", "embeddings")
@@ -144,6 +146,7 @@ def differences(stored: dict, current: dict) -> list[str]:
         "warmup.steps"
     ):  # before version 0.2 every config had this section
         old = {k: v for k, v in old.items() if not k.startswith("warmup.")}
+    old, new = ADDED | old, ADDED | new
     changed = [
         f"config.{name}: {old.get(name, _ABSENT)} -> {new.get(name, _ABSENT)}"
         for name in sorted(old.keys() | new.keys())

@@ -120,7 +120,9 @@ class Train(NamedTuple):
     # also kept: the one where this result of the evaluations during training is
     # highest, for instance "ccpg_gait/mean/rank1"; "": none
     keep_best: str
-    accumulate: Positive  # parts of ids_per_batch / accumulate identities per step
+    accumulate: (
+        Positive  # parts in which a step computes its batch, of whole identities
+    )
     trainable: str  # regex of what moves after the warm-up; "": everything
 
 
@@ -224,6 +226,7 @@ class RerankTrain(NamedTuple):
     log_every: Positive
     checkpoint_every: Positive
     keep: Positive  # newest checkpoints kept
+    accumulate: Positive  # parts in which a step computes its triplets
 
 
 class RerankEvaluation(NamedTuple):

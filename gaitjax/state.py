@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from absl import logging
 from flax import linen as nn
 from flax import traverse_util
 
 from gaitjax import models
 from gaitjax.engine import optim, sharding
 from gaitjax.engine.guards import require
-from gaitjax.weights import encoders as pretrained
+from gaitjax.weights import encoders
 
 
 class TrainState(NamedTuple):
@@ -70,14 +71,18 @@ def init_state(rng, batch, *, model, tx, frozen_patterns) -> TrainState:
 
 
 class Setup(NamedTuple):
-    """What `build` makes of a config: shared by training, evaluation and benchmarks."""
+    """What `build` makes of a config: shared by training, evaluation and benchmarks.
+
+    new_state(): step 0, with the weights of config.pretrained. new_state(stored): what
+    a checkpoint holds (`stored_part`) beside frozen weights; no other file is read.
+    """
 
     mesh: jax.sharding.Mesh
     model: nn.Module
     tx: optax.GradientTransformation
     abstract_state: TrainState
     shardings: TrainState
-    new_state: Callable[[], TrainState]
+    new_state: Callable[..., TrainState]
 
 
 def build(config, example_batch) -> Setup:
@@ -103,11 +108,21 @@ def build(config, example_batch) -> Setup:
     )
 
     check_patterns(config, model, abstract_state)
+    check_sources(config, model, abstract_state)
 
-    def new_state() -> TrainState:
+    def new_state(stored=None) -> TrainState:
         state = drawn_state()
-        frozen = pretrained.load_frozen(config, state.frozen)
-        return state._replace(frozen=sharding.place(frozen, shardings.frozen))
+        whole = merge_frozen(state.params, state.frozen)
+        read = whole if stored is None else {part: whole[part] for part in state.frozen}
+        loaded = encoders.load_pretrained(config, read)
+        params, frozen = split_frozen(whole | loaded, config.frozen)
+        for part in sorted(frozen):
+            if not config.get("pretrained", {}).get(part):
+                logging.warning("Frozen %s keeps its random initial values.", part)
+        state = state._replace(frozen=sharding.place(frozen, shardings.frozen))
+        if stored is None:
+            return state._replace(params=sharding.place(params, shardings.params))
+        return state._replace(**stored)
 
     return Setup(mesh, model, tx, abstract_state, shardings, new_state)
 
@@ -136,6 +151,20 @@ def check_patterns(config, model, state: TrainState) -> None:
                 f"whose parts are {', '.join(params)}. Several patterns are written "
                 "('a','b').",
             )
+
+
+def check_sources(config, model, state: TrainState) -> None:
+    """Raises ValueError for a source in config.pretrained that nothing would read.
+
+    That of a part which a switch of the model leaves out (`optional`) may stay.
+    """
+    parts = merge_frozen(state.params, state.frozen)
+    for part, source in (config.get("pretrained") or {}).items():
+        require(
+            not source or part in parts or part in model.optional,
+            f"config.pretrained.{part}={source!r} would not be read: the model's parts "
+            f"are {', '.join(parts) or 'none'}. Name one of them, or set it to ''.",
+        )
 
 
 def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:

@@ -35,18 +35,18 @@ def train_step(
     """One update: (new TrainState, {name: f32 scalar} to log).
 
     Logged are the loss terms, the gradient norm and what the model gives beside them
-    (aux["logged"]), of several parts their means.
+    (aux["logged"], of several parts their means).
 
     rng: the run's key; the step number is folded in, so a resumed run draws the same.
     losses: {name of LOSSES: its fields}. method: called in place of the model's
     __call__. trainable: regex; only parameters whose path matches it, and their
-    optimizer state, change ("": all). parts: the batch is worked through in so many
-    parts (gradient accumulation, `optim.accumulate`), of which each of `devices` holds
-    its share.
+    optimizer state, change ("": all). parts: so many parts of the batch go through the
+    model one after another (`optim.accumulate`), each of `devices` holding its share of
+    each; the losses see the whole batch.
     """
     step_key = jax.random.fold_in(rng, state.step)
 
-    def loss_fn(params, batch, batch_stats, key):
+    def apply(params, batch, batch_stats, key):
         variables = model_variables(
             state._replace(params=params, batch_stats=batch_stats)
         )
@@ -54,21 +54,24 @@ def train_step(
             variables, batch, train=True, mutable=["batch_stats"], method=method,
             rngs=dict(zip(("dropout", "augment"), jax.random.split(key))),
         )  # fmt: skip
-        total, terms = total_loss(output, batch, losses)
-        logged = terms | output.aux.get("logged", {})
-        return total, (logged, changed.get("batch_stats", {}))
+        return output, changed.get("batch_stats", {})
 
-    gradients_of = jax.grad(loss_fn, has_aux=True)
+    def loss(output):
+        total, terms = total_loss(output, batch, losses)
+        return total, terms | output.aux.get("logged", {})
+
+    def of_params(params):
+        output, batch_stats = apply(params, batch, state.batch_stats, step_key)
+        total, logged = loss(output)
+        return total, (logged, batch_stats)
+
     if parts == 1:
-        found = gradients_of(state.params, batch, state.batch_stats, step_key)
+        found = jax.grad(of_params, has_aux=True)(state.params)
     else:
         found = optim.accumulate(
-            lambda part, statistics, number: gradients_of(
-                state.params, part, statistics, jax.random.fold_in(step_key, number)
-            ),
-            optim.split_parts(batch, parts, devices),
-            state.batch_stats,
-        )
+            lambda *args: apply(*args[:3], jax.random.fold_in(step_key, args[3])),
+            loss, state.params, batch, state.batch_stats, parts=parts, devices=devices,
+        )  # fmt: skip
     gradients, (logged, batch_stats) = found
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
     new = state._replace(
@@ -96,12 +99,16 @@ def _loop_phase(phase: Phase, setup: Setup, data, damaged) -> loop.Phase:
     schedule = optim.make_schedule(config.optimizer, config.train.steps)
     tx = optim.make_optimizer(config.optimizer, schedule)
     losses = config.loss.to_dict()
-    if "triplet" in losses:  # batches and their parts hold whole identities
+    parts, devices = config.train.accumulate, setup.mesh.shape["data"]
+    if "triplet" in losses:
         losses["triplet"]["seqs_per_id"] = config.data.seqs_per_id
+        if parts > 1:  # the order in which its rows are grouped by identity
+            rows = config.data.ids_per_batch * config.data.seqs_per_id
+            order = np.argsort(pipeline.part_order(rows, parts, devices))
+            losses["triplet"]["order"] = order
     step = functools.partial(
         train_step, model=setup.model, tx=tx, losses=losses, method=phase.method,
-        trainable=config.train.trainable, parts=config.train.accumulate,
-        devices=setup.mesh.shape["data"],
+        trainable=config.train.trainable, parts=parts, devices=devices,
     )  # fmt: skip
     new_moments = jax.jit(tx.init, out_shardings=setup.shardings.opt_state)
     return loop.Phase(

@@ -10,32 +10,18 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from configs import lmgait
 from gaitjax import restore, run_folder, train
 from gaitjax import state as states
 from gaitjax.data.source import Index, Source
 from gaitjax.engine import loop
 from gaitjax.parts.output import GaitOutput
 from gaitjax.phases import phases_of
+from tests.tiny_lmgait import tiny_batch, tiny_config
 
 
 @pytest.fixture(scope="module")
 def config():
-    config = lmgait.get_config()
-    config.data.update(ids_per_batch=2, seqs_per_id=2, num_frames=3, num_classes=3)
-    config.data.image_size = (32, 16)
-    model = config.model
-    model.image_size, model.feature_grid = (32, 16), (8, 4)
-    model.visual_encoder.update(
-        hidden_size=8, num_layers=1, blocks=(0,), patch_size=4, num_heads=1
-    )
-    model.text.update(width=8, num_layers=1, num_heads=1, adapter_size=2)
-    model.text.vocabulary_size = 49_408
-    model.representation.update(channels=4, hidden=8)
-    model.gait.update(
-        stem=4, channels=(4,), strides=(1,), num_strips=2, embedding_size=4
-    )
-    return config
+    return tiny_config()
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +31,7 @@ def setup(config):
 
 @pytest.fixture(scope="module")
 def batch(config):
-    rng = np.random.default_rng(0)
-    arrays = {
-        name: rng.integers(0, 2, shape.shape).astype(shape.dtype)
-        for name, shape in states.example_batch(config).items()
-    }
-    arrays["frames"] = rng.integers(0, 255, arrays["frames"].shape).astype(np.uint8)
-    arrays["valid"][:] = True
-    arrays["ratios"][:] = 0.4
-    arrays["labels"] = np.array([0, 0, 2, 2], np.int32)
-    return jax.tree.map(jnp.asarray, arrays)
+    return tiny_batch(config)
 
 
 def moved(before, after):

@@ -127,37 +127,94 @@ def split_parts(batch, parts: int, devices: int = 1):
     """
 
     def split(x):
-        x = x.reshape(devices, parts, -1, *x.shape[1:])
-        return x.swapaxes(0, 1).reshape(parts, -1, *x.shape[3:])
+        rows = len(x) // (devices * parts)
+        x = x.reshape(devices, parts, rows, *x.shape[1:])
+        return x.swapaxes(0, 1).reshape(parts, devices * rows, *x.shape[3:])
 
     return jax.tree.map(split, batch)
 
 
-def accumulate(part_gradients, parts, batch_stats):
-    """Means of gradients and metrics over the parts of a step, one after another.
+def join_parts(outputs, devices: int = 1):
+    """The inverse of `split_parts`; of scalars [parts], one a part, the mean."""
 
-    part_gradients(part, batch_stats, number) -> (gradients, (metrics, batch_stats)).
-    parts: pytree of arrays [n ...]. Memory for activations is that of one part; batch
-    statistics go from part to part. Returns what part_gradients returns.
+    def join(x):
+        if x.ndim == 1:
+            return jnp.mean(x)
+        parts, rows = len(x), x.shape[1] // devices
+        x = x.reshape(parts, devices, rows, *x.shape[2:])
+        return x.swapaxes(0, 1).reshape(devices * parts * rows, *x.shape[3:])
 
-    This differs from a step on the whole batch: batch normalisation and triplets see
-    one part at a time, as where PyTorch accumulates over forward passes.
+    return jax.tree.map(join, outputs)
+
+
+def accumulate(
+    apply, loss, params, batch, batch_stats, *, parts: int, devices: int = 1
+):
+    """Gradients of a loss over the whole batch, with activations of one part at a time.
+
+    apply(params, part, batch_stats, number) -> (outputs, batch_stats), a pure function:
+    it is called twice for each part. outputs: arrays [rows ...], or scalars.
+    loss(outputs) -> (f32 scalar, metrics): outputs are those of the whole batch, rows
+    as in `batch`, scalars the means over parts. batch: pytree of arrays [B ...], rows
+    as `split_parts` expects them.
+    Returns (gradients, (metrics, batch_stats)).
+
+    The first pass computes all outputs and keeps nothing else; the loss is
+    differentiated with respect to them; the second pass computes each part again and
+    takes its rows of that gradient back to the parameters. Batch statistics go from
+    part to part, in both passes alike.
+
+    Source: Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
+    Limited Setup" (RepL4NLP 2021), section 3 (GradCache).
     """
-    count = jax.tree.leaves(parts)[0].shape[0]
+    numbered = jnp.arange(parts), split_parts(batch, parts, devices)
 
-    def add(carry, numbered):
-        (sums, statistics), (number, part) = carry, numbered
-        gradients, (metrics, statistics) = part_gradients(part, statistics, number)
-        sums = jax.tree.map(jnp.add, sums, (gradients, metrics))
-        return (sums, statistics), None
+    def forward(statistics, numbered):
+        number, part = numbered
+        outputs, statistics = apply(params, part, statistics, number)
+        return statistics, outputs
 
-    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), parts)
-    shapes = jax.eval_shape(part_gradients, first, batch_stats, 0)
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), (shapes[0], shapes[1][0])
+    _, outputs = jax.lax.scan(forward, batch_stats, numbered)
+    leaves, tree = jax.tree.flatten(join_parts(outputs, devices))
+    moving = _differentiable(lambda leaves: loss(tree.unflatten(leaves)), leaves)
+
+    def of_moving(values):
+        whole = list(leaves)
+        for i, value in zip(moving, values):
+            whole[i] = value
+        return loss(tree.unflatten(whole))
+
+    values = [leaves[i] for i in moving]
+    wanted, metrics = jax.grad(of_moving, has_aux=True)(values)
+
+    def backward(carry, numbered):
+        (gradients, statistics), (number, part, wanted) = carry, numbered
+
+        def forward(params):
+            outputs, new = apply(params, part, statistics, number)
+            outputs = jax.tree.leaves(outputs)
+            return [outputs[i] for i in moving], new
+
+        _, pull, statistics = jax.vjp(forward, params, has_aux=True)
+        gradients = jax.tree.map(jnp.add, gradients, *pull(wanted))
+        return (gradients, statistics), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (gradients, batch_stats), _ = jax.lax.scan(
+        backward, (zeros, batch_stats), (*numbered, split_parts(wanted, parts, devices))
     )
-    (sums, statistics), _ = jax.lax.scan(
-        add, (zeros, batch_stats), (jnp.arange(count), parts)
-    )
-    gradients, metrics = jax.tree.map(lambda x: x / count, sums)
-    return gradients, (metrics, statistics)
+    return gradients, (metrics, batch_stats)
+
+
+def _differentiable(function, leaves) -> list[int]:
+    """Which arrays of a list `function` reads and has a gradient for.
+
+    For the others the whole batch need not be kept.
+    """
+    traced = jax.make_jaxpr(function)(leaves).jaxpr
+    read = {id(x) for equation in traced.eqns for x in equation.invars}
+    return [
+        i
+        for i, (leaf, x) in enumerate(zip(leaves, traced.invars))
+        if id(x) in read and leaf.ndim and jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]

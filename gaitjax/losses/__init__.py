@@ -46,9 +46,12 @@ def _aux(output, name, loss):
 
 
 def _triplet(output, batch, config):
-    """seqs_per_id: set where the batch is grouped by identity; it saves memory."""
+    """seqs_per_id: set where the rows in config["order"] are grouped by identity, all
+    of one size; it saves memory."""
     x, margin, rows = output.embeddings, config["margin"], _rows(batch)
     if seqs_per_id := config.get("seqs_per_id"):
+        if "order" in config:
+            x, rows = x[config["order"]], rows[config["order"]]
         per_strip = batch_all_triplet(
             x, seqs_per_id=seqs_per_id, margin=margin, valid=rows
         )

@@ -22,6 +22,7 @@ Differences from the paper:
   `decoder.support="soft"`, which the small grid of the embedded default needs.
 """
 
+import re
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
 
@@ -297,6 +298,16 @@ class LMGait(GaitModel):
                 width % heads == 0,
                 f"config.model.{name} {width} is not a multiple of {heads} heads.",
             )
+        moves = config.mode == "train" and re.search(
+            config.train.trainable, "visual_encoder/"
+        )
+        held = any(re.search(pattern, "visual_encoder/") for pattern in config.frozen)
+        require(
+            not visual.frozen or held or not moves,
+            "With config.model.visual_encoder.frozen=True the visual encoder gets no "
+            "gradient, and weight decay alone would move it. To train it, set that "
+            "field to False; to keep it, name '^visual_encoder/' in config.frozen.",
+        )
         if text.enabled:
             check_tokens(text)
         check_stages(len(gait.channels), **{"gait.strides": gait.strides})

@@ -77,9 +77,10 @@ def triplet_batches(
     probe f32 [B S D], candidates f32 [B 2 S D] (positive, negative), probe_label
     i32 [B], candidate_labels i32 [B 2]; every host reads its share of the B anchors.
     """
-    count = config.train.anchors
-    sharding.check_divides(count, mesh, "config.train.anchors")
-    own = sharding.own_rows(count, mesh)
+    count, parts = config.train.anchors, config.train.accumulate
+    check_batch(config, mesh)
+    order = pipeline.part_order(count, parts, mesh.shape["data"])
+    own = order[sharding.own_rows(count, mesh)]
     for step in steps:
         drawn = draw_triplets(lists, count=count, seed=config.seed, step=step)
         anchor = drawn.anchor[own]
@@ -93,20 +94,33 @@ def triplet_batches(
         yield pipeline.to_global(batch, mesh, count)
 
 
-def ranking_terms(model, params, batch, rngs, loss) -> dict[str, jax.Array]:
+def check_batch(config, mesh) -> None:
+    """Raises ValueError where a batch cannot be split over devices and parts."""
+    count, parts = config.train.anchors, config.train.accumulate
+    sharding.check_divides(count, mesh, "config.train.anchors", parts)
+
+
+def distances_and_logits(model, params, batch, rngs):
+    """Distances f32 [B 2] to positive and negative, logits f32 [B 4 N] of both pairs.
+
+    With rngs=None the model runs as in evaluation.
+    """
+    *pair, probe_logits, candidate_logits = model.apply(
+        {"params": params}, batch["probe"], batch["candidates"],
+        train=rngs is not None, rngs=rngs, method="pairs_and_logits",
+    )  # fmt: skip
+    logits = jnp.concatenate([probe_logits, candidate_logits], axis=1)
+    return model.pair_distance(*pair), logits
+
+
+def ranking_terms(distances, logits, batch, loss) -> dict[str, jax.Array]:
     """Scalars f32 of a batch: ranking, classification, their sum "total", ordered.
 
-    ordered: share of the triplets whose positive is nearer than its negative. With
-    rngs=None the model runs as in evaluation.
+    ordered: share of the triplets whose positive is nearer than its negative. The first
+    two arguments are what `distances_and_logits` returns.
     """
-    train = rngs is not None
-    *pair, probe_logits, candidate_logits = model.apply(
-        {"params": params}, batch["probe"], batch["candidates"], train=train, rngs=rngs,
-        method="pairs_and_logits",
-    )  # fmt: skip
-    positive, negative = model.pair_distance(*pair).T  # [B], [B]
+    positive, negative = distances.T  # [B], [B]
     ranking = ranking_loss(positive, negative, easy_weight=loss.easy_weight).mean()
-    logits = jnp.concatenate([probe_logits, candidate_logits], axis=1)  # [B 4 N]
     own = jnp.tile(batch["probe_label"][:, None], (1, 2))  # [B 2]
     labels = jnp.concatenate([own, batch["candidate_labels"]], axis=1)  # [B 4]
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -119,15 +133,33 @@ def ranking_terms(model, params, batch, rngs, loss) -> dict[str, jax.Array]:
     }
 
 
-def train_step(state: State, batch, rng, *, model, tx, loss):
-    """One update; returns the new state and the terms with the gradient's norm."""
-    rngs = {"dropout": jax.random.fold_in(rng, state.step)}
+def train_step(
+    state: State, batch, rng, *, model, tx, loss, parts: int = 1, devices: int = 1
+):
+    """One update; returns the new state and the terms with the gradient's norm.
 
-    def total(params):
-        terms = ranking_terms(model, params, batch, rngs, loss)
+    parts: so many parts of the batch go through the model one after another.
+    """
+    step_key = jax.random.fold_in(rng, state.step)
+
+    def terms_of(outputs):
+        terms = ranking_terms(*outputs, batch, loss)
         return terms["total"], terms
 
-    gradients, terms = jax.grad(total, has_aux=True)(state.params)
+    def of_params(params):
+        rngs = {"dropout": step_key}
+        return terms_of(distances_and_logits(model, params, batch, rngs))
+
+    def of_part(params, part, statistics, number):
+        rngs = {"dropout": jax.random.fold_in(step_key, number)}
+        return distances_and_logits(model, params, part, rngs), statistics
+
+    if parts == 1:
+        gradients, terms = jax.grad(of_params, has_aux=True)(state.params)
+    else:
+        gradients, (terms, _) = optim.accumulate(
+            of_part, terms_of, state.params, batch, {}, parts=parts, devices=devices
+        )
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
@@ -155,11 +187,12 @@ def build(config, strips: int, width: int, num_classes: int, metric: str) -> Set
 
     made = sharding.sharded_init(init, config.seed, sharding.rules_of(config), mesh)
     abstract_state, shardings, new_state = made
-    step = jax.jit(
-        functools.partial(train_step, model=model, tx=tx, loss=config.loss),
-        donate_argnums=0,
-        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
-    )
+    step = functools.partial(
+        train_step, model=model, tx=tx, loss=config.loss,
+        parts=config.train.accumulate, devices=mesh.shape["data"],
+    )  # fmt: skip
+    whole = NamedSharding(mesh, PartitionSpec())
+    step = jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole))
     return Setup(mesh, model, schedule, step, abstract_state, shardings, new_state)
 
 
@@ -249,7 +282,7 @@ def _validation(config, setup: Setup, table: Table, lists, labels):
     """A function (state, step, log) -> state with the best parameters so far."""
     terms_of = jax.jit(
         lambda params, batch: ranking_terms(
-            setup.model, params, batch, None, config.loss
+            *distances_and_logits(setup.model, params, batch, None), batch, config.loss
         )
     )
     steps = range(config.validation.batches)

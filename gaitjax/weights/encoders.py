@@ -23,7 +23,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from flax import traverse_util
 
 from gaitjax.engine.atomic import replacing
@@ -74,28 +73,19 @@ def load_clip_image(source: str | Path, model) -> dict:
     return load_dinov2(source, model)
 
 
-def load_frozen(config, frozen: dict) -> dict:
-    """The frozen parameters of a run with every encoder that config names a source for.
+def load_pretrained(config, parameters: Mapping) -> dict:
+    """Parameters with those parts read from files that config names a source for.
 
     Args:
-      config: `config.pretrained` maps a scope of the model's parameters (for instance
-        "visual_encoder") to a source; "" or no entry keeps the seed's values.
-      frozen: nested dict of arrays, the frozen parameters at their initial values.
-
-    Returns:
-      The same tree with the weights of every scope that has a source. Scopes without
-      one are named in the log.
+      config: `config.pretrained` maps a part of the model's parameters (for instance
+        "visual_encoder") to a source; "" or no entry keeps its values.
+      parameters: {part: nested dict of arrays}. Sources of other parts are not read.
     """
-    sources = {k: v for k, v in config.get("pretrained", {}).items() if v}
-    for scope in sorted(set(sources) - set(frozen)):  # an ablation without it, say
-        logging.warning(
-            "config.pretrained.%s = %s is not read: the frozen parameters are %s.",
-            scope, sources[scope], ", ".join(sorted(frozen)) or "none",
-        )  # fmt: skip
-    for scope in sorted(set(frozen) - set(sources)):
-        logging.warning("Frozen %s keeps its random initial values.", scope)
-    loaded = {k: load(v, frozen[k]) for k, v in sources.items() if k in frozen}
-    return dict(frozen) | loaded
+    sources = config.get("pretrained") or {}
+    return {
+        part: load(sources[part], tree) if sources.get(part) else tree
+        for part, tree in parameters.items()
+    }
 
 
 def abstract_parameters(model, *inputs) -> dict:

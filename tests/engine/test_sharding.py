@@ -180,20 +180,6 @@ def test_parts_are_the_same_whatever_the_devices(devices):
     )
 
 
-def test_accumulated_gradients_are_the_mean_over_parts():
-    x = np.arange(12.0, dtype=np.float32).reshape(3, 4)
-
-    def gradients(part, statistics, number):
-        mean = part["x"].mean()
-        return {"w": mean}, ({"loss": 2 * mean}, {"sum": statistics["sum"] + mean})
-
-    got, (metrics, statistics) = optim.accumulate(
-        gradients, {"x": x}, {"sum": jax.numpy.float32(1)}
-    )
-    assert float(got["w"]) == x.mean() and float(metrics["loss"]) == 2 * x.mean()
-    assert float(statistics["sum"]) == 1 + x.mean(axis=1).sum()
-
-
 def test_collectives_are_counted_with_their_bytes():
     hlo = """
   %a = f32[4,8]{1,0} all-reduce(f32[4,8] %x), replica_groups={}

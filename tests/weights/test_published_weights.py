@@ -469,24 +469,21 @@ def test_hub_id_with_shards_missing_from_the_cache(offline_hub):
         load("nobody/dinov2-tiny", DINO)
 
 
-# Frozen parameters of a run
+# Parameters of a run
 
 
-def test_frozen_scopes_get_their_sources(tmp_path, caplog):
-    frozen = {
+def test_parts_get_their_sources(tmp_path):
+    parameters = {
         "visual_encoder": parameters_of(DINO),
         "text_encoder": parameters_of(MODELS["clip_text"]),
     }
     trained = parameters_of(DINO, seed=5)
     encoders.save(tmp_path / "dino.safetensors", trained)
     sources = {"visual_encoder": str(tmp_path / "dino.safetensors"), "text_encoder": ""}
+    sources["other"] = "a file that is not asked for"
     config = ConfigDict({"pretrained": sources})
-    loaded = encoders.load_frozen(config, frozen)
+    loaded = encoders.load_pretrained(config, parameters)
     assert_equal(loaded["visual_encoder"], trained)
-    assert_equal(loaded["text_encoder"], frozen["text_encoder"])
-    assert_equal(encoders.load_frozen(ConfigDict(), frozen), frozen)
-    sources["absent"] = "x"  # an ablation may build the model without this scope
-    loaded = encoders.load_frozen(ConfigDict({"pretrained": sources}), frozen)
-    assert set(loaded) == set(frozen)
-    assert "config.pretrained.absent = x is not read" in caplog.text
-    assert "Frozen text_encoder keeps its random initial values" in caplog.text
+    assert_equal(loaded["text_encoder"], parameters["text_encoder"])
+    assert set(loaded) == set(parameters)
+    assert_equal(encoders.load_pretrained(ConfigDict(), parameters), parameters)
