@@ -16,6 +16,9 @@ usage: run.sh [COMMAND] [ARGS]
                             ARGS are --config.train.steps=200 --workdir=DIR --manual_dir=DIR ...
   launch N CONFIG [ARGS]    train in N processes on this machine, one GPU each (docs/scaling.md)
   evaluate CONFIG [ARGS]    evaluate a trained run again
+  target [TARGET CONFIG [ARGS]]
+                            install XLA's compilers for NVIDIA and TPU in .venv-target and say what
+                            a step of the config needs on such devices: h100x1, h100x8, v5e:4x4, ...
   test [ARGS]               install what the tests need and run them in two processes;
                             ARGS go to pytest: -n 8 for eight processes, -n 0 for none (--pdb)
   help                      print this text
@@ -159,6 +162,15 @@ case "$command" in
       exit 2
     fi
     run_config launch ${args[@]+"${args[@]:1}"} ;;
+  target)
+    venv="$root/.venv-target"
+    install requirements.txt requirements-target.txt
+    [ ${#args[@]} -gt 0 ] || exit 0
+    if [ ${#args[@]} -eq 1 ]; then
+      echo "run.sh: target needs a target and a config, for instance: ./run.sh target h100x8 configs/lmgait.py:ccpg" >&2
+      exit 2
+    fi
+    exec "$venv/bin/python" -m gaitjax.main "--config=${args[1]}" --dry_run "--target=${args[0]}" "${args[@]:2}" ;;
   test)
     install requirements.txt requirements-dev.txt
     # file by file: the tests of a file share what its fixtures computed

@@ -41,6 +41,9 @@ _DRY_RUN = flags.DEFINE_bool(
     False,
     "Print mesh, shardings, memory per device and the commands for clusters; stop.",
 )
+_TARGET = flags.DEFINE_string(
+    "target", "", "With --dry_run: devices elsewhere to plan for, for instance h100x8."
+)
 _MULTIHOST = flags.DEFINE_bool(
     "multihost",
     False,
@@ -70,12 +73,15 @@ def main(argv) -> int:
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
     run_mode = _function_of(config)
 
-    from gaitjax import plan, run_folder
+    from gaitjax import plan, run_folder, targets
     from gaitjax.data import embedded
     from gaitjax.engine import checkpoints, cluster
 
     processes = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    if _MULTIHOST.value:
+    if _TARGET.value:
+        require(_DRY_RUN.value, "--target belongs to --dry_run; add it.")
+        targets.prepare(_TARGET.value)
+    elif _MULTIHOST.value:
         cluster.join(*processes)
     else:
         require(
@@ -85,7 +91,7 @@ def main(argv) -> int:
         )
         cluster.exit_when_stopped()
     if _DRY_RUN.value:
-        cluster.say(plan.dry_run(config, workdir))
+        cluster.say(plan.dry_run(config, workdir, _TARGET.value))
         return 0
     checkpoints.check_folder(workdir)
     reads = config.mode == "evaluate" and config.model.name != "cargait"

@@ -2,17 +2,22 @@
 
     JAX_NUM_CPU_DEVICES=64 python -m gaitjax.main --config=configs/lmgait.py:ccpg \
         --config.sharding=fsdp --dry_run
+    ./run.sh target h100x8 configs/lmgait.py:ccpg
 
-plans for 64 devices on a laptop: nothing is computed or allocated, the step is only
-compiled. The activations are those of the backend it is compiled for: CPU writes
-attention scores and keeps bfloat16 in float32, so GPU and TPU need less.
+The first line plans for 64 devices on a laptop, the second for a machine with eight
+H100 (`targets`): nothing is computed or allocated, the step is only compiled. The
+activations are those of the backend it is compiled for: CPU writes attention scores and
+keeps bfloat16 in float32, so GPU and TPU need less.
 """
 
+import contextlib
+import json
+import math
 import re
 import shlex
 import sys
-from collections import Counter, defaultdict
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -21,44 +26,134 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gaitjax import train
 from gaitjax.engine import log, sharding
 from gaitjax.engine.checkpoints import abstract
+from gaitjax.parts.backend import tracing_for
+from gaitjax.program import collectives, flops, largest_buffers
 from gaitjax.rerank import base_run
 from gaitjax.rerank import train as train_reranker
 from gaitjax.state import Setup, build, example_batch, merge_frozen
+from gaitjax.targets import TARGETS, Target
 
-FLAGS = r"^--?(no)?(dry_run|multihost|coordinator|num_processes|process_id)\b"
+FLAGS = r"^--?(no)?(dry_run|target|multihost|coordinator|num_processes|process_id)\b"
+GIB = 2**30
+REMEDY = (
+    "Take more devices, a smaller batch, a larger config.train.accumulate, or remat of "
+    "the model (docs/scaling.md)."
+)
 
 
-def dry_run(config, workdir: str) -> str:
-    """Mesh, shardings, bytes per device, commands, as text."""
-    setup, batch, step = _planned(config)
-    compiled = compile_step(setup, batch, step)
-    state = abstract(setup.abstract_state, setup.shardings)
-    parts = sharding.memory(state, compiled)
-    memory = {
-        name: {"MiB per device": f"{size / 2**20:,.1f}"} for name, size in parts.items()
-    }
+class Plan(NamedTuple):
+    """A step compiled, or why not. flops: of all devices; seconds: of compiling."""
+
+    setup: Setup | train_reranker.Setup
+    batch: dict[str, jax.ShapeDtypeStruct]
+    flops: int
+    seconds: float
+    compiled: Any
+    error: str
+
+    @property
+    def hlo(self) -> str:
+        return self.compiled.as_text() if self.compiled else ""
+
+    def memory(self) -> dict[str, int]:
+        """Bytes per device: `sharding.memory`; the arguments alone without a step."""
+        state = abstract(self.setup.abstract_state, self.setup.shardings)
+        if self.compiled:
+            return sharding.memory(state, self.compiled)
+        places = jax.tree.map(lambda leaf: leaf.sharding, state)
+        rows = sharding.device_bytes(self.batch, _over(self.setup.mesh, self.batch))
+        return {"state": sharding.device_bytes(state, places), "batch": rows}
+
+
+def dry_run(config, workdir: str, target: str = "") -> str:
+    """Mesh, shardings, bytes per device, work of a step, commands, as text.
+
+    target: in `targets.TARGETS`, once `targets.prepare` was called; the text then says
+    whether the step fits there and ends with a line of JSON. "": this run's devices.
+    """
+    plan = make_plan(config, TARGETS[target] if target else None)
+    devices, tflop, hlo = plan.setup.mesh.devices, plan.flops / 1e12, plan.hlo
+    processes = len({device.process_index for device in devices.flat})
     lines = [
-        f"{config.name} in {workdir}: mesh {dict(setup.mesh.shape)} of "
-        f"{jax.device_count()} {jax.devices()[0].platform} devices in "
-        f"{jax.process_count()} processes, config.sharding={config.sharding!r}",
-        log.table(sharding_rows(setup)),
-        log.table(memory),
-        f"Collectives of a step: {collectives(compiled.as_text()) or 'none'}",
+        f"{config.name} in {workdir}: mesh {dict(plan.setup.mesh.shape)} of "
+        f"{devices.size} {devices.flat[0].platform} devices in {processes} processes, "
+        f"config.sharding={config.sharding!r}",
+        log.table(sharding_rows(plan.setup)),
+    ]
+    if plan.compiled:
+        memory = {
+            name: {"MiB per device": f"{size / 2**20:,.1f}"}
+            for name, size in plan.memory().items()
+        }
+        largest = log.table(buffer_rows(hlo))
+        lines += [
+            log.table(memory),
+            f"Largest results in memory (several may share a place):\n{largest}",
+            f"Collectives of a step: {collectives(hlo) or 'none'}",
+        ]
+    lines += [
+        f"Matmuls and convolutions of a step: {tflop:,.4f} TFLOP on all devices",
         "\n".join(f"{title}:\n  {line}" for title, line in commands().items()),
     ]
-    return "\n\n".join(lines)
+    return "\n\n".join(lines + (verdict(plan, target) if target else []))
 
 
-def _planned(config) -> tuple[Setup, Any, Any]:
+def make_plan(config, target: Target | None) -> Plan:
+    """The main phase's step, compiled for the target or for this process's devices.
+
+    A TPU's compiler refuses a step that needs more memory than there is: `error`.
+    """
+    with tracing_for(target.backend) if target else contextlib.nullcontext():
+        setup, batch, step = _planned(config, target.devices() if target else None)
+        traced = trace_step(setup, batch, step)
+        started, compiled, error = time.time(), None, ""
+        platforms = (target.platform,) if target else None
+        try:
+            compiled = traced.lower(lowering_platforms=platforms).compile()
+        except jax.errors.JaxRuntimeError as full:
+            error = str(full)
+            if not target or "RESOURCE_EXHAUSTED" not in error:
+                raise
+    seconds = time.time() - started
+    return Plan(setup, batch, flops(traced.jaxpr.jaxpr), seconds, compiled, error)
+
+
+def verdict(plan: Plan, name: str) -> list[str]:
+    """Whether the step fits into the target's memory, in words and as JSON."""
+    target, memory = TARGETS[name], plan.memory()
+    temporaries, total = memory.pop("activations", None), memory.pop("total", math.inf)
+    offered = target.memory_of(plan.setup.mesh.devices.size)
+    taken = offered * target.share
+    fits = total / GIB <= taken
+    words = f"{total / GIB:,.2f} GiB" if plan.compiled else "more memory than it has"
+    words = f"{name}: a device needs {words}; JAX takes {target.share:.0%} of its "
+    words += f"{offered:,.2f} GiB, {taken:,.2f}: the step "
+    words += "fits." if fits else f"does not fit. {REMEDY}"
+    if taken < total / GIB <= 0.95 * offered:
+        words += " With XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 in the environment it fits."
+    row = {
+        "target": name,
+        "fits": fits,
+        "arguments_gib": round(sum(memory.values()) / GIB, 4),
+        "temporaries_gib": temporaries and round(temporaries / GIB, 4),
+        "step_tflop": round(plan.flops / 1e12, 6),
+        "collectives": collectives(plan.hlo) if plan.compiled else None,
+        "compile_s": round(plan.seconds, 1),
+    }
+    reason = [f"The compiler: {plan.error}"] if plan.error else []
+    return [*reason, words, json.dumps(row)]
+
+
+def _planned(config, devices=None) -> tuple[Setup, Any, Any]:
     """(setup, abstract global batch, jitted step) of the main phase of training."""
     if config.model.name != "cargait":
         batch = example_batch(config)
-        setup = build(config, batch)
+        setup = build(config, batch, devices)
         return setup, batch, train.loop_phases(config, setup)[-1].step
     base = base_run.read_config(config)
     strips, width = _embedding_shape(base)
     setup = train_reranker.build(
-        config, strips, width, base.data.num_classes, base.evaluation.metric
+        config, strips, width, base.data.num_classes, base.evaluation.metric, devices
     )
     anchors = config.train.anchors
     train_reranker.check_batch(config, setup.mesh)
@@ -87,15 +182,36 @@ def _embedding_shape(config) -> tuple[int, int]:
     return output.embeddings.shape[1:]
 
 
-def compile_step(setup: Setup, batch, step):
-    """The compiled step for abstract arguments on the setup's mesh."""
+def trace_step(setup, batch, step):
+    """The step traced for abstract arguments on the setup's mesh."""
     place = lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s)  # noqa: E731
-    split = NamedSharding(setup.mesh, sharding.BATCH)
-    whole = NamedSharding(setup.mesh, PartitionSpec())
     state = jax.tree.map(place, setup.abstract_state, setup.shardings)
-    batch = {name: place(x, split) for name, x in batch.items()}
     rng = jax.eval_shape(lambda: jax.random.key(0))
-    return step.lower(state, batch, place(rng, whole)).compile()
+    whole = NamedSharding(setup.mesh, PartitionSpec())
+    batch = jax.tree.map(place, batch, _over(setup.mesh, batch))
+    return step.trace(state, batch, place(rng, whole))
+
+
+def compile_step(setup, batch, step):
+    """The compiled step for abstract arguments on the setup's mesh."""
+    return trace_step(setup, batch, step).lower().compile()
+
+
+def _over(mesh, batch):
+    """The sharding of each entry of a batch."""
+    return {name: NamedSharding(mesh, sharding.BATCH) for name in batch}
+
+
+def buffer_rows(hlo: str) -> dict[str, dict[str, str]]:
+    """{name: MiB per device, shape, operation} of the ten largest results."""
+    return {
+        f"{place}. {buffer.name}": {
+            "MiB per device": f"{buffer.bytes / 2**20:,.1f}",
+            "shape": buffer.shape,
+            "operation": buffer.operation[-80:],
+        }
+        for place, buffer in enumerate(largest_buffers(hlo), start=1)
+    }
 
 
 def sharding_rows(setup: Setup) -> dict[str, dict[str, str]]:
@@ -122,67 +238,6 @@ def sharding_rows(setup: Setup) -> dict[str, dict[str, str]]:
         }
         for (name, shape, spec), (count, size) in rows.items()
     }
-
-
-COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-)
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f64": 8, "s64": 8}
-
-
-def collectives(hlo: str) -> dict[str, dict[str, int]]:
-    """{kind: {count, bytes}} of compiled HLO text; bytes of the results, per device.
-
-    Those in the body of a loop count as often as it runs, where the compiler knows how
-    often that is (all loops of fixed length), else once.
-    """
-    found: dict[str, dict[str, int]] = {}
-    times, inside = _executions(hlo), ""
-    for line in hlo.splitlines():
-        if header := re.match(_COMPUTATION, line):
-            inside = header[2]
-        match = re.search(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start)?\(", line)
-        if not match:
-            continue
-        total = found.setdefault(match[2], {"count": 0, "bytes": 0})
-        total["count"] += times[inside]
-        for kind, sizes in re.findall(r"(\w+)\[([\d,]*)\]", match[1]):
-            elements = np.prod([int(n) for n in sizes.split(",") if n], dtype=np.int64)
-            size = int(elements) * _BYTES.get(kind, 4)
-            total["bytes"] += times[inside] * size
-    return found
-
-
-_COMPUTATION = r"(ENTRY )?%?([\w.-]+) \(.*-> .*\{$"
-_CALL = r"(?:body|calls|to_apply|computation)s?=\{?((?:%?[\w.-]+(?:, )?)+)"
-_TRIPS = r'"known_trip_count":\{"n":"(\d+)"'
-
-
-def _executions(hlo: str) -> Counter[str]:
-    """{computation: how often the program runs it}; text outside of any, "": once."""
-    calls, entry, inside = defaultdict(list), "", ""
-    for line in hlo.splitlines():
-        if header := re.match(_COMPUTATION, line):
-            inside = header[2]
-            entry = inside if header[1] else entry
-        elif "= " in line:
-            trips = re.search(_TRIPS, line)
-            for names in re.findall(_CALL, line):
-                for name in re.findall(r"[\w.-]+", names):
-                    calls[inside].append((name, int(trips[1]) if trips else 1))
-    times = Counter({"": 1})
-
-    def run(name: str, count: int) -> None:
-        times[name] += count
-        for callee, trips in calls[name]:
-            run(callee, count * trips)
-
-    run(entry or "", 1 if entry else 0)
-    return times
 
 
 def _joined(arguments: list[str]) -> list[str]:

@@ -85,14 +85,15 @@ class Setup(NamedTuple):
     new_state: Callable[..., TrainState]
 
 
-def build(config, example_batch) -> Setup:
+def build(config, example_batch, devices=None) -> Setup:
     """Mesh, model, optimizer, shardings and the state's maker; nothing is computed yet.
 
     example_batch: {name: ShapeDtypeStruct or array}, global shapes of a train batch.
-    config: one that `settings.check` accepts. Raises ValueError where its mesh or
+    devices: of the mesh; None means all of this run. config: one that `settings.check`
+    accepts. Raises ValueError where its mesh or
     sharding does not fit the devices.
     """
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = sharding.make_mesh(config.mesh, devices)
     model = models.make(config)
     schedule = optim.make_schedule(config.optimizer, config.train.steps)
     tx = optim.make_optimizer(config.optimizer, schedule)

@@ -49,7 +49,17 @@ MAY_IMPORT = {
     "rerank.train": {"rerank", "engine", "data", "losses", "run_folder"},
     "rerank.run": {"rerank", "engine", "pictures", "retrieval", "run_folder", "state"},
     "import_checkpoint": {"engine", "run_folder", "state", "weights"},
-    "plan": {"engine", "rerank", "state", "train"},
+    "program": set(),
+    "targets": {"engine.guards", "parts.backend"},
+    "plan": {
+        "engine",
+        "parts.backend",
+        "program",
+        "rerank",
+        "state",
+        "targets",
+        "train",
+    },
     "command_line": {"engine"},
     "main": {
         "run_folder",
@@ -59,6 +69,7 @@ MAY_IMPORT = {
         "import_checkpoint",
         "models",
         "plan",
+        "targets",
         "train",
     }
     | {"command_line", "data.embedded", "rerank.run"},

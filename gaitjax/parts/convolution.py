@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from gaitjax.parts import backend
+
 _override: list[str] = []
 
 
@@ -23,7 +25,7 @@ def formulation() -> str:
     """The formulation in use: by backend, or what `use_formulation` says."""
     if _override:
         return _override[-1]
-    return "matmul" if jax.default_backend() == "cpu" else "stock"
+    return "matmul" if backend.current().platform == "cpu" else "stock"
 
 
 @contextlib.contextmanager

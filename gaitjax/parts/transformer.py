@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from gaitjax.parts import backend
+
 HALF = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 CACHE = 4 * 2**20  # bytes of attention scores that are computed at once on CPU
 
@@ -45,7 +47,7 @@ def result_type(dtype: Any) -> Any:
     fast) instead of converting the factors to float32. None elsewhere.
     """
     half = jnp.dtype(dtype) in HALF
-    return jnp.float32 if half and jax.default_backend() == "cpu" else None
+    return jnp.float32 if half and backend.current().platform == "cpu" else None
 
 
 def dense(x: Array, kernel: Array, bias: Array | None = None) -> Array:
@@ -109,22 +111,14 @@ class LayerNorm(nn.Module):
 
 
 def attention_formulation(dtype: Any, head_size: int, masked: bool) -> str:
-    """What `attend` uses on the default backend: "explicit", "xla" or "cudnn"."""
-    backend = jax.default_backend()
-    if backend == "cpu":
+    """What `attend` uses on this backend: "explicit", "xla" or "cudnn"."""
+    platform, flash = backend.current()
+    if platform == "cpu":
         return "explicit"
-    half = jnp.dtype(dtype) in HALF
     # cuDNN's flash attention accepts these; with a mask it needs even lengths
+    half = jnp.dtype(dtype) in HALF
     fits = half and head_size % 8 == 0 and head_size <= 128 and not masked
-    if backend == "gpu" and fits and compute_capability() >= 8.0:
-        return "cudnn"
-    return "xla"
-
-
-def compute_capability() -> float:
-    """Of the first CUDA device, for instance 9.0; 0 on other hardware."""
-    version = str(getattr(jax.local_devices()[0], "compute_capability", ""))
-    return float(version) if version.replace(".", "", 1).isdigit() else 0.0
+    return "cudnn" if flash and fits else "xla"
 
 
 def attend(

@@ -166,12 +166,15 @@ def train_step(
     return state, {**terms, "gradient_norm": optax.global_norm(gradients)}
 
 
-def build(config, strips: int, width: int, num_classes: int, metric: str) -> Setup:
+def build(
+    config, strips: int, width: int, num_classes: int, metric: str, devices=None
+) -> Setup:
     """CarGait on embeddings [S D] of `num_classes` identities, and its state.
 
-    metric: of the base model, "euclidean" or "cosine".
+    metric: of the base model, "euclidean" or "cosine". devices: of the mesh; None
+    means all of this run.
     """
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = sharding.make_mesh(config.mesh, devices)
     fields = {name: value for name, value in config.model.items() if name != "name"}
     model = cargait.CarGait(num_classes, metric=metric, **fields)
     schedule = optim.make_schedule(config.optimizer, config.train.steps)

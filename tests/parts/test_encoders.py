@@ -14,7 +14,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from gaitjax.models.lmgait import VISUAL_ENCODERS
-from gaitjax.parts import transformer
+from gaitjax.parts import backend, transformer
 from gaitjax.parts.clip_image import CLIP_IMAGE_SIZES, CLIPImage
 from gaitjax.parts.clip_text import (
     CLIP_TEXT_SIZES,
@@ -374,7 +374,7 @@ def test_attention_formulations_agree_in_value_and_gradient(causal, monkeypatch)
                 np.testing.assert_allclose(ours, theirs, atol=2e-6)
 
 
-def test_half_precision_products_are_rounded_once(monkeypatch):
+def test_half_precision_products_are_rounded_once():
     generator = np.random.default_rng(0)
     x = jnp.asarray(generator.normal(size=(8, 32)), jnp.bfloat16)
     kernel = jnp.asarray(generator.normal(size=(32, 16)), jnp.bfloat16)
@@ -388,21 +388,21 @@ def test_half_precision_products_are_rounded_once(monkeypatch):
         gelu, naive_gelu(np.float64(ours)), rtol=2**-8, atol=2e-6
     )
     assert transformer.result_type(jnp.float32) is None
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert transformer.result_type(jnp.bfloat16) is None
+    with backend.tracing_for(backend.Backend("gpu")):
+        assert transformer.result_type(jnp.bfloat16) is None
 
 
 def test_attention_formulation_by_backend(monkeypatch):
     choose = transformer.attention_formulation
-    assert transformer.compute_capability() == 0  # of a CPU
+    assert backend.compute_capability() == 0  # of a CPU
     assert choose(jnp.float32, 64, False) == "explicit"
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(transformer, "compute_capability", lambda: 9.0)
+    monkeypatch.setattr(backend, "compute_capability", lambda: 9.0)
     assert choose(jnp.bfloat16, 64, False) == "cudnn"
     assert choose(jnp.float32, 64, False) == "xla"
     assert choose(jnp.bfloat16, 20, False) == "xla"
     assert choose(jnp.bfloat16, 64, True) == "xla"
-    monkeypatch.setattr(transformer, "compute_capability", lambda: 7.5)
+    monkeypatch.setattr(backend, "compute_capability", lambda: 7.5)
     assert choose(jnp.bfloat16, 64, False) == "xla"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert choose(jnp.bfloat16, 64, False) == "xla"
