@@ -70,7 +70,7 @@ def row(size: str, devices: int, remat: bool) -> dict[str, int]:
 
 
 def measure(size: str, devices: int, remat: bool) -> dict[str, int]:
-    """`row` in a process of its own, with so many virtual CPU devices."""
+    """`row` in a process of its own, with that many virtual CPU devices."""
     environment = {
         **os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices),
         "XLA_FLAGS": f"{FLAGS} {os.environ.get('XLA_FLAGS', '')}",

@@ -27,7 +27,7 @@ RECIPES = {
     "gait3d": (NARROW, FAST, (30_000, 90_000), 180_000, 32, 4),
     "ccpg": (NARROW, SLOW, (100_000,), 120_000, 8, 16),
 }
-RECIPES["kinect_gait"] = RECIPES["casia_b"]  # as many identities
+RECIPES["kinect_gait"] = RECIPES["casia_b"]  # both have 74 training identities
 SMALL = ("synthetic", "cmu_walk")
 
 

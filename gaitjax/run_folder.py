@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, one reader, one writer.
+"""The folder of a run: what lies in it; the one reader and writer of its JSON files.
 
 config.json      the config, as plain JSON
 checkpoints/     steps and their descriptions (`describe`)

@@ -10,7 +10,7 @@ from gaitjax.data.source import Source, check_shards
 from gaitjax.engine.guards import require
 
 Clip = dict[str, np.ndarray]  # modality -> [T ...]
-IMAGES = {  # modality -> the field of config.data that tells its (height, width)
+IMAGES = {  # modality -> the field of config.data with its (height, width)
     "frames": "image_size",
     "masks": "image_size",
     "silhouettes": "silhouette_size",
@@ -64,7 +64,7 @@ def _read(source: Source, row: int, key: str):
 
 
 def _decode(data_set, key, name: str, stored: str, values, frames) -> np.ndarray:
-    """The chosen frames of a modality as models read them; values: all, as stored."""
+    """The chosen frames of a modality as models read them. values: all, as stored."""
     if name == "frames":
         try:
             return transforms.decode_frames([values[i] for i in frames], key)
@@ -173,7 +173,7 @@ def check_sizes(name: str, clip: Clip, data) -> None:
 
 
 def pad(clip: Clip, length: int) -> Clip:
-    """Every array [T ...] with zeros (False) behind, up to `length` frames."""
+    """Pads every array [T ...] with zeros (False) at the end, to `length` frames."""
     rest = length - len(clip["valid"])
     if rest == 0:
         return clip

@@ -12,7 +12,7 @@ EMBEDDED = ("synthetic_gait",)
 
 def prepare(data) -> None:
     """Builds the embedded data sets that `data` (config.data) names and that are not
-    in data.data_dir yet; others are left to the user.
+    in data.data_dir yet; the user prepares all others.
 
     A child process builds, because gaitjax does not import tfds_builders. Each of
     several processes starts one: the builder locks its folder, so that one of them
@@ -20,7 +20,7 @@ def prepare(data) -> None:
 
     Raises ValueError where a build fails; the builder has printed why.
     """
-    if not data.data_dir:  # a re-ranker's base run has its data
+    if not data.data_dir:  # a re-ranker reads the data of its base run
         return
     for name in dict.fromkeys([data.train_dataset, data.test_dataset]):
         embedded = name.partition("/")[0] in EMBEDDED

@@ -18,8 +18,8 @@ from jax.experimental import multihost_utils
 from gaitjax.engine.guards import require
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-LEAVE_SECONDS = 10  # a process that failed waits so long for the others
-END_SECONDS = 24 * 3600  # one that is done waits so long for process 0 and its pictures
+LEAVE_SECONDS = 10  # how long a failed process waits for the others
+END_SECONDS = 24 * 3600  # how long the others wait for process 0, which draws pictures
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None):

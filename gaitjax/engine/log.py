@@ -87,8 +87,10 @@ class MetricLog:
 
 
 class _Events:
-    """A TensorBoard file, written by the calling thread: tensorboardX's own writer
-    waits for ever for a thread that a full disk has ended."""
+    """A TensorBoard file, written by the calling thread.
+
+    tensorboardX's own writer has a thread, which a full disk ends; it then hangs.
+    """
 
     def __init__(self, folder: Path, purge_step: int):
         from tensorboardX.event_file_writer import EventsWriter

@@ -1,9 +1,10 @@
 """Training losses, and the dict that configs choose them from.
 
 To add a loss: write a pure function in a module of this folder, then an adapter and an
-entry of `LOSSES` here. An adapter takes (output, batch, the loss's fields in
-config.loss) and returns a float32 scalar. Sequences and frames outside batch["valid"]
-change no value and no gradient.
+entry of `LOSSES` here, and describe its fields besides `weight` in `LOSS_FIELDS` of
+gaitjax/settings.py. An adapter takes (output, batch, the loss's fields in config.loss)
+and returns a float32 scalar. Sequences and frames outside batch["valid"] change no
+value and no gradient.
 """
 
 from collections.abc import Callable, Mapping
@@ -46,7 +47,7 @@ def _aux(output, name, loss):
 
 
 def _triplet(output, batch, config):
-    """seqs_per_id: set where the batch is grouped by identity; it saves memory."""
+    """seqs_per_id: given if the batch is grouped by identity; saves memory."""
     x, margin, rows = output.embeddings, config["margin"], _rows(batch)
     if seqs_per_id := config.get("seqs_per_id"):
         per_strip = batch_all_triplet(

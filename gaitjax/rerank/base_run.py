@@ -57,7 +57,7 @@ def read_config(config) -> ConfigDict:
         "--config.base_run=runs/gaitbase.",
     )
     with base_config.unlocked(), base_config.ignore_type():
-        # the devices of today, not those of its training
+        # the devices of this run, not those of the base run's training
         for name in ("mesh", "sharding", "sharding_rules"):
             base_config[name] = config[name]
     if config.data.data_dir:

@@ -336,7 +336,7 @@ def _result(
     cell = (lambda x: round(x, 2)) if round_cells else float
 
     def mean(values, kept) -> float | None:
-        """Mean over views of the mean over their kept probes; None of nothing."""
+        """Mean over views of the mean over their kept probes; None if none is kept."""
         cells = [cell(100 * np.mean(values[v & kept])) for v in views if any(v & kept)]
         return float(np.mean(cells)) if cells else None
 
