@@ -139,7 +139,7 @@ class Run(NamedTuple):
     mode: Literal["train", "evaluate", "import"]
     base_run: str  # evaluate: folder of the run to evaluate; "": the workdir
     checkpoint: str  # import: the published file (.pt, .safetensors, .npz)
-    # import: True keeps the seed's values where the file has none that fit, to start a
+    # import: True keeps the seed's values if the file has none that fit, to start a
     # training from another model or other identities
     partial: bool
     seed: Seed  # of parameters, sampling, augmentation, dropout

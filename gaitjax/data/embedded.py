@@ -18,7 +18,7 @@ def prepare(data) -> None:
     several processes starts one: the builder locks its folder, so that one of them
     builds while the others wait, and hosts that share no disk each get a copy.
 
-    Raises ValueError where a build fails; the builder has printed why.
+    Raises ValueError if a build fails; the builder has printed why.
     """
     if not data.data_dir:  # a re-ranker reads the data of its base run
         return

@@ -65,8 +65,8 @@ def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Sourc
 
     modalities: what is read of the records; other arrays stay compressed bytes there.
 
-    Raises ValueError where nothing is prepared, with the command that prepares it;
-    where the split does not exist or is empty; where a record cannot be read, or has a
+    Raises ValueError if nothing is prepared, with the command that prepares it;
+    if the split does not exist or is empty; if a record cannot be read, or has a
     name that is no plain name (see `_check_name`).
     """
     import tensorflow_datasets as tfds
@@ -135,7 +135,7 @@ def _left_compressed(modalities) -> dict[str, Any]:
 
 
 def check_shards(name: str, shards: Sequence[Path]) -> None:
-    """Raises ValueError where files of data set `name` are not there (any more)."""
+    """Raises ValueError if files of data set `name` are not there (any more)."""
     missing = [str(shard) for shard in shards if not shard.exists()]
     require(
         not missing,

@@ -28,8 +28,8 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     All three None: the cluster is asked (Slurm, Open MPI, Cloud TPU, ...; see
     `jax.distributed.initialize`). On CPU the processes talk through gloo.
 
-    Raises ValueError where only some are given, where no cluster was recognised, and
-    where the other processes did not come within five minutes.
+    Raises ValueError if only some are given, if no cluster was recognised, and
+    if the other processes did not come within five minutes.
     """
     given = dict(
         coordinator=coordinator, num_processes=num_processes, process_id=process_id
@@ -38,7 +38,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     require(
         len(missing) in (0, 3),
         f"--multihost got {', '.join(set(given) - set(missing))} but not "
-        f"{', '.join(missing)}; give all three, or none where the cluster (Slurm, Open "
+        f"{', '.join(missing)}; give all three, or none if the cluster (Slurm, Open "
         "MPI, Cloud TPU) is recognised.",
     )
     require(

@@ -145,7 +145,7 @@ def table(
     Args:
       rows: dicts column -> value, or {row name: dict}, whose names become the first
         column. A value is a string, a number, a pair (mean, spread) or None ("-").
-      columns: which, in which order; all, in order of appearance, where None.
+      columns: which, in which order; all, in order of appearance, if None.
       digits: after the decimal point, for floats.
     """
     if isinstance(rows, Mapping):
@@ -173,7 +173,7 @@ def table(
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
-    """Rewrites the file, atomically, without rows after `step` (where 0: all rows)."""
+    """Rewrites the file, atomically, without rows after `step` (if 0: all rows)."""
     if not path.exists():
         return
     kept = [line for line, row in _lines(path) if step and row["step"] <= step]

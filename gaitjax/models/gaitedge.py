@@ -140,7 +140,7 @@ class GaitEdge(GaitModel):
         Args:
           batch: frames uint8 [B T H W 3] (or float, already normalised) and masks 0/1
             [B T H W], registered, sides multiples of 8; ratios float32 [B T], width /
-            height of the person crop, read where frames are not twice as high as wide
+            height of the person crop, read if frames are not twice as high as wide
             (squashed crops); valid bool [B T], valid frames first.
 
         Returns:

@@ -156,7 +156,7 @@ class CLIPText(nn.Module):
 
         Returns:
           (tokens after the final LayerNorm [P L D], end-of-text token [P D], projected
-          to [P projection_size] where that is set), in `dtype`.
+          to [P projection_size] if that is set), in `dtype`.
         """
         text_model = TextModel(
             self.width,

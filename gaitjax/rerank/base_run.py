@@ -103,7 +103,7 @@ def open_base_split(base: Base, split: str, dataset: str = "") -> source.Source:
 def stored_embeddings(base: Base, data: source.Source, workdir: str) -> Table:
     """The split's embeddings under the base model, from WORKDIR/embeddings.
 
-    Computed where no file of this model and data is there; a file appears only whole.
+    Computed if no file of this model and data is there; a file appears only whole.
     Process 0 says whether there is one: others may see the folder as it was (NFS).
     """
     digest = hashlib.sha256((base.fingerprint + data.fingerprint).encode())

@@ -29,7 +29,7 @@ def rerank(config, workdir: str) -> dict[str, Any]:
     """Mode "rerank": finishes the training, then compares all re-rankers.
 
     Writes WORKDIR/rerank.json, rankings.npz and pictures/ (with the data set's name
-    where config.data.test_dataset names one), prints the table, returns rerank.json.
+    if config.data.test_dataset names one), prints the table, returns rerank.json.
     """
     base = base_run.load_base(config)
     # before the training, so that mistakes show early

@@ -4,7 +4,7 @@
 
 Names and layouts stay the file's own; encoder_names and zoo_names translate them. No
 code in a file is run, except in TorchScript archives of encoders (`read`). A file that
-is not whole raises `Damaged`, with the first tensor that it lacks where its format
+is not whole raises `Damaged`, with the first tensor that it lacks if its format
 tells: safetensors and msgpack do. A PyTorch archive has its table of contents at the
 end, so a truncated one names no tensor, but it holds checksums, so changed weights are
 found. The other two have no checksums: a changed value that is finite goes unnoticed.

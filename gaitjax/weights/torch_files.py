@@ -45,8 +45,8 @@ class Refused(ValueError):
 def read_torch(file: Path, *, scripts: bool) -> dict[str, Any]:
     """{name: array, None for what is no tensor} of a `torch.save` file.
 
-    scripts: a TorchScript archive is run by torch, not refused. Raises Damaged where
-    the file is not whole, Refused where it holds more than weights. torch's advice to
+    scripts: a TorchScript archive is run by torch, not refused. Raises Damaged if
+    the file is not whole, Refused if it holds more than weights. torch's advice to
     run such a file is not repeated.
     """
     try:
@@ -121,7 +121,7 @@ def _entries(file: Path) -> tuple[list[str], str]:
 def _not_of_tensors(file: Path) -> list[str]:
     """Classes and functions that the pickles of `file` name, besides those of tensors.
 
-    Pickles are read, never run. Raises errors of many kinds where one is not whole.
+    Pickles are read, never run. Raises errors of many kinds if one is not whole.
     """
     names: list[str] = []
     if _zipped(file):

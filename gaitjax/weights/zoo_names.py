@@ -364,7 +364,7 @@ class Parity(NamedTuple):
     wrong_shape: list[str]
 
     def faults(self) -> str:
-        """What does not fit, in one line; "" where everything does."""
+        """What does not fit, in one line; "" if everything does."""
         found = {
             "missing": self.missing,
             "extra": self.extra,
