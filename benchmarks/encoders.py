@@ -3,7 +3,7 @@
     python -m benchmarks.encoders [--batches 8] [--sizes s b] [--rounds 7] [--quick]
 
 Compares gaitjax with PyTorch's Dinov2Model (sdpa and eager attention) and with
-FlaxDinov2Model (transformers 4.x), where torch and transformers are installed; float32
+FlaxDinov2Model (transformers 4.x), if torch and transformers are installed; float32
 and bfloat16, random weights. All run in this process with the same threads, in turns;
 the first call of each is not counted, times are medians. On CPU the processor time is
 compared as well, which is steadier on a shared machine.

@@ -352,7 +352,7 @@ def measure(
 def finish(processes, seconds: float = 1800) -> None:
     """Waits for all; raises RuntimeError with their output if one failed.
 
-    After so many seconds all are killed, so processes that wait for each other end.
+    After `seconds` all are killed, in case they wait for each other.
     """
     timer = threading.Timer(seconds, lambda: [process.kill() for process in processes])
     timer.start()

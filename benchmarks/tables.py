@@ -28,7 +28,7 @@ END = "<!-- end -->"
 
 
 def stored(store: Path) -> dict[str, Any]:
-    """What was measured so far; {} where there is no file yet."""
+    """What was measured so far; {} if there is no file yet."""
     return json.loads(store.read_text()) if store.exists() else {}
 
 
@@ -95,7 +95,7 @@ def half_range(values: Sequence[float]) -> float:
 
 
 def markdown(head: Sequence, rows: Sequence[Sequence]) -> str:
-    """A table; nothing where there are no rows."""
+    """A table; nothing if there are no rows."""
     lines = [head, ["---"] * len(head), *rows] if rows else []
     return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)
 

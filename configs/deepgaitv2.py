@@ -27,7 +27,7 @@ RECIPES = {
     "ccpg": (SHALLOW, 8, 16, 30, 60_000, (20_000, 40_000, 50_000)),
     "sustech1k": (SHALLOW, 8, 8, 10, 50_000, (20_000, 30_000, 40_000)),
 }
-RECIPES["kinect_gait"] = RECIPES["casia_b"]  # as many identities
+RECIPES["kinect_gait"] = RECIPES["casia_b"]  # both have 74 training identities
 SMALL = ("synthetic", "cmu_walk")
 
 

@@ -29,7 +29,7 @@ RECIPES = {
     "grew": (32, 4, 180_000, (80_000, 120_000, 150_000), (20, 40), WILD),
     "ccpg": (8, 16, 60_000, (20_000, 40_000, 50_000), (30, 30), {}),
 }  # fmt: skip
-RECIPES["kinect_gait"] = RECIPES["casia_b"]  # as many identities
+RECIPES["kinect_gait"] = RECIPES["casia_b"]  # both have 74 training identities
 SMALL = ("synthetic", "cmu_walk")
 
 

@@ -5,7 +5,7 @@
 
 It reads masks at test time too. The embedded default is narrow and trains 40 + 200
 steps on 6 frames, minutes on 2 CPU cores. The other variants follow OpenGait's recipe:
-25,000 steps of the U-Net alone (the warm-up; with Adam here, with SGD there), 80,000 of
+25,000 steps of the U-Net alone (the warm-up; Adam here, SGD in OpenGait), 80,000 of
 GaitGL alone (here: import the published GaitGL with --config.partial=True, or leave
 this phase out), then 20,000 of both together with Adam 1e-4, the U-Net at 1e-5. P x K
 are GaitGL's.
@@ -33,7 +33,7 @@ def get_config(dataset: str = "synthetic"):
         unet_channels=(16, 32, 64, 128),
         kernel=3,
         silhouette_size=(64, 44),
-        freeze_encoder=True,  # then train.trainable must leave "^unet/down" out, too
+        freeze_encoder=True,  # train.trainable must then exclude "^unet/down" too
         dtype="float32",
     )
     config.loss = dict(
@@ -41,8 +41,8 @@ def get_config(dataset: str = "synthetic"):
         cross_entropy=dict(weight=1.0, scale=1.0, smoothing=0.0),
         binary_cross_entropy=dict(weight=10.0),
     )
-    config.optimizer.rates = (("^unet/", 0.1),)  # in the warm-up too
-    config.train.trainable = "^(?!unet/down)"  # no weight decay on it
+    config.optimizer.rates = (("^unet/", 0.1),)  # also in the warm-up
+    config.train.trainable = "^(?!unet/down)"  # so that weight decay does not shrink it
     config.warmup = common.warm_up(
         losses=("binary_cross_entropy",), trainable="^unet/", learning_rate=1e-2
     )

@@ -27,7 +27,7 @@ RECIPES = {
     "gait3d": (SMALL_NET, 1e-3, (30_000, 90_000), 180_000, 32, 4, 0.0),
     "ccpg": (SMALL_NET, 1e-4, (70_000,), 80_000, 8, 8, 0.0),
 }
-RECIPES["kinect_gait"] = RECIPES["casia_b"]  # as many identities
+RECIPES["kinect_gait"] = RECIPES["casia_b"]  # both have 74 training identities
 SMALL = ("synthetic", "cmu_walk")
 
 

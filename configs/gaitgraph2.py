@@ -34,7 +34,7 @@ RECIPES = {
     "sustech1k": (96, 8),
     "ccgr_mini": (96, 8),
 }
-RECIPES["kinect_gait"] = RECIPES["casia_b"]  # as many identities
+RECIPES["kinect_gait"] = RECIPES["casia_b"]  # both have 74 training identities
 SMALL = ("synthetic", "cmu_walk")
 
 

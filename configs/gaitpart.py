@@ -5,7 +5,7 @@
 
 The embedded default is narrow, has 8 strips and trains 400 steps: about 5 minutes on 2
 CPU cores. The other variants are OpenGait's recipes: Adam, 30 ordered frames out of a
-window of 40. Weight decay is 0 where OpenGait states none. Gait3D's recipe is
+window of 40. Weight decay is 0 if OpenGait states none. Gait3D's recipe is
 Gait3D-Parsing's (cosine distance); CCPG and KinectGait have none and take CASIA-B's.
 
 Published Rank-1 (not measured by us): CASIA-B NM/BG/CL 96.1/90.7/78.7 (OpenGait; the
@@ -27,7 +27,7 @@ RECIPES = {
     "gait3d": (NARROW, FAST, (30_000, 90_000), 180_000, 32, 4),
     "ccpg": (NARROW, SLOW, (100_000,), 120_000, 8, 16),
 }
-RECIPES["kinect_gait"] = RECIPES["casia_b"]  # as many identities
+RECIPES["kinect_gait"] = RECIPES["casia_b"]  # both have 74 training identities
 SMALL = ("synthetic", "cmu_walk")
 
 

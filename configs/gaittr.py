@@ -5,9 +5,9 @@
 
 The embedded default is narrow and trains 1,000 steps on 20 frames: about 4 minutes on 2
 CPU cores. The other variants follow OpenGait's recipe: 60 ordered frames, triplets with
-margin 0.3, a one-cycle to 1e-3. We do not know its steps and P x K; ours are those of
-DeepGaitV2, with a rise over 30 % of the steps. KinectGait and CCGR-mini have no recipe
-and take CASIA-B's, CCGR-mini with the P x K that BigGait has on it.
+margin 0.3, a one-cycle to 1e-3. We do not know its number of steps and P x K; ours are
+those of DeepGaitV2, with a rise over 30 % of the steps. KinectGait and CCGR-mini have
+no recipe and take CASIA-B's, CCGR-mini with the P x K that BigGait has on it.
 
 Published Rank-1 (not measured by us): GREW 48.6; Gait3D 7.2; OU-MVLP 39.8 (COCO-17).
 """
@@ -24,7 +24,7 @@ RECIPES = {
     "sustech1k": (8, 8, 50_000, 128),
     "ccgr_mini": (8, 8, 60_000, 128),
 }
-RECIPES["kinect_gait"] = RECIPES["casia_b"]  # as many identities
+RECIPES["kinect_gait"] = RECIPES["casia_b"]  # both have 74 training identities
 SMALL = ("synthetic", "cmu_walk")
 
 

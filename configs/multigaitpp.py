@@ -17,7 +17,7 @@ silhouettes, parsing and optical flow. Our records hold no parsing and no flow.
 
 from configs import common, skeletongaitpp
 
-LAYERS = {"gait3d": (1, 2, 2, 1), "grew": (1, 2, 2, 1)}  # else (1, 1, 1, 1)
+LAYERS = {"gait3d": (1, 2, 2, 1), "grew": (1, 2, 2, 1)}  # others: (1, 1, 1, 1)
 
 
 def get_config(dataset: str = "synthetic"):

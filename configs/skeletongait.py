@@ -3,7 +3,7 @@
     ./run.sh train configs/skeletongait.py                           # embedded data
     ./run.sh train configs/skeletongait.py:gait3d --manual_dir=DIR   # published recipe
 
-Heat maps are drawn from key points where a data set has none. The embedded default is
+Heat maps are drawn from key points if a data set has none. The embedded default is
 narrow, has 8 strips and trains 300 steps: about 6 minutes on 2 CPU cores. The other
 variants are OpenGait's recipes: GaitBase's SGD, 30 ordered frames out of a window of
 34. KinectGait and CCGR-mini have no recipe and take CCPG's, CCGR-mini with the P x K

@@ -12,9 +12,9 @@ with the same --workdir:
 
 The embedded default is narrow and trains 300 steps from the seed: about 5 minutes on 2
 CPU cores. The other variants are OpenGait's recipes: AdamW 3e-4 with a cosine to 1e-6
-(here it falls every step, there every 1,000); convolutions, strip matrices and neck at
-a tenth of that rate; P x K and frames as DeepGaitV2. KinectGait has no recipe and takes
-CCPG's.
+(here it falls every step, in OpenGait every 1,000 steps); convolutions, strip matrices
+and neck at a tenth of that rate; P x K and frames as DeepGaitV2. KinectGait has no
+recipe and takes CCPG's.
 
 Published Rank-1 (not measured by us): Gait3D 75.0; GREW 79.3; SUSTech1K
 NM/BG/CL/CR/UB/UF/OC/NT/all 86.2/81.3/47.4/79.3/81.6/83.1/85.6/28.5/79.7.

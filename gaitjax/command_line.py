@@ -1,4 +1,4 @@
-"""Between a shell and a program: help, the config file, mistakes as one line."""
+"""The command line around `main`: help, finding the config, one-line errors."""
 
 import errno
 import functools
@@ -29,11 +29,11 @@ _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
 
 def run(main, module) -> None:
-    """Runs `main(argv)`, whose flags and help text `module` has, and ends the program.
+    """Runs `main(argv)` and ends the program. module: defines the flags and the help.
 
     Exit codes: 0, 2 after a mistake of the user, 130 after Ctrl-C.
     """
-    logging.set_verbosity(logging.WARNING)  # Orbax and TFDS log much
+    logging.set_verbosity(logging.WARNING)  # Orbax and TFDS log a lot
     parse = functools.partial(_parse, module)
     app.run(functools.partial(_run, main), flags_parser=parse)
 

@@ -121,7 +121,7 @@ def _summary(report: dict[str, Any]) -> str:
 
 
 def _state(setup: Setup, values: Mapping[str, np.ndarray]) -> TrainState:
-    """Step 0 with the file's values; the seed's values where the file has none."""
+    """Step 0 with the file's values; the seed's values if the file has none."""
     abstract, shardings, seed = setup.abstract_state, setup.shardings, None
     filled = {}
     for collection in ("params", "batch_stats"):

@@ -10,7 +10,8 @@ config.mode is one of
   import     read a published checkpoint: --config.checkpoint=FILE
   rerank     re-rank a trained run: --config=configs/cargait.py --config.base_run=RUN
 
---config.FIELD=VALUE sets any field of a config; --print_config lists them. Often:
+--config.FIELD=VALUE sets any field of a config; --print_config lists the values, and
+gaitjax/settings.py explains the fields. Often:
   --config.train.steps=200           --config.data.data_dir=DIR
   --config.data.ids_per_batch=4      --config.data.test_dataset=cmu_walk
   --config.optimizer.learning_rate=0.01

@@ -18,7 +18,7 @@ class Phase(NamedTuple):
 
 
 def phases_of(config) -> list[Phase]:
-    """The decoder's warm-up, where the config has one, and the training itself."""
+    """The decoder's warm-up, if the config has one, and the training itself."""
     warm, found, first = config.get("warmup"), [], 0
     if warm and warm.steps:
         first = warm.steps

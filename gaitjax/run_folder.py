@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, one reader, one writer.
+"""The folder of a run: what lies in it; the one reader and writer of its JSON files.
 
 config.json      the config, as plain JSON
 checkpoints/     steps and their descriptions (`describe`)
@@ -53,7 +53,7 @@ def locked(workdir: str | Path) -> Iterator[None]:
 
     Process 0 holds the lock for all processes of a run; the system releases it when
     that process ends, however it ends. Readers need none. Raises ValueError, naming the
-    holder, where another run writes, and where an entry of the folder is a folder in
+    holder, if another run writes, and if an entry of the folder is a folder in
     place of a file or the other way round.
     """
     if jax.process_index() > 0:
@@ -98,7 +98,7 @@ def write_config(config, workdir: str | Path) -> None:
 
 
 def read_config(workdir: str | Path) -> ConfigDict | None:
-    """The config of the run in `workdir`, with tuples; None where there is none."""
+    """The config of the run in `workdir`, with tuples; None if there is none."""
     path = Path(workdir) / "config.json"
     if not path.is_file():
         return None
@@ -140,7 +140,7 @@ def describe(config, fingerprint: str, frozen: dict | None = None) -> dict[str, 
 
 
 def differences(stored: dict, current: dict) -> list[str]:
-    """In what two descriptions differ, a phrase each; [] where they are of one run."""
+    """In what two descriptions differ, a phrase each; [] if they are of one run."""
     old, new = flat(stored["config"]), flat(current["config"])
     if not any(name.startswith("warmup.") for name in new) and not old.get(
         "warmup.steps"

@@ -1,6 +1,6 @@
-"""Every field of a config: its type, its domain and what it means.
+"""Every field of a config: its type, its domain (allowed values) and what it means.
 
-`check` holds a whole config against these classes before any data is opened. The fields
+`check` compares a whole config with these classes before any data is opened. The fields
 of config.model are those of the model's class (gaitjax/models, rerank/cargait.py).
 Values are in configs/.
 """
@@ -97,12 +97,12 @@ class Optimizer(NamedTuple):
     milestones: tuple[Positive, ...]
     gamma: Annotated[float, Above(0)]  # factor at each milestone
     rise_steps: Natural  # onecycle
-    decay_steps: Natural  # cosine: constant after so many steps; 0: train.steps
+    decay_steps: Natural  # cosine: length of the fall, then constant; 0: train.steps
     final_learning_rate: Weight  # cosine, onecycle
 
 
 class WarmUp(NamedTuple):
-    """A phase before the training in which the model's `warm_up` runs."""
+    """A phase before the training, in which the model's method `warm_up` runs."""
 
     steps: Natural  # 0: no such phase
     losses: tuple[Literal[tuple(LOSSES)], ...]  # names in config.loss
@@ -141,7 +141,7 @@ class Run(NamedTuple):
     mode: Literal["train", "evaluate", "import"]
     base_run: str  # evaluate: folder of the run to evaluate; "": the workdir
     checkpoint: str  # import: the published file (.pt, .safetensors, .npz)
-    # import: True keeps the seed's values where the file has none that fit, to start a
+    # import: True keeps the seed's values if the file has none that fit, to start a
     # training from another model or other identities
     partial: bool
     seed: Seed  # of parameters, sampling, augmentation, dropout

@@ -10,7 +10,7 @@ from gaitjax.data.source import Source, check_shards
 from gaitjax.engine.guards import require
 
 Clip = dict[str, np.ndarray]  # modality -> [T ...]
-IMAGES = {  # modality -> the field of config.data that tells its (height, width)
+IMAGES = {  # modality -> the field of config.data with its (height, width)
     "frames": "image_size",
     "masks": "image_size",
     "silhouettes": "silhouette_size",
@@ -25,14 +25,14 @@ class DamagedRecord(ValueError):
 def load_clip(source: Source, row: int, frames: np.ndarray, modalities) -> Clip:
     """The chosen frames of one sequence and their ratios; only these are decoded.
 
-    Raises DamagedRecord, naming the sequence, where a modality is absent, cannot be
+    Raises DamagedRecord, naming the sequence, if a modality is absent, cannot be
     read or decoded, or differs in length from the others.
     """
     key = str(source.index.key[row])
     record = _read(source, row, key)
     clip = {"ratios": np.asarray(record["ratios"], np.float32)[frames]}
     for name in modalities:
-        stored = name  # heat maps are drawn from key points where none are stored
+        stored = name  # heat maps are drawn from key points if none are stored
         if name == "heatmaps" and len(record.get(name, ())) == 0:
             stored = "keypoints"
         found, expected = len(record.get(stored, ())), source.index.num_frames[row]
@@ -64,7 +64,7 @@ def _read(source: Source, row: int, key: str):
 
 
 def _decode(data_set, key, name: str, stored: str, values, frames) -> np.ndarray:
-    """The chosen frames of a modality as models read them; values: all, as stored."""
+    """The chosen frames of a modality as models read them. values: all, as stored."""
     if name == "frames":
         try:
             return transforms.decode_frames([values[i] for i in frames], key)
@@ -159,7 +159,7 @@ def training_clip(source: Source, row: int, config, rng: np.random.Generator) ->
 
 
 def check_sizes(name: str, clip: Clip, data) -> None:
-    """Raises ValueError where images are of another size than the config says."""
+    """Raises ValueError if images are of another size than the config says."""
     for modality in clip.keys() & IMAGES.keys():
         field = IMAGES[modality]
         height, width = clip[modality].shape[1:3]
@@ -173,7 +173,7 @@ def check_sizes(name: str, clip: Clip, data) -> None:
 
 
 def pad(clip: Clip, length: int) -> Clip:
-    """Every array [T ...] with zeros (False) behind, up to `length` frames."""
+    """Pads every array [T ...] with zeros (False) at the end, to `length` frames."""
     rest = length - len(clip["valid"])
     if rest == 0:
         return clip

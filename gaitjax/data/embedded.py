@@ -12,15 +12,15 @@ EMBEDDED = ("synthetic_gait",)
 
 def prepare(data) -> None:
     """Builds the embedded data sets that `data` (config.data) names and that are not
-    in data.data_dir yet; others are left to the user.
+    in data.data_dir yet; the user prepares all others.
 
     A child process builds, because gaitjax does not import tfds_builders. Each of
     several processes starts one: the builder locks its folder, so that one of them
     builds while the others wait, and hosts that share no disk each get a copy.
 
-    Raises ValueError where a build fails; the builder has printed why.
+    Raises ValueError if a build fails; the builder has printed why.
     """
-    if not data.data_dir:  # a re-ranker's base run has its data
+    if not data.data_dir:  # a re-ranker reads the data of its base run
         return
     for name in dict.fromkeys([data.train_dataset, data.test_dataset]):
         embedded = name.partition("/")[0] in EMBEDDED

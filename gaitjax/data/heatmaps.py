@@ -23,7 +23,7 @@ def skeleton_maps(keypoints: np.ndarray) -> np.ndarray:
 
     Key points that are missing should have been filled in (`impute`). A frame whose
     joints have no height gives an empty map. The centre is the middle of the hips.
-    Where one hip is missing, (0, 0, 0), the other is the centre; where both are, the
+    If one hip is missing, (0, 0, 0), the other is the centre; if both are, the
     middle of the joints. The paper leaves this open; averaging the (0, 0) in would
     move the map by many columns.
     """

@@ -72,8 +72,8 @@ def host_batches(
     """What this host reads of each training batch: the rows of its devices.
 
     mesh: None means all rows. `labels` number the split's identities in sorted order.
-    Raises ValueError where more than config.data.max_damaged sequences cannot be read;
-    before the first batch where it is a modality that they lack.
+    Raises ValueError if more than config.data.max_damaged sequences cannot be read;
+    before the first batch if it is a modality that they lack.
     """
     check_modalities(source, config.data.modalities, limit=config.data.max_damaged)
     identity = np.unique(source.index.subject, return_inverse=True)[1].astype(np.int32)
@@ -145,7 +145,7 @@ def eval_batches(
 def eval_modalities(config) -> tuple[str, ...]:
     """What evaluation reads: config.evaluation.modalities, or those of training.
 
-    Masks are read only where they are named: only losses need them.
+    Masks are read only if they are named: only losses need them.
     """
     trained = tuple(name for name in config.data.modalities if name != "masks")
     return tuple(config.evaluation.modalities) or trained

@@ -13,11 +13,11 @@ def identity_batch(
 ) -> np.ndarray:
     """Rows of a P x K batch, grouped by identity: int [ids_per_batch * seqs_per_id].
 
-    P identities without replacement; of each, K sequences without replacement where it
+    P identities without replacement; of each, K sequences without replacement if it
     has K, else with replacement (as OpenGait's TripletSampler). Batches are not
     shuffled, because no loss depends on the order.
 
-    subject: [n] identity of each row, any comparable dtype. Raises ValueError where
+    subject: [n] identity of each row, any comparable dtype. Raises ValueError if
     the split has fewer than P identities.
     """
     identities, member = np.unique(subject, return_inverse=True)
@@ -46,7 +46,7 @@ def clip_indices(
 
     ordered, skip=0: a random window of consecutive frames, as frame differences need.
     ordered, skip>0: a random window of length+skip, `skip` of them dropped at random.
-    unordered: `length` frames without replacement (with, where there are fewer).
+    unordered: `length` frames without replacement (with, if there are fewer).
     A sequence shorter than the window is tiled, so order wraps around.
     """
     if not ordered:

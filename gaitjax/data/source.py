@@ -41,7 +41,8 @@ class Source(NamedTuple):
 
     fingerprint: hash over the table and the shard sizes; equal for equal builds.
     shards: the files behind `records`, to tell a vanished file from a damaged record.
-    present: modality -> bool [n], which sequences have it; one not named is not known.
+    present: modality -> bool [n], which sequences have it; of other modalities this is
+    unknown.
     """
 
     name: str
@@ -64,8 +65,8 @@ def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Sourc
 
     modalities: what is read of the records; other arrays stay compressed bytes there.
 
-    Raises ValueError where nothing is prepared, with the command that prepares it;
-    where the split does not exist or is empty; where a record cannot be read, or has a
+    Raises ValueError if nothing is prepared, with the command that prepares it;
+    if the split does not exist or is empty; if a record cannot be read, or has a
     name that is no plain name (see `_check_name`).
     """
     import tensorflow_datasets as tfds
@@ -98,10 +99,10 @@ def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Sourc
 def check_modalities(
     source: Source, modalities, *, rows: np.ndarray | None = None, limit: int = 0
 ) -> None:
-    """Raises ValueError where more than `limit` of `rows` (None: of all) lack one.
+    """Raises ValueError if over `limit` of `rows` (None: all) lack a modality.
 
-    The index knows, so no record is read. Heat maps are drawn from key points. A
-    protocol needs all of its sequences, so none is left out silently.
+    The index says which have it, so no record is read. Heat maps are drawn from key
+    points. A protocol needs all of its sequences, so none is left out silently.
     """
     for name in modalities:
         has = source.present.get("keypoints" if name == "heatmaps" else name)
@@ -134,7 +135,7 @@ def _left_compressed(modalities) -> dict[str, Any]:
 
 
 def check_shards(name: str, shards: Sequence[Path]) -> None:
-    """Raises ValueError where files of data set `name` are not there (any more)."""
+    """Raises ValueError if files of data set `name` are not there (any more)."""
     missing = [str(shard) for shard in shards if not shard.exists()]
     require(
         not missing,
@@ -166,8 +167,8 @@ def _index(folder: Path, split: str, records, shards):
     """(Index, fingerprint, Source.present), scanned once and cached beside the shards.
 
     The cache holds the shards' names, sizes and times, so a rebuilt data set is scanned
-    again. A cache that cannot be read is made anew; a folder that cannot be written is
-    scanned at every start.
+    again. A cache that cannot be read is made anew; if the folder cannot be written, it
+    is scanned at every start.
     """
     state = [(s.name, s.stat().st_size, s.stat().st_mtime_ns) for s in shards]
     state = json.dumps(state)
@@ -191,9 +192,9 @@ def _index(folder: Path, split: str, records, shards):
 
 
 def _cached(cache: Path, state: str, count: int):
-    """What `_index` returns, from its cache; None where the cache is of no use.
+    """What `_index` returns, from its cache; None if the cache cannot be used.
 
-    That is so where it is absent, damaged in any way, or of other shards.
+    It cannot if it is absent, damaged in any way, or of other shards.
     """
     expected = {name: ((count,), "U") for name in NAMES}
     expected |= {"num_frames": ((count,), "i"), "present": ((count, len(STORED)), "b")}
@@ -219,7 +220,7 @@ def _cached(cache: Path, state: str, count: int):
 
 
 def _scan(folder: Path, split: str, records) -> tuple[list[tuple], np.ndarray]:
-    """Of every record: (subject, condition, view, key, frames); bool [n STORED]."""
+    """Reads every record: (subject, condition, view, key, frames); bool [n STORED]."""
     rows, has = [], []
     for number in range(len(records)):
         try:
@@ -253,7 +254,7 @@ def _check_name(field: str, text: str) -> None:
 
 
 def _has(value) -> bool:
-    """Whether a modality is there: frames as a list, an array still compressed."""
+    """Whether a modality is stored. value: list of frames, or compressed array."""
     if isinstance(value, bytes):
         return bool(zlib.decompressobj().decompress(value, 1))
     return len(value) > 0

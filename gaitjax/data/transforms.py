@@ -74,7 +74,8 @@ def flip(
 def _missing(points: np.ndarray) -> np.ndarray:
     """bool [T 17 1]: key points (0, 0, 0), the field's mark of one that was not found.
 
-    A confidence of 0 alone does not count: renderers give places outside the frame.
+    A confidence of 0 alone does not count: renderers also place points outside the
+    frame.
     """
     return (points == 0).all(-1, keepdims=True)
 

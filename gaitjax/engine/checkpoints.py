@@ -5,7 +5,7 @@ description: JSON that identifies the run, with a checksum of itself and of each
 Random keys are functions of the seed and the step, so none is stored.
 
 A run restores the newest checkpoint of its folder that can be read, and starts from its
-seed only where the folder has no checkpoint. A checkpoint of another run is never used
+seed only if the folder has no checkpoint. A checkpoint of another run is never used
 and never overwritten. If checkpoints exist but none can be read, that is an error.
 """
 
@@ -87,8 +87,8 @@ class Checkpoints:
         """Starts writing and returns; a checkpoint's folder appears only when whole.
 
         metrics: of an evaluation of this state, if there was one. Raises ValueError
-        where the disk is full (also for the save before, which wrote in the
-        background), or where `metrics` lacks the one that decides what is best.
+        if the disk is full (also for the save before, which wrote in the
+        background), or if `metrics` lacks the one that decides what is best.
         """
         if self._best and metrics is not None:
             require(
@@ -118,7 +118,7 @@ class Checkpoints:
         differences: Differences | None = None,
         first: str = "newest",
     ) -> tuple[Any, int] | None:
-        """The first readable (tree, step), or None where there is no checkpoint.
+        """The first readable (tree, step), or None if there is no checkpoint.
 
         target: tree of ShapeDtypeStruct with shardings, on any devices. description:
         of this run, compared by `differences`; None: any run will do. first: "newest",
@@ -126,7 +126,7 @@ class Checkpoints:
 
         A damaged checkpoint is skipped with a warning. On several hosts each reads its
         own shards and a checkpoint counts only if all of them could.
-        Raises DifferentRun for a checkpoint of another run, ValueError where there are
+        Raises DifferentRun for a checkpoint of another run, ValueError if there are
         checkpoints but none can be read.
         """
         steps, problem = self._order(first), ""
@@ -188,7 +188,7 @@ class Checkpoints:
         require(
             first == "best" and self._best,
             f"config.evaluation.checkpoint={first!r} with config.train.keep_best="
-            f"{self._best!r}; choose newest, or best where keep_best names the metric.",
+            f"{self._best!r}; choose newest, or best if keep_best names the metric.",
         )
         best = self._manager.best_step()
         best = int(multihost_utils.broadcast_one_to_all(np.array(best or -1)))
@@ -218,7 +218,7 @@ class Checkpoints:
 
 
 def _wrong_description(content: Any, step: int) -> str:
-    """What is wrong with a checkpoint's description; "" where nothing is.
+    """What is wrong with a checkpoint's description; "" if nothing is.
 
     Checkpoints written before version 0.2 have no checksum and no step in it.
     """
@@ -253,7 +253,7 @@ def _whole(leaf) -> np.ndarray:
 
 
 def check_folder(workdir: str) -> None:
-    """Raises ValueError where a run could not write into `workdir`."""
+    """Raises ValueError if a run could not write into `workdir`."""
     try:
         Path(workdir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=workdir):
@@ -266,7 +266,7 @@ def check_folder(workdir: str) -> None:
 
 
 def check_space(workdir: str, stored: Any) -> None:
-    """Raises ValueError where two checkpoints of `stored` do not fit into `workdir`."""
+    """Raises ValueError if two checkpoints of `stored` do not fit into `workdir`."""
     check_folder(workdir)
     needed = 2 * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(stored))
     free = shutil.disk_usage(workdir).free
@@ -290,7 +290,7 @@ def disk_full(error: BaseException | None) -> bool:
 
 
 def _worth_logging(record) -> bool:
-    """False for the tracebacks that Orbax's threads log where the disk is full: `save`
+    """False for the tracebacks that Orbax's threads log if the disk is full: `save`
     and `wait` raise the same error in one sentence."""
     return not (record.exc_info and disk_full(record.exc_info[1]))
 

@@ -18,8 +18,8 @@ from jax.experimental import multihost_utils
 from gaitjax.engine.guards import require
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-LEAVE_SECONDS = 10  # a process that failed waits so long for the others
-END_SECONDS = 24 * 3600  # one that is done waits so long for process 0 and its pictures
+LEAVE_SECONDS = 10  # how long a failed process waits for the others
+END_SECONDS = 24 * 3600  # how long the others wait for process 0, which draws pictures
 
 
 def join(coordinator: str | None, num_processes: int | None, process_id: int | None):
@@ -28,8 +28,8 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     All three None: the cluster is asked (Slurm, Open MPI, Cloud TPU, ...; see
     `jax.distributed.initialize`). On CPU the processes talk through gloo.
 
-    Raises ValueError where only some are given, where no cluster was recognised, and
-    where the other processes did not come within five minutes.
+    Raises ValueError if only some are given, if no cluster was recognised, and
+    if the other processes did not come within five minutes.
     """
     given = dict(
         coordinator=coordinator, num_processes=num_processes, process_id=process_id
@@ -38,7 +38,7 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     require(
         len(missing) in (0, 3),
         f"--multihost got {', '.join(set(given) - set(missing))} but not "
-        f"{', '.join(missing)}; give all three, or none where the cluster (Slurm, Open "
+        f"{', '.join(missing)}; give all three, or none if the cluster (Slurm, Open "
         "MPI, Cloud TPU) is recognised.",
     )
     require(

@@ -1,4 +1,4 @@
-"""The domain of every option, written as the type of its field.
+"""The domain (allowed values) of every option, written as the type of its field.
 
     class Text(NamedTuple):
         fusion: Literal["mask", "gate"] = "mask"
@@ -71,7 +71,7 @@ def fields_of(options: type) -> dict[str, tuple[Any, bool]]:
 def check(group, options: type, path: str, skip=()) -> None:
     """Raises ValueError unless every value of a config's group is in its domain.
 
-    path: of the group, for instance "config.model"; skip: fields that it cannot give.
+    path: of the group, for instance "config.model"; skip: fields that no config sets.
     """
     fields = {n: field for n, field in fields_of(options).items() if n not in skip}
     names = ", ".join(fields)
@@ -152,6 +152,6 @@ def _split(domain):
 
 
 def _items(kind, value) -> tuple:
-    """The domain of each item: of tuple[X, ...] as many as the value has."""
+    """The domain of each item of a tuple; for tuple[X, ...] one X per item of value."""
     items = typing.get_args(kind)
     return items[:1] * len(value) if ... in items else items

@@ -47,7 +47,7 @@ def reading(file, fault: str) -> Iterator[None]:
 
 
 def choose(name, table: Collection, what: str) -> Any:
-    """What `table` holds under `name`; `name` itself where the table is no mapping.
+    """What `table` holds under `name`; `name` itself if the table is no mapping.
 
     what: the field or flag the name comes from, for instance "config.optimizer.name".
     Raises ValueError, which lists the choices, for a name that is not in the table.

@@ -87,8 +87,10 @@ class MetricLog:
 
 
 class _Events:
-    """A TensorBoard file, written by the calling thread: tensorboardX's own writer
-    waits for ever for a thread that a full disk has ended."""
+    """A TensorBoard file, written by the calling thread.
+
+    tensorboardX's own writer has a thread, which a full disk ends; it then hangs.
+    """
 
     def __init__(self, folder: Path, purge_step: int):
         from tensorboardX.event_file_writer import EventsWriter
@@ -143,7 +145,7 @@ def table(
     Args:
       rows: dicts column -> value, or {row name: dict}, whose names become the first
         column. A value is a string, a number, a pair (mean, spread) or None ("-").
-      columns: which, in which order; all, in order of appearance, where None.
+      columns: which, in which order; all, in order of appearance, if None.
       digits: after the decimal point, for floats.
     """
     if isinstance(rows, Mapping):
@@ -171,7 +173,7 @@ def table(
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
-    """Rewrites the file, atomically, without rows after `step` (where 0: all rows)."""
+    """Rewrites the file, atomically, without rows after `step` (if 0: all rows)."""
     if not path.exists():
         return
     kept = [line for line, row in _lines(path) if step and row["step"] <= step]

@@ -76,13 +76,13 @@ def fit(task: Task, workdir: str, rng: jax.Array, config) -> State:
     """Trains, or continues, `task` in `workdir`; returns the state after its last step.
 
     config: how often to log and save, and what to keep: log_every, checkpoint_every,
-    keep and, where the task evaluates, keep_best (see `Checkpoints`).
+    keep and, if the task evaluates, keep_best (see `Checkpoints`).
 
     A signal to end (SIGTERM, Ctrl-C) lets the running step finish, saves it and leaves
     the program with code 0. An evaluation in after_step or after_save may raise Stopped
-    where the signal interrupts it.
+    if the signal interrupts it.
 
-    Raises FloatingPointError where a metric is not finite, and what `Checkpoints` does.
+    Raises FloatingPointError if a metric is not finite, and what `Checkpoints` does.
     """
     check_space(workdir, task.target)
     state, step, first = task.new_state(), 0, 0

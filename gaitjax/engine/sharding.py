@@ -108,7 +108,7 @@ def _spec(name: str, spec, shape, mesh) -> PartitionSpec:
 
 
 def check_divides(count: int, mesh: Mesh, what: str, parts: int = 1) -> None:
-    """Raises ValueError where `count` rows do not divide over the data axis.
+    """Raises ValueError if `count` rows do not divide over the data axis.
 
     what: the config fields they come from; parts: batches that a step is cut into.
     """
@@ -199,7 +199,7 @@ def memory(state: Any, compiled) -> dict[str, int]:
 
     state: NamedTuple of trees of arrays, or of shapes with shardings. activations: the
     largest sum of temporary buffers during the step, by the compiler's own analysis (0
-    where a backend gives none). total: everything at that moment.
+    if a backend gives none). total: everything at that moment.
     """
     fields = {k: v for k, v in state._asdict().items() if k != "step"}
     parts = {

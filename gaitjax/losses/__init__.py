@@ -1,9 +1,10 @@
 """Training losses, and the dict that configs choose them from.
 
 To add a loss: write a pure function in a module of this folder, then an adapter and an
-entry of `LOSSES` here. An adapter takes (output, batch, the loss's fields in
-config.loss) and returns a float32 scalar. Sequences and frames outside batch["valid"]
-change no value and no gradient.
+entry of `LOSSES` here, and describe its fields besides `weight` in `LOSS_FIELDS` of
+gaitjax/settings.py. An adapter takes (output, batch, the loss's fields in config.loss)
+and returns a float32 scalar. Sequences and frames outside batch["valid"] change no
+value and no gradient.
 """
 
 from collections.abc import Callable, Mapping

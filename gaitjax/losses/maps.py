@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from gaitjax.losses.numerics import magnitude, mean_where
 
 # Added to a channel's share inside the logarithm of the diversity loss, as BigGait
-# does: gradients stay finite where a channel is empty.
+# does: gradients stay finite if a channel is empty.
 SHARE_EPSILON = 1e-6
 REDUCTIONS = ("channel", "sum")  # of smoothness_loss
 

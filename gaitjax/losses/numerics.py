@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def mean_where(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean of values where mask (its shape a leading part of theirs), 0 if nowhere."""
+    """Mean of the values that `mask` [first axes of values] selects; 0 if none."""
     trailing = values.size // max(mask.size, 1)
     mask = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
     count = jnp.maximum(jnp.sum(mask, dtype=jnp.float32), 1) * trailing

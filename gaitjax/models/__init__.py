@@ -65,7 +65,7 @@ def check(config) -> None:
             require(entry in given, f"{name} reads {entry!r}: add it to {what}.")
         require(
             not model.images or len(images_in(given)) == model.images,
-            f"{name} reads {model.images} of {', '.join(IMAGES)}: name so many in "
-            f"{what}.",
+            f"{name} reads {model.images} of {', '.join(IMAGES)}: name exactly that "
+            f"many in {what}.",
         )
     make(config).check(config)

@@ -95,20 +95,21 @@ class BiggerGait(GaitModel):
     reads = ("frames",)
     image_size: Size = (448, 224)  # as the encoder sees a frame, whatever its aspect
     map_size: Size = (64, 32)
-    hidden_size: Positive = 384  # of the DINOv2, like the next four
+    hidden_size: Positive = 384  # of the frozen DINOv2, as the next four fields
     num_layers: Positive = 12
     num_heads: Positive = 6
     patch_size: Positive = 14
     table_size: Positive = 37  # side of the positional table
     layers_per_group: Positive = 1  # consecutive layers that share one map
-    num_recognisers: Positive = 12  # consecutive groups share one
+    num_recognisers: Positive = 12  # shared by consecutive groups
     map_channels: Positive = 16  # of each group's map
-    channels: Some[Positive] = (64, 128, 256, 512)  # of each recogniser, to ...
+    # of each recogniser, as the next four fields
+    channels: Some[Positive] = (64, 128, 256, 512)
     layers: Some[Positive] = (1, 1, 1, 1)
     strides: Some[Positive] = (1, 2, 1, 1)
     num_strips: Positive = 32
-    embedding_size: Positive = 256  # ... here
-    frames_per_chunk: Natural = 0  # that the encoder sees at once; 0: all of a batch
+    embedding_size: Positive = 256
+    frames_per_chunk: Natural = 0  # frames that are encoded at a time; 0: all
     dtype: Dtype = "float32"
 
     @nn.nowrap

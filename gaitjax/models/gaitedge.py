@@ -109,12 +109,12 @@ class GaitEdge(GaitModel):
     """
 
     reads = ("frames", "masks")
-    channels: Some[Positive] = (32, 64, 128)  # of GaitGL, which has its original head
-    halvings: Natural = 3  # of GaitGL's maps into strips
+    channels: Some[Positive] = (32, 64, 128)  # of GaitGL with its original head
+    halvings: Natural = 3  # how often GaitGL's maps are halved into strips
     unet_channels: Some[Positive] = (16, 32, 64, 128)
-    kernel: Odd = 3  # of the dilation and the erosion that make the edge
+    kernel: Odd = 3  # size of the dilation and erosion that make the edge
     silhouette_size: Size = (64, 44)  # of aligned silhouettes
-    freeze_encoder: bool = True  # no gradient to the U-Net's after the warm-up
+    freeze_encoder: bool = True  # the U-Net's encoder learns in the warm-up only
     dtype: Dtype = "float32"
 
     @nn.nowrap
@@ -140,7 +140,7 @@ class GaitEdge(GaitModel):
         Args:
           batch: frames uint8 [B T H W 3] (or float, already normalised) and masks 0/1
             [B T H W], registered, sides multiples of 8; ratios float32 [B T], width /
-            height of the person crop, read where frames are not twice as high as wide
+            height of the person crop, read if frames are not twice as high as wide
             (squashed crops); valid bool [B T], valid frames first.
 
         Returns:

@@ -119,7 +119,7 @@ class GaitGL(GaitModel):
 
     @nn.nowrap
     def check_rows(self, rows: int) -> None:
-        """`check` for silhouettes of so many rows."""
+        """`check` for silhouettes of this height."""
         require(
             len(self.channels) in (3, 4),
             f"config.model.channels must have 3 or 4 entries; got {self.channels}.",

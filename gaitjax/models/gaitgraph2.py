@@ -18,7 +18,7 @@ from gaitjax.parts.layers import BatchNorm, mask_frames
 from gaitjax.parts.model import Dtype, GaitModel
 from gaitjax.parts.output import GaitOutput
 
-MAX_HOP = 3  # the adjacency counts neighbours up to it
+MAX_HOP = 3  # the adjacency counts neighbours up to this many links away
 HOPS = 3  # hops 0, 1 and 2 have weights
 WINDOW = 9  # frames of a temporal convolution
 
@@ -164,7 +164,7 @@ class GaitGraph2(GaitModel):
         require(
             self.reduction <= narrowest,
             f"config.model.reduction={self.reduction} leaves nothing of a block of "
-            f"{narrowest} channels; choose at most so many.",
+            f"{narrowest} channels; choose at most that number.",
         )
 
     @nn.compact

@@ -23,7 +23,7 @@ from gaitjax.parts.output import GaitOutput
 
 
 class ConvPair(nn.Module):
-    """Two convolutions with leaky ReLU, then a 2x2 maximum where asked."""
+    """Two convolutions with leaky ReLU, then a 2x2 maximum if asked."""
 
     features: int
     kernel: int = 3

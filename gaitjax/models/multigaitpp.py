@@ -107,7 +107,7 @@ class MultiGaitPP(GaitModel):
         require(
             self.squeeze <= self.channels[0],
             f"config.model.squeeze={self.squeeze} leaves nothing of the "
-            f"{self.channels[0]} channels of the first stage; choose at most so many.",
+            f"{self.channels[0]} channels of the first stage; choose at most that.",
         )
         check_strips(self.num_strips, image_rows(config), self.strides)
 

@@ -113,7 +113,7 @@ class WindowAttention(nn.Module):
 class SwinBlock(nn.Module):
     """Pre-norm window attention and MLP.
 
-    shift: moves the windows by so many tokens along (time, height, width), on the axes
+    shift: tokens by which the windows move along (time, height, width), on the axes
     that are longer than their window. As in Video Swin, a sequence is padded with zeros
     up to a whole number of windows, and not at all if it fits in one. Time is shifted
     by padding at its start instead of cyclically, so that a sequence gives the same
@@ -217,11 +217,11 @@ class SwinGait(GaitModel):
     """
 
     reads = ("silhouettes",)
-    channels: Pair = (64, 128)  # of the stem with stage 1; of stage 2 (P3D, stride 2)
+    channels: Pair = (64, 128)  # of stem and stage 1; of stage 2 (P3D, stride 2)
     # blocks of stages 1 and 2 and of the two Swin stages; CCPG, SUSTech1K: (1, 1, 2, 2)
     layers: FourStages = (1, 4, 4, 2)
     widths: Pair = (256, 512)  # of the Swin stages
-    heads: Pair = (16, 32)  # of their attention
+    heads: Pair = (16, 32)  # attention heads of the Swin stages
     window: Size = (3, 3, 5)  # tokens along time, height, width; odd blocks shift it
     # maps are resized to 2 x 2 pixels per token; the rows of tokens are the strips
     token_grid: Pair = (15, 10)

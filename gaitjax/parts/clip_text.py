@@ -42,9 +42,9 @@ def sinusoidal_positions(length: int, width: int) -> np.ndarray:
 def end_position(token_ids: Array, end_token: int | None) -> Array:
     """Where a prompt's end-of-text token is: int [P] for ids int [P L].
 
-    None is OpenAI's rule, the position of the largest id (the first of them), which is
-    right for both paddings in use (0 and 49407). An id is transformers' newer rule, the
-    first position of that id.
+    end_token None: OpenAI's rule, the first position of the largest id, which is right
+    for both paddings in use (0 and 49407). An id: transformers' newer rule, the first
+    position of that id.
     """
     if end_token is None:
         return jnp.argmax(token_ids, axis=-1)
@@ -156,7 +156,7 @@ class CLIPText(nn.Module):
 
         Returns:
           (tokens after the final LayerNorm [P L D], end-of-text token [P D], projected
-          to [P projection_size] where that is set), in `dtype`.
+          to [P projection_size] if that is set), in `dtype`.
         """
         text_model = TextModel(
             self.width,

@@ -2,7 +2,7 @@
 
 Source: OpenAI's CLIP (Radford et al., arXiv 2103.00020): lower-cased byte-pair encoding
 with 49,408 tokens and 77 positions. Ids equal those of OpenAI's `clip.tokenize` (and of
-transformers' slow CLIPTokenizer where ftfy is installed) on the sentences of
+transformers' slow CLIPTokenizer if ftfy is installed) on the sentences of
 tests/parts/test_clip_tokenizer.py.
 
 Text is cleaned as OpenAI does: HTML entities are unescaped, white space is collapsed,

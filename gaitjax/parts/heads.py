@@ -34,7 +34,7 @@ def horizontal_pyramid(x: jax.Array, bins: Sequence[int]) -> jax.Array:
 
 
 def _strip_init(key, shape, dtype=jnp.float32):
-    """Xavier-uniform as PyTorch computes it of a [S C D] tensor as a whole.
+    """Xavier-uniform as PyTorch computes it for a whole [S C D] tensor.
 
     It takes fan_in = C*D and fan_out = S*D, not C and D: the bound is
     sqrt(6 / (C*D + S*D)), 0.0067 instead of 0.088 for (16, 512, 256). The published

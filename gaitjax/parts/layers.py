@@ -53,7 +53,7 @@ class BatchNorm(nn.Module):
         if train:
             if valid is not None:
                 valid = _entries(valid, x)  # [.. 1..]
-                x = jnp.where(valid, x, 0)  # garbage reaches no gradient either
+                x = jnp.where(valid, x, 0)  # invalid entries reach no gradient
             batch_mean, batch_var, count = _moments(x, valid)
             mean = jnp.where(count > 0, batch_mean, mean)
             var = jnp.where(count > 0, batch_var, var)

@@ -1,4 +1,4 @@
-"""What the published models have in common: how one is made of a config.
+"""What the published models have in common: how a config becomes a model.
 
     MODELS[name](num_classes, **config.model)
 
@@ -16,12 +16,12 @@ Dtype = Literal["float32", "bfloat16"]  # of convolutions and matmuls
 Size = tuple[Positive, Positive]  # (height, width)
 ThreeStages = tuple[Positive, Positive, Positive]
 FourStages = tuple[Positive, Positive, Positive, Positive]
-NOT_IN_CONFIG = ("num_classes", "name", "parent")  # the last two are linen's
+NOT_IN_CONFIG = ("num_classes", "name", "parent")  # `name` and `parent` are linen's
 IMAGES = ("silhouettes", "heatmaps", "frames")
 
 
 class GaitModel(nn.Module):
-    """A model of the zoo. Lists become tuples, and groups their classes of options.
+    """A published model. Lists of a config become tuples, groups their option classes.
 
     num_classes: training identities N; models without a classifier do not use it.
     reads: the batch entries that it needs beside `valid`.

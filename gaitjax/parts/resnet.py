@@ -15,7 +15,7 @@ from gaitjax.parts.layers import BatchNorm, fold_frames, mask_frames
 
 
 class Shortcut(nn.Module):
-    """1x1 convolution and batch norm where the shape changes, else the identity."""
+    """1x1 convolution and batch norm if the shape changes, else the identity."""
 
     features: int
     stride: int

@@ -23,7 +23,7 @@ LINKS = (
 
 
 def adjacency(max_hop: int) -> np.ndarray:
-    """float32 [max_hop+1 V V]: which joints are exactly so many links apart.
+    """float32 [max_hop+1 V V]: which joints are 0, 1, ..., max_hop links apart.
 
     Each column is divided by the number of joints within max_hop links of its joint.
     """

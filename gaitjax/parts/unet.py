@@ -15,7 +15,7 @@ from gaitjax.parts.layers import BatchNorm, max_pool
 
 
 class ConvNorm(nn.Module):
-    """3x3 convolution, batch norm, ReLU, `times` over: [N H W C] -> [N H W D]."""
+    """3x3 convolution, batch norm, ReLU, `times` times: [N H W C] -> [N H W D]."""
 
     features: int
     times: int

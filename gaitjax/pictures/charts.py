@@ -89,7 +89,7 @@ def learning_curves(
 
 
 def _train_panel(axes, curves: Mapping[str, np.ndarray], smooth: bool) -> None:
-    """Curves of training steps; a log axis where they span more than a factor of 30."""
+    """Curves of training steps; a log axis if they span more than a factor of 30."""
     for i, (label, curve) in enumerate(curves.items()):
         colour = COLOURS[i % len(COLOURS)]
         if smooth:
@@ -164,7 +164,7 @@ def frame_maps(
       frames: uint8 [T H W 3], RGB.
       maps: name -> float [T h w], any resolution of the same field of view, laid over
         the grey frame. One colour scale per map, for all its frames: from 0 (or its
-        minimum) to its maximum; symmetric about 0 where it takes both signs. NaN is
+        minimum) to its maximum; symmetric about 0 if it takes both signs. NaN is
         left out.
       path: of the PNG. At most 8 frames are shown, evenly spaced.
       title: above all.

@@ -57,7 +57,7 @@ def read_config(config) -> ConfigDict:
         "--config.base_run=runs/gaitbase.",
     )
     with base_config.unlocked(), base_config.ignore_type():
-        # the devices of today, not those of its training
+        # the devices of this run, not those of the base run's training
         for name in ("mesh", "sharding", "sharding_rules"):
             base_config[name] = config[name]
     if config.data.data_dir:
@@ -103,7 +103,7 @@ def open_base_split(base: Base, split: str, dataset: str = "") -> source.Source:
 def stored_embeddings(base: Base, data: source.Source, workdir: str) -> Table:
     """The split's embeddings under the base model, from WORKDIR/embeddings.
 
-    Computed where no file of this model and data is there; a file appears only whole.
+    Computed if no file of this model and data is there; a file appears only whole.
     Process 0 says whether there is one: others may see the folder as it was (NFS).
     """
     digest = hashlib.sha256((base.fingerprint + data.fingerprint).encode())

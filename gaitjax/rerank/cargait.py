@@ -135,15 +135,15 @@ class CarGait(nn.Module):
 
     num_classes: Positive  # N, identities that the classifier tells apart in training
     num_heads: Positive  # H, divides hidden_size
-    hidden_size: Positive  # of queries, keys and values, all heads together
+    hidden_size: Positive  # width of queries, keys and values, all heads together
     num_blocks: Positive  # cross-attention layers
     shared: bool  # one module for both directions, so that d(p, c) = d(c, p)
     cross_attention: bool  # False: an MLP that does not see the other sequence
-    feedforward_size: Natural  # of an MLP after the attention; 0: none
+    feedforward_size: Natural  # hidden width of an MLP after the attention; 0: no MLP
     dropout: Share  # rate on every residual update, in training
     classifier_size: Positive  # hidden width of the classifier
     dtype: Dtype  # of the attention's matmuls; residuals and distances are float32
-    metric: str = "euclidean"  # of the base model; or "cosine"
+    metric: str = "euclidean"  # of the base model: "euclidean" or "cosine"
 
     def setup(self):
         names = ("both",) if self.shared else ("probe", "candidate")

@@ -55,7 +55,7 @@ def k_reciprocal(
         for row in range(0, n, ROWS)
     ]
     nearest, largest = zip(*found)
-    # where a row is all zeros, 0 / tiny = 0
+    # if a row is all zeros, 0 / tiny = 0
     largest = np.maximum(np.concatenate(largest), np.finfo(np.float32).tiny)
     neighbours = jnp.concatenate(nearest)  # [n k]
     columns = _compact(_sets(neighbours[:, :near], half), n)  # [n m]
@@ -160,7 +160,7 @@ def _encoded(columns, distance, largest, squared: bool):
     values = jnp.exp(-_scaled(distance, largest, squared))
     values = jnp.where(columns < columns.shape[0], values, 0)
     total = jnp.sum(values, axis=1, keepdims=True)
-    # a set can be empty where sequences are copies of each other
+    # a set can be empty if sequences are copies of each other
     return values / jnp.where(total > 0, total, 1)
 
 

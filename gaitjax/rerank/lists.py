@@ -75,11 +75,11 @@ def build_lists(table, rows: np.ndarray, config, mesh) -> RankingLists:
     identity, "nearest" gives them the nearest sequence of another one. A list without a
     positive gets the nearest positive of all.
 
-    Raises ValueError where no anchor is left to draw.
+    Raises ValueError if no anchor is left to draw.
     """
     embeddings, subject = np.asarray(table.embeddings[rows]), table.subject[rows]
     place = np.arange(len(rows))
-    # where the own view counts, each sequence is a view of its own
+    # if the own view counts, each sequence is a view of its own
     view = place if config.same_view else table.view[rows]
 
     def no_pair(one, other):

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from gaitjax.engine import cluster
+from gaitjax.engine.atomic import replacing
 from gaitjax.pictures import reranking
 from gaitjax.rerank import base_run, compare, train
 from gaitjax.retrieval import protocols
@@ -25,13 +26,13 @@ def _train(config, workdir: str, base: base_run.Base) -> train.Reranker:
 
 
 def rerank(config, workdir: str) -> dict[str, Any]:
-    """Mode "rerank": trains if not finished, then compares all re-rankers.
+    """Mode "rerank": finishes the training, then compares all re-rankers.
 
     Writes WORKDIR/rerank.json, rankings.npz and pictures/ (with the data set's name
-    where config.data.test_dataset names one), prints the table, returns rerank.json.
+    if config.data.test_dataset names one), prints the table, returns rerank.json.
     """
     base = base_run.load_base(config)
-    # what cannot be evaluated is not trained
+    # before the training, so that mistakes show early
     data = base_run.open_base_split(base, "test", config.data.test_dataset)
     names = config.evaluation.protocols or base.config.evaluation.protocols
     for name in names:
@@ -71,7 +72,8 @@ def rerank(config, workdir: str) -> dict[str, Any]:
         compare.pair_score(reranker.model, reranker.params), config.evaluation,
     )  # fmt: skip
     flat = {f"{key}/{k}": x for key, item in lists.items() for k, x in item.items()}
-    np.savez(Path(workdir) / f"rankings{suffix}.npz", **flat)
+    with replacing(Path(workdir) / f"rankings{suffix}.npz", "wb") as file:
+        np.savez(file, **flat)
     print(
         f"\n{base.config.name} re-ranked on {data.name}/{report['split']}: "
         f"{report['sequences']:,} sequences of {report['identities']} identities never "

@@ -2,7 +2,7 @@
 
 Of two equally distant gallery sequences the earlier one ranks first. A probe without
 any match in its gallery has no rank: `rank_metrics` leaves it out, and `protocols`
-counts it as a miss where the benchmark does so.
+counts it as a miss if the benchmark does so.
 """
 
 from typing import NamedTuple

@@ -34,7 +34,7 @@ class Task(NamedTuple):
     """One retrieval problem: rows of the index, and which pairs do not count.
 
     probe: int [Q], gallery: int [G], rows of the index. *_subject, *_view: their
-    subjects and views (cameras where the protocol says so). rule: Protocol.excluded.
+    subjects and views (cameras if the protocol says so). rule: Protocol.excluded.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Task(NamedTuple):
 
 
 class TaskResult(NamedTuple):
-    """metrics: what `evaluate` reports. outcomes: per probe, [Q] or, where the gallery
+    """metrics: what `evaluate` reports. outcomes: per probe, [Q] or, if the gallery
     is split by view, [Q V]. table: the per-view table of such tasks, else None."""
 
     task: Task
@@ -336,7 +336,7 @@ def _result(
     cell = (lambda x: round(x, 2)) if round_cells else float
 
     def mean(values, kept) -> float | None:
-        """Mean over views of the mean over their kept probes; None of nothing."""
+        """Mean over views of the mean over their kept probes; None if none is kept."""
         cells = [cell(100 * np.mean(values[v & kept])) for v in views if any(v & kept)]
         return float(np.mean(cells)) if cells else None
 

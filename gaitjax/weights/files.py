@@ -4,7 +4,7 @@
 
 Names and layouts stay the file's own; encoder_names and zoo_names translate them. No
 code in a file is run, except in TorchScript archives of encoders (`read`). A file that
-is not whole raises `Damaged`, with the first tensor that it lacks where its format
+is not whole raises `Damaged`, with the first tensor that it lacks if its format
 tells: safetensors and msgpack do. A PyTorch archive has its table of contents at the
 end, so a truncated one names no tensor, but it holds checksums, so changed weights are
 found. The other two have no checksums: a changed value that is finite goes unnoticed.
@@ -29,8 +29,8 @@ SUFFIXES = (".safetensors", ".msgpack", ".pth", ".pt", ".bin", ".index.json")
 LISTED = 20  # names per kind of fault in an error
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32")
 DTYPES += ("U16", "U8", "BOOL")  # of safetensors that numpy reads
-JSON_BYTES = 100_000_000  # of a header or index; safetensors has the same limit
-UNPACKED = 100, 2**26  # an .npz may unpack to so many times its size, and bytes more
+JSON_BYTES = 100_000_000  # of a header or index; also the limit of safetensors
+UNPACKED = 100, 2**26  # an .npz may unpack to 100 times its size + 64 MiB
 
 
 def read(file: Path, scripts: bool = True) -> dict[str, np.ndarray]:

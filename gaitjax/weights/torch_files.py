@@ -1,8 +1,9 @@
 """PyTorch's weights files -> {name: array}; torch is imported where one is read.
 
-No code in a file is run. What a file's pickles name is read first: more than tensors is
-refused, whatever the version of torch would do. Then torch reads, with
-`weights_only=True`. TorchScript archives are programs; the caller must allow them.
+No code in a file is run. The names in a file's pickles are read first; a file that
+names anything but tensors is refused, whatever the version of torch would do. Then
+torch reads, with `weights_only=True`. TorchScript archives are programs; the caller
+must allow them.
 """
 
 import itertools
@@ -17,8 +18,8 @@ import numpy as np
 
 from gaitjax.engine.guards import Damaged, require, require_whole
 
-COPIES = 4  # tensors may take so many times their file: some share their memory
-OPERATIONS = 1_000_000  # of a pickle: twenty for each tensor
+COPIES = 4  # tensors may take 4 times the size of their file: some share memory
+OPERATIONS = 1_000_000  # of a pickle; a tensor takes about twenty
 # what the pickles of weights name: tensors, their types, and containers
 TENSORS = (
     r"torch\.\w{1,50}|torch\.(cuda|sparse|storage|nn\.parameter)\.\w{1,50}"
@@ -44,8 +45,8 @@ class Refused(ValueError):
 def read_torch(file: Path, *, scripts: bool) -> dict[str, Any]:
     """{name: array, None for what is no tensor} of a `torch.save` file.
 
-    scripts: a TorchScript archive is run by torch, not refused. Raises Damaged where
-    the file is not whole, Refused where it holds more than weights. torch's advice to
+    scripts: a TorchScript archive is run by torch, not refused. Raises Damaged if
+    the file is not whole, Refused if it holds more than weights. torch's advice to
     run such a file is not repeated.
     """
     try:
@@ -97,7 +98,7 @@ def _arrays(file: Path, tensors: Mapping) -> dict[str, np.ndarray]:
 
 
 def _zipped(file: Path) -> bool:
-    """As torch decides; before version 1.6 it wrote pickles one after the other."""
+    """Whether torch reads it as a zip archive; before 1.6 it wrote bare pickles."""
     with file.open("rb") as stream:
         return stream.read(4) == b"PK\3\4"
 
@@ -120,7 +121,7 @@ def _entries(file: Path) -> tuple[list[str], str]:
 def _not_of_tensors(file: Path) -> list[str]:
     """Classes and functions that the pickles of `file` name, besides those of tensors.
 
-    Pickles are read, never run. Raises errors of many kinds where one is not whole.
+    Pickles are read, never run. Raises errors of many kinds if one is not whole.
     """
     names: list[str] = []
     if _zipped(file):
@@ -152,7 +153,7 @@ def _globals(operations: Iterable) -> list[str]:
 
 
 def _damaged(file: Path, error: Exception) -> Damaged:
-    """With torch's first line, unless that is advice to load the file anyway."""
+    """With torch's first line, unless it advises to load the file anyway."""
     text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
     line = (text.splitlines() or [""])[0]
     if re.search(r"weights_only|safe_globals|torch\.load", line):

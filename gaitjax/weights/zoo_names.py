@@ -1,7 +1,8 @@
 """Published OpenGait checkpoints -> our variables, by name.
 
 The public checkpoints are PyTorch state dicts with OpenGait's parameter names. Each
-model has rules that turn our paths into those names. Values are only laid out anew.
+model has rules that turn our paths into those names. Values are copied; only their
+layout changes.
 """
 
 import re
@@ -363,7 +364,7 @@ class Parity(NamedTuple):
     wrong_shape: list[str]
 
     def faults(self) -> str:
-        """What does not fit, in one line; "" where everything does."""
+        """What does not fit, in one line; "" if everything does."""
         found = {
             "missing": self.missing,
             "extra": self.extra,

@@ -24,7 +24,7 @@ KINECT_JOINTS = (
     "Ankle-Left", "Foot-Right", "Foot-Left",
 )  # fmt: skip
 STEP = 2  # every second frame is used: 15 per second
-SMOOTH = 15  # the heading is averaged over so many frames
+SMOOTH = 15  # frames over which the heading is averaged
 MAX_FRAMES = 20_000  # of a recording; the longest has 1,711
 ELEVATION = 5.0  # of the virtual cameras, degrees
 VIEWS = ("000", "030", "060", "090")  # degrees from the walking direction
