@@ -84,7 +84,7 @@ INSIDE_FUNCTIONS = {
 }
 # what the engine and the folders of pure functions may import from other projects
 PURE = ("engine", "models", "parts", "losses", "retrieval", "state")
-PURE_IMPORTS = {"jax", "flax", "optax", "orbax", "numpy", "ml_collections"}
+PURE_IMPORTS = {"jax", "flax", "optax", "orbax", "numpy", "ml_collections", "jaxtyping"}
 ENGINE_IMPORTS = PURE_IMPORTS | {"absl", "etils", "tqdm"}
 
 
