@@ -143,7 +143,7 @@ MODELS = {
     "lmgait": (lmgait_config, lmgait_run),
     "cargait": (cargait_config, cargait_run),
 }
-RETRIEVAL = "retrieval"  # beside MODELS: what comes after training, see run_retrieval
+RETRIEVAL = "retrieval"  # besides MODELS: what follows training, see run_retrieval
 
 
 def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) -> None:

@@ -9,7 +9,7 @@ of OpenGait's PyTorch (2.13, eager, 2 threads, forward + loss + backward) divide
 ours: above 1 we are faster, the goal is 0.9. PyTorch was measured on another idle
 machine with 2 cores, to about 25 %, as CPU time / threads. `CPU` is the ratio with our
 CPU time / threads, which other programs on the machine disturb little.
-GiB: what a step needs beside its arguments, from the compiler's memory plan.
+GiB: what a step needs besides its arguments, from the compiler's memory plan.
 The last line is JSON: {model: {forward_ms, step_ms, step_gib}}.
 """
 

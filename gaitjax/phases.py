@@ -1,4 +1,7 @@
-"""The phases of a training: each is a config of its own."""
+"""The phases of a training, each with a config of its own.
+
+`train.loop_phases` turns them into the phases that engine/loop.py runs.
+"""
 
 from typing import NamedTuple
 
@@ -8,7 +11,7 @@ from gaitjax.engine.guards import require, require_regex
 
 
 class Phase(NamedTuple):
-    """Steps first .. last - 1. method: of the model, called in place of __call__."""
+    """Steps first .. last - 1. method: of the model, run in place of __call__."""
 
     name: str
     first: int

@@ -29,7 +29,7 @@ from gaitjax.engine.atomic import replacing
 from gaitjax.engine.checkpoints import checksums
 from gaitjax.engine.guards import Damaged, require, require_whole
 
-IMPORTED = "imported"  # in place of a fingerprint: published weights, any data will do
+IMPORTED = "imported"  # in place of a fingerprint: any data may follow an import
 # Config fields that may change between a run and its continuation, because they do not
 # change what step s computes: regexes on the field's path.
 FREE = (

@@ -64,9 +64,9 @@ class Data(NamedTuple):
     skip: Natural  # ordered: frames dropped at random from a longer window
     flip: Share  # probability of mirroring a whole sequence
     perspective: Share  # probability of shearing a whole sequence
-    rotate: Share  # of turning it by up to 10 degrees
-    shift: Share  # of moving it by up to 10/64 of its height
-    erasing: Share  # of blackening one rectangle of it
+    rotate: Share  # probability of turning it by up to 10 degrees
+    shift: Share  # probability of moving it by up to 10/64 of its height
+    erasing: Share  # probability of blackening one rectangle of it
     colour: Share  # RGB: strength of recolouring whole sequences
     workers: Positive  # reading threads
     # unreadable sequences that training replaces by others of the same person; one more
@@ -82,7 +82,7 @@ class Evaluation(NamedTuple):
     frame_multiple: Positive  # sequences are padded up to a multiple of this
     max_frames: Natural  # frames beyond are not read; 0: all are
     every_steps: Natural  # during training, not in a warm-up; 0: only at the end
-    checkpoint: Literal["newest", "best"]  # of a finished run; best: train.keep_best
+    checkpoint: Literal["newest", "best"]  # of a finished run; best: by train.keep_best
 
 
 class Optimizer(NamedTuple):
@@ -167,8 +167,8 @@ class TripletLoss(NamedTuple):
 
 class CrossEntropy(NamedTuple):
     weight: Weight
-    scale: Annotated[float, Above(0)]  # of the logits
-    smoothing: Share  # of the labels
+    scale: Annotated[float, Above(0)]  # factor of the logits
+    smoothing: Share  # label smoothing
 
 
 class SupCon(NamedTuple):
@@ -215,8 +215,8 @@ class RerankLoss(NamedTuple):
 
 
 class Validation(NamedTuple):
-    share: Annotated[float, Above(0), Between(0, 0.9)]  # of the training identities
-    batches: Positive  # of train.anchors triplets, the same each time
+    share: Annotated[float, Above(0), Between(0, 0.9)]  # held-out training identities
+    batches: Positive  # batches of train.anchors triplets, always the same
     every_steps: Positive  # the lowest ranking loss is kept
 
 
@@ -230,7 +230,7 @@ class RerankTrain(NamedTuple):
 
 
 class RerankEvaluation(NamedTuple):
-    # rows of the table beside the base model; gcr_views: GCR with its second graph,
+    # rows of the table besides the base model; gcr_views: GCR with its second graph,
     # between different views
     rerankers: Some[Literal[CHOICES]]
     shortlist: Positive  # K, of CarGait: how many are put in a new order

@@ -7,7 +7,7 @@ Fan et al., "SkeletonGait: Gait Recognition Using Skeleton Maps", AAAI 2024, sec
 import numpy as np
 
 SIZE, CANVAS, SIGMA = 64, 128, 8.0  # pixels
-HEIGHT = int(CANVAS / 1.5)  # of the joints on the canvas: 85
+HEIGHT = int(CANVAS / 1.5)  # of the person on the canvas: 85 pixels
 REACH = int(np.sqrt(2 * SIGMA**2 * np.log(255))) + 1  # beyond it a map is 0 in 8 bits
 NEIGHBOURS = 4
 LEFT_HIP, RIGHT_HIP = 11, 12

@@ -50,10 +50,11 @@ def make(config) -> nn.Module:
 def check(config) -> None:
     """Raises ValueError, naming the field, for a model that cannot be made or trained.
 
-    Needs the config alone, so that it can run before any data is opened.
+    Needs the config alone, so that it can run before any data is opened. The model's
+    name is a key of MODELS.
     """
     name = config.model.name
-    model = choose(name, MODELS, "config.model.name")
+    model = MODELS[name]
     options = {key: config.model[key] for key in config.model if key != "name"}
     fields.check(options, model, "config.model", skip=NOT_IN_CONFIG)
     trained = tuple(config.data.modalities)

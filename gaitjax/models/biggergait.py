@@ -93,17 +93,17 @@ class BiggerGait(GaitModel):
     """
 
     reads = ("frames",)
-    image_size: Size = (448, 224)  # as the encoder sees a frame, whatever its aspect
+    image_size: Size = (448, 224)  # every frame is resized to it for the encoder
     map_size: Size = (64, 32)
-    hidden_size: Positive = 384  # of the frozen DINOv2, as the next four fields
+    hidden_size: Positive = 384  # of the frozen DINOv2, as the next four
     num_layers: Positive = 12
     num_heads: Positive = 6
     patch_size: Positive = 14
     table_size: Positive = 37  # side of the positional table
     layers_per_group: Positive = 1  # consecutive layers that share one map
     num_recognisers: Positive = 12  # shared by consecutive groups
-    map_channels: Positive = 16  # of each group's map
-    # of each recogniser, as the next four fields
+    map_channels: Positive = 16  # channels of each group's map
+    # sizes of each recogniser: this field and the next four
     channels: Some[Positive] = (64, 128, 256, 512)
     layers: Some[Positive] = (1, 1, 1, 1)
     strides: Some[Positive] = (1, 2, 1, 1)

@@ -109,11 +109,11 @@ class GaitEdge(GaitModel):
     """
 
     reads = ("frames", "masks")
-    channels: Some[Positive] = (32, 64, 128)  # of GaitGL with its original head
+    channels: Some[Positive] = (32, 64, 128)  # widths of GaitGL
     halvings: Natural = 3  # how often GaitGL's maps are halved into strips
     unet_channels: Some[Positive] = (16, 32, 64, 128)
     kernel: Odd = 3  # size of the dilation and erosion that make the edge
-    silhouette_size: Size = (64, 44)  # of aligned silhouettes
+    silhouette_size: Size = (64, 44)  # size of the aligned silhouettes
     freeze_encoder: bool = True  # the U-Net's encoder learns in the warm-up only
     dtype: Dtype = "float32"
 

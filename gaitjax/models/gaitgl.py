@@ -106,7 +106,7 @@ class GaitGL(GaitModel):
     reads = ("silhouettes",)
     # 3 widths, or 4 (OU-MVLP, GREW) with two convolutions per stage
     channels: Some[Positive] = (32, 64, 128)
-    halvings: Natural = 3  # of the maps into strips; 1 in the large network
+    halvings: Natural = 3  # how often maps are halved into strips; large network: 1
     # "original": batch norm over channels, shared by strips; its output is the
     # embedding, and a matrix per strip gives the logits. "bnneck": the embedding is
     # taken before a BN neck

@@ -148,8 +148,9 @@ class GaitGraph2(GaitModel):
     """
 
     reads = ("keypoints",)
-    branch_channels: Some[Positive] = (64, 32)  # of a branch's blocks, the first plain
-    # of the main stream's blocks; time is halved where they grow
+    # widths of a branch's blocks; the first block has no bottleneck
+    branch_channels: Some[Positive] = (64, 32)
+    # widths of the main stream's blocks; where the width grows, time is halved
     channels: Some[Positive] = (128, 256)
     reduction: Positive = 8  # bottlenecks are channels / reduction wide
     embedding_size: Positive = 128

@@ -112,7 +112,7 @@ class MicroMotion(nn.Module):
                 channels, last_kernel, self.dtype, name=f"{name}_expand"
             )(hidden)  # [B T S C]
             average = sum(windows(window, 0.0)) / window
-            # as the reference: the average counts zeros beyond the ends
+            # as in the published code: the average counts zeros beyond the ends
             top = windows(window, jnp.finfo(x.dtype).min)
             highest = top[0]
             for other in top[1:]:

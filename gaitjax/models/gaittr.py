@@ -127,7 +127,7 @@ class GaitTR(GaitModel):
     """
 
     reads = ("keypoints",)
-    channels: Some[Positive] = (64, 64, 128, 256)  # of each block
+    channels: Some[Positive] = (64, 64, 128, 256)  # width of each block
     heads: Positive = 8  # a quarter of each width must be a multiple of it
     dropout: Share = 0.1  # before each temporal convolution, in training
     embedding_size: Positive = 128

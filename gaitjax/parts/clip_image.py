@@ -21,7 +21,7 @@ from gaitjax.parts.clip_text import Table
 from gaitjax.parts.dinov2 import DINOv2, interpolate_positions
 from gaitjax.parts.transformer import CLIPBlock, Encoder, LayerNorm, PatchEmbedding
 
-# of the published towers, on the 0..255 scale
+# mean and deviation of colours of the published towers, on the 0..255 scale
 CLIP_IMAGE_MEAN = (122.7709383, 116.7460125, 104.09373615)
 CLIP_IMAGE_STD = (68.5005327, 66.6321579, 70.32316305)
 CLIP_IMAGE_SIZES = {

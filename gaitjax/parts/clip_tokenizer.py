@@ -32,7 +32,7 @@ from gaitjax.engine.guards import reading, require, require_whole
 CONTEXT_LENGTH = 77
 START, END = "<|startoftext|>", "<|endoftext|>"
 CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
-OPENAI_MERGES = 49_152 - 256 - 2  # of the lines in bpe_simple_vocab_16e6.txt.gz
+OPENAI_MERGES = 49_152 - 256 - 2  # lines used of bpe_simple_vocab_16e6.txt.gz
 FILES = ("vocab.json", "tokenizer.json", "bpe_simple_vocab_16e6.txt.gz")
 LARGEST = 2**24  # bytes of a file, unpacked; CLIP's have 4 MB at most
 

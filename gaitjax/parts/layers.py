@@ -248,7 +248,7 @@ def image_sequence(batch: dict[str, jax.Array], name: str) -> jax.Array:
     return images[..., None] if images.ndim == 4 else images  # [B T H W C]
 
 
-# of ImageNet, on the 0..255 scale
+# mean and deviation of ImageNet's colours, on the 0..255 scale
 COLOUR_MEAN = (123.675, 116.28, 103.53)
 COLOUR_STD = (58.395, 57.12, 57.375)
 

@@ -24,7 +24,7 @@ class GaitModel(nn.Module):
     """A published model. Lists of a config become tuples, groups their option classes.
 
     num_classes: training identities N; models without a classifier do not use it.
-    reads: the batch entries that it needs beside `valid`.
+    reads: the batch entries that it needs besides `valid`.
     images: how many of IMAGES it takes, whichever the batch holds.
     optional: parts of its parameters that a switch may leave out.
     """

@@ -292,8 +292,8 @@ def attention_maps(maps: Mapping[str, np.ndarray], path: str | PathLike) -> None
     Args:
       maps: title -> f32 [S S], from the strip that looks (row, 0 = head) to the strip
         looked at; rows sum to one. All share one colour scale. Below the title stands
-        which share lies off the diagonal, and which it would be if all strips were
-        looked at alike.
+        which share lies off the diagonal, and which it would be if all strips got equal
+        attention.
       path: of the PNG.
     """
     high = max(float(values.max()) for values in maps.values())
@@ -302,9 +302,9 @@ def attention_maps(maps: Mapping[str, np.ndarray], path: str | PathLike) -> None
         for axes, (title, values) in zip(grid[0], maps.items()):
             image = axes.imshow(values, cmap="magma", vmin=0, vmax=high)
             elsewhere = 100 * (1 - np.trace(values) / len(values))
-            alike = 100 * (1 - 1 / len(values))
+            equal = 100 * (1 - 1 / len(values))
             axes.set_title(
-                f"{title}\n{elsewhere:.1f} % off the diagonal (alike: {alike:.1f} %)"
+                f"{title}\n{elsewhere:.1f} % off the diagonal (equal: {equal:.1f} %)"
             )
             axes.set(xlabel="strip looked at", ylabel="strip that looks (0 = head)")
             axes.grid(False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-TIMED_PROBES = 8  # that are re-ranked one at a time
+TIMED_PROBES = 8  # probes that are re-ranked one at a time
 
 
 def costs(method, distance, probe, gallery, views) -> dict[str, float]:

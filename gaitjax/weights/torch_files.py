@@ -43,7 +43,7 @@ class Refused(ValueError):
 
 
 def read_torch(file: Path, *, scripts: bool) -> dict[str, Any]:
-    """{name: array, None for what is no tensor} of a `torch.save` file.
+    """{name: array, or None if it is no tensor} of a `torch.save` file.
 
     scripts: a TorchScript archive is run by torch, not refused. Raises Damaged if
     the file is not whole, Refused if it holds more than weights. torch's advice to
@@ -74,7 +74,7 @@ def read_torch(file: Path, *, scripts: bool) -> dict[str, Any]:
         isinstance(state, Mapping),
         f"{file} holds a {type(state).__name__}, expected a dict.",
     )
-    for key in ("state_dict", "model"):  # beside the optimizer of a training run
+    for key in ("state_dict", "model"):  # a training run's file has more
         inner = state.get(key)
         state = inner if isinstance(inner, Mapping) else state
     place = _stored_as(broken, names, state) if broken else ""

@@ -17,7 +17,7 @@ from tfds_builders.damage import Damaged
 
 METRES_PER_INCH = 0.0254
 DOF = frozenset({"rx", "ry", "rz", "tx", "ty", "tz", "l"})
-MAX_VALUE = 1e6  # of an angle or a length in a file; larger ones are no recording's
+MAX_VALUE = 1e6  # of an angle or a length in a file; no recording has larger ones
 
 
 class Bone(NamedTuple):
