@@ -1,7 +1,8 @@
 """Runs made before the engine was rebuilt (version 0.1.0, November 2026) go on.
 
 earlier_runs.tar.gz holds three killed runs as that version wrote them (config, one
-checkpoint), their arguments, and the logged rows and parameters of its undisturbed runs: gaitbase at step 4 of 8, lmgait in its warm-up at step 1 of 2 + 6, cargait over
+checkpoint), their arguments, and the logged rows and parameters of its undisturbed
+runs: gaitbase at step 4 of 8, lmgait in its warm-up at step 1 of 2 + 6, cargait over
 that gaitbase at step 3 of 9. On the machine that made them, and compiled as a user's
 runs are, the continued runs end bit-equal.
 """
