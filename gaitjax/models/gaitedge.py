@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.engine.fields import Natural, Odd, Positive, Some
+from gaitjax.engine.fields import Odd, Positive, Some
 from gaitjax.engine.guards import require
-from gaitjax.models.gaitgl import GaitGL
+from gaitjax.models.gaitgl import GaitGL, Halvings
 from gaitjax.parts.layers import normalise_colours
 from gaitjax.parts.model import Dtype, GaitModel, Size
 from gaitjax.parts.output import GaitOutput
@@ -110,7 +110,7 @@ class GaitEdge(GaitModel):
 
     reads = ("frames", "masks")
     channels: Some[Positive] = (32, 64, 128)  # of GaitGL, which has its original head
-    halvings: Natural = 3  # of GaitGL's maps into strips
+    halvings: Halvings = 3  # of GaitGL's maps into strips
     unet_channels: Some[Positive] = (16, 32, 64, 128)
     kernel: Odd = 3  # of the dilation and the erosion that make the edge
     silhouette_size: Size = (64, 44)  # of aligned silhouettes
