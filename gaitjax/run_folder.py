@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from flax import traverse_util
 from ml_collections import ConfigDict
 
@@ -42,7 +43,7 @@ FREE = (
 # fields that earlier runs do not have, and the value that does what was done then
 ADDED = {"train.accumulate": 1}
 _ABSENT = "absent"
-_FILES = ("config.json", "metrics.jsonl", "results.json", "rerank.json", "lock")
+_FILES = ("config.json", "metrics.jsonl", "results.json", "rerank.json", "import.json")
 _FOLDERS = ("checkpoints", "tensorboard", "pictures", "embeddings")
 _REPAIR = "Bring it back from a copy, or name another --workdir."
 
@@ -53,31 +54,55 @@ def locked(workdir: str | Path) -> Iterator[None]:
 
     Process 0 holds the lock for all processes of a run; the system releases it when
     that process ends, however it ends. Readers need none. Raises ValueError, naming the
-    holder, if another run writes, and if an entry of the folder is a folder in
-    place of a file or the other way round.
+    holder, if another run writes. If the file system has no locks, a warning says so.
     """
     if jax.process_index() > 0:
         yield
         return
     folder = Path(workdir)
-    for path in map(folder.joinpath, _FILES):
-        require(not path.is_dir(), f"{path} is a folder; name another --workdir.")
-    for path in map(folder.joinpath, _FOLDERS):
-        require(not path.is_file(), f"{path} is a file; name another --workdir.")
     with (folder / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             raise ValueError(
                 f"Another run writes in {folder}: {file.read().strip() or 'unknown'}. "
                 "Wait for it to end, or name another --workdir."
             ) from error
+        except OSError as error:
+            logging.warning(
+                "%s cannot be locked (%s): see to it that no other run writes there.",
+                folder, error.strerror,
+            )  # fmt: skip
         file.truncate(0)
         now = time.strftime("%Y-%m-%d %H:%M:%S")
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
         file.flush()
         yield
+
+
+def check_entries(workdir: str | Path) -> None:
+    """Raises ValueError for an entry of a run's folder that is of the wrong kind."""
+    folder = Path(workdir)
+    for name, kind, fits in [
+        *((name, "file", Path.is_file) for name in (*_FILES, "lock")),
+        *((name, "folder", Path.is_dir) for name in _FOLDERS),
+        # Orbax cannot write where a step is no folder, nor read such a number
+        *(
+            (f"checkpoints/{path.name}", "folder of a step", _is_step)
+            for path in folder.glob("checkpoints/*")
+            if path.name.isdigit()
+        ),
+    ]:
+        path = folder / name
+        require(
+            fits(path) or not os.path.lexists(path),
+            f"{path} is no {kind}; move it away, or name another --workdir.",
+        )
+
+
+def _is_step(path: Path) -> bool:
+    return path.is_dir() and len(path.name) < 10
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -100,15 +125,18 @@ def write_config(config, workdir: str | Path) -> None:
 def read_config(workdir: str | Path) -> ConfigDict | None:
     """The config of the run in `workdir`, with tuples; None if there is none."""
     path = Path(workdir) / "config.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
+    require_whole(path.is_file(), path, "it is no file", _REPAIR)
     try:
         content = json.loads(path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise Damaged(path, f"it is no JSON ({error})", _REPAIR) from error
-    whole = isinstance(content, dict) and isinstance(content.get("model"), dict)
-    require_whole(whole, path, "it has no field model", _REPAIR)
-    return ConfigDict(_with_tuples(content))
+        content = ConfigDict(_with_tuples(content) if isinstance(content, dict) else {})
+    except (ValueError, TypeError, RecursionError) as error:
+        raise Damaged(path, f"it is no JSON of a config ({error})", _REPAIR) from error
+    model = content.get("model")
+    whole = isinstance(model, ConfigDict) and isinstance(model.get("name"), str)
+    require_whole(whole, path, "it has no field model.name", _REPAIR)
+    return content
 
 
 def _with_tuples(value):

@@ -5,6 +5,7 @@ of config.model are those of the model's class (gaitjax/models, rerank/cargait.p
 Values are in configs/.
 """
 
+import re
 from typing import Annotated, Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
@@ -33,13 +34,22 @@ from gaitjax.retrieval.definitions import PROTOCOLS
 from gaitjax.retrieval.distance import METRICS
 
 Text = Annotated[str, fields.Where(len, "not empty")]
+Name = Annotated[
+    str,
+    fields.Where(
+        lambda name: name.isprintable() and {*name.split("/")}.isdisjoint(("", "..")),
+        "printable, no path out of runs/",
+    ),
+]
 Pattern = Annotated[str, fields.Where(len, "a regular expression, not empty")]
+Rules = tuple[tuple[Pattern, Any], ...]  # (regex, spec): see engine.sharding
 Weight = Annotated[float, AtLeast(0)]
 Seed = Annotated[int, Between(0, 2**31 - 1)]
 Devices = Annotated[
     int, fields.Where(lambda n: n == -1 or n > 0, "-1 (the rest) or 1 or more")
 ]
-Size = tuple[Positive, Positive]  # height, width
+Side = Annotated[int, Between(1, 8192)]  # as the builders allow
+Size = tuple[Side, Side]  # height, width
 Modality = Literal["frames", "masks", "silhouettes", "heatmaps", "keypoints"]
 Protocol = Literal[tuple(PROTOCOLS)]
 
@@ -68,7 +78,7 @@ class Data(NamedTuple):
     shift: Share  # probability of moving it by up to 10/64 of its height
     erasing: Share  # probability of blackening one rectangle of it
     colour: Share  # RGB: strength of recolouring whole sequences
-    workers: Positive  # reading threads
+    workers: Annotated[int, Between(1, 1024)]  # reading threads
     # unreadable sequences that training replaces by others of the same person; one more
     # is an error
     max_damaged: Natural
@@ -94,7 +104,10 @@ class Optimizer(NamedTuple):
     rates: tuple[tuple[Pattern, Weight], ...]  # (regex, factor); the first match counts
     clip_norm: Weight  # global gradient norm; 0: no clipping
     schedule: Literal[tuple(SCHEDULES)]
-    milestones: tuple[Positive, ...]
+    milestones: Annotated[
+        tuple[Positive, ...],
+        fields.Where(lambda x: list(x) == sorted({*x}), "each above the one before"),
+    ]
     gamma: Annotated[float, Above(0)]  # factor at each milestone
     rise_steps: Natural  # onecycle
     decay_steps: Natural  # cosine: length of the fall, then constant; 0: train.steps
@@ -136,7 +149,7 @@ class Mesh(NamedTuple):
 class Run(NamedTuple):
     """The config of a gait model."""
 
-    name: Text  # stem of the run's folder, and the title of its pictures
+    name: Name  # stem of the run's folder, and the title of its pictures
     # train (continues what exists) | evaluate (a run) | import (published weights)
     mode: Literal["train", "evaluate", "import"]
     base_run: str  # evaluate: folder of the run to evaluate; "": the workdir
@@ -147,17 +160,18 @@ class Run(NamedTuple):
     seed: Seed  # of parameters, sampling, augmentation, dropout
     data: Data
     evaluation: Evaluation
-    loss: Any  # name in LOSSES -> fields of that loss
+    loss: dict[str, Any]  # name in LOSSES -> fields of that loss
     optimizer: Optimizer
     train: Train
     frozen: tuple[Pattern, ...]  # regexes of parameters that are never trained
     mesh: Mesh
     sharding: Any  # a name in sharding_rules ("data_parallel", "fsdp", ...)
-    sharding_rules: Any  # configs/sharding_rules.py
+    sharding_rules: dict[str, Rules]  # configs/sharding_rules.py
     pictures: bool  # draw them at the end
     model: Any
     warmup: WarmUp = None  # of models with a decoder
-    pretrained: Any = None  # encoder -> a file, a folder or a hub id; "": the seed's
+    # frozen encoder -> a file, a folder or a hub id; "": the seed's values
+    pretrained: dict[str, str] = None
 
 
 class TripletLoss(NamedTuple):
@@ -242,7 +256,7 @@ class RerankEvaluation(NamedTuple):
 class RerankRun(NamedTuple):
     """The config of a re-ranker."""
 
-    name: Text  # stem of the run's folder
+    name: Name  # stem of the run's folder
     # rerank (trains if not finished, then compares) | train (only trains)
     mode: Literal["rerank", "train", "evaluate"]
     base_run: str  # folder of the trained base model
@@ -257,7 +271,7 @@ class RerankRun(NamedTuple):
     evaluation: RerankEvaluation
     mesh: Mesh
     sharding: Any
-    sharding_rules: Any
+    sharding_rules: dict[str, Rules]
     pictures: bool  # ranked lists before and after, attention between strips
 
 
@@ -266,20 +280,28 @@ def check(config) -> None:
 
     Reads the config alone, so that it runs before data is opened, in every mode.
     """
+    model = config.get("model") if isinstance(config, ConfigDict) else None
     require(
-        isinstance(config, ConfigDict) and "name" in config.get("model", {}),
+        isinstance(model, ConfigDict) and "name" in model,
         "A config file's get_config must return an ml_collections.ConfigDict with the "
         f"field model.name, as those in configs/ do; got {type(config).__name__}.",
     )
     reranker = config.model.name == "cargait"
     choose(config.model.name, [*sorted(models.MODELS), "cargait"], "config.model.name")
     fields.check(config, RerankRun if reranker else Run, "config")
+    if not isinstance(config.sharding, str):
+        fields.check_value(config.sharding, Rules, "config.sharding")
     sharding.check_rules(sharding.rules_of(config))
     optimizer = config.optimizer
     for field in ("no_decay", "rates"):
         for pattern in optimizer[field]:
             pattern = pattern if isinstance(pattern, str) else pattern[0]
             require_regex(pattern, f"config.optimizer.{field}")
+    require(
+        optimizer.schedule != "cosine" or optimizer.decay_steps or config.train.steps,
+        "config.optimizer.schedule='cosine' needs config.train.steps or "
+        "config.optimizer.decay_steps above 0.",
+    )
     require(
         optimizer.schedule != "onecycle" or optimizer.rise_steps < config.train.steps,
         f"config.optimizer.rise_steps={optimizer.rise_steps} must be below "
@@ -294,8 +316,12 @@ def check(config) -> None:
             f"config.model.num_heads={config.model.num_heads}; choose one that is.",
         )
         return
-    for scope, source in (config.get("pretrained") or {}).items():
-        fields.check_value(source, str, f"config.pretrained.{scope}")
+    data = config.data
+    require(
+        data.min_frames <= data.num_frames,
+        f"config.data.min_frames={data.min_frames} is above config.data.num_frames="
+        f"{data.num_frames}.",
+    )
     models.check(config)
     for name in config.loss:
         choose(name, LOSSES, "config.loss")
@@ -303,6 +329,13 @@ def check(config) -> None:
         fields.check(config.loss[name], options, f"config.loss.{name}")
     for pattern in config.frozen:
         require_regex(pattern, "config.frozen")
+    for scope, source in config.get("pretrained", {}).items():
+        require(
+            not source or any(re.search(x, f"{scope}/") for x in config.frozen),
+            f"config.pretrained.{scope}={source!r} would not be read: sources are of "
+            f"frozen parts, and config.frozen={config.frozen} has no pattern for "
+            f"{scope}/.",
+        )
     require_regex(config.train.trainable, "config.train.trainable")
     phases = phases_of(config)
     require(
@@ -310,7 +343,23 @@ def check(config) -> None:
         f"config.warmup.steps={config.get('warmup', {}).get('steps')}, but "
         f"{config.model.name} has no warm-up; set 0.",
     )
+    for phase in phases if config.mode == "train" else ():
+        _check_losses(phase)
     _check_best(config)
+
+
+def _check_losses(phase) -> None:
+    """Raises ValueError where a phase's losses could not train anything."""
+    field = "config.warmup.losses" if phase.method else "config.loss"
+    used = [name for name, loss in phase.config.loss.items() if loss.weight > 0]
+    require(used, f"{field} has no loss of weight above 0: nothing would be trained.")
+    identities = phase.config.data.ids_per_batch // phase.config.train.accumulate
+    require(
+        "triplet" not in used or identities != 1,
+        "config.loss.triplet compares identities, but config.data.ids_per_batch="
+        f"{phase.config.data.ids_per_batch} (or config.warmup's) in config.train."
+        f"accumulate={phase.config.train.accumulate} parts leaves one in a part.",
+    )
 
 
 def _check_best(config) -> None:

@@ -1,5 +1,6 @@
 """The folder of a run: one writer, whole files, damage by name."""
 
+import errno
 import os
 import re
 import subprocess
@@ -21,7 +22,10 @@ def test_a_config_comes_back_with_its_tuples(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", "3", '{"model": 3}', "{" * 5000, "\0"]
+    "text",
+    ["", "[]", "{}", "3", '{"model": 3}', "{" * 5000, "\0"]
+    + ['{"model": {}}', '{"model": {"name": 3}}', '{"model": {"name": "a"}, "b.c": 1}']
+    + ["9" * 5000, "[1, 2]", '"text"', "null"],
 )
 def test_a_damaged_config_is_named(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
@@ -38,17 +42,55 @@ def test_a_writer_that_fails_leaves_the_file_as_it_was(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "import.json", "results.json"])
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_should_be_a_file_is_named(tmp_path, name, make):
+    make(tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} is no file; move it away, or name"):
+        run_folder.check_entries(tmp_path)
+
+
 @pytest.mark.parametrize(
-    "name, folder", [("metrics.jsonl", True), ("checkpoints", False)]
+    "name", ["checkpoints", "tensorboard", "checkpoints/8", "checkpoints/08"]
 )
-def test_an_entry_of_the_wrong_kind_is_named(tmp_path, name, folder):
-    (tmp_path / name).mkdir() if folder else (tmp_path / name).write_text("")
-    kind = "folder" if folder else "file"
-    with (
-        pytest.raises(ValueError, match=f"{name} is a {kind}; name another --workdir"),
-        run_folder.locked(tmp_path),
-    ):
-        pass
+def test_what_should_be_a_folder_is_named(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+    with pytest.raises(ValueError, match=f"{name} is no folder.*; move it away, or na"):
+        run_folder.check_entries(tmp_path)
+    path.unlink()
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=f"{name} is no folder"):
+        run_folder.check_entries(tmp_path)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(ValueError, match=f"{name} is no folder"):
+        run_folder.check_entries(tmp_path)
+    path.unlink()
+    path.mkdir()
+    run_folder.check_entries(tmp_path)
+
+
+def test_a_number_that_is_no_step_is_named(tmp_path):
+    (tmp_path / "checkpoints" / ("9" * 30)).mkdir(parents=True)
+    with pytest.raises(ValueError, match="9999 is no folder of a step"):
+        run_folder.check_entries(tmp_path)
+
+
+def test_a_config_that_is_no_file_is_damaged(tmp_path):
+    os.mkfifo(tmp_path / "config.json")  # would be waited for
+    with pytest.raises(Damaged, match="config.json is damaged: it is no file"):
+        run_folder.read_config(tmp_path)
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_folder.fcntl, "flock", flock)
+    with run_folder.locked(tmp_path):
+        assert "cannot be locked (No locks available)" in caplog.text
 
 
 def test_one_run_writes_at_a_time_and_the_lock_ends_with_its_process(tmp_path):

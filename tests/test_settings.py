@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from gaitjax import command_line, settings, state
 from tests.test_configs import CONFIGS, load
 
-# fields without a domain: rules of sharding, checked by engine.sharding.check_rules
+# fields whose values are of several kinds, see `WRONG` below
 OPEN = ("sharding", "sharding_rules")
 
 
@@ -93,6 +93,19 @@ def test_every_field_refuses_what_is_outside_of_its_domain(name):
         ("mesh.data", 0, "-1 .the rest. or 1 or more"),
         ("loss.triplet.margin", -0.1, "0 or more; got -0.1"),
         ("mode", "prepare", "'prepare'; choose from train, evaluate, import"),
+        ("train.steps", 99_999_999_999, "does not fit into 32 bits; it must be an int"),
+        ("optimizer.milestones", (2**31,), "does not fit into 32 bits"),
+        ("optimizer.milestones", (30, 20), "each above the one before; got .30, 20"),
+        ("optimizer.milestones", (30, 30), "each above the one before; got .30, 30"),
+        ("optimizer.learning_rate", 1e300, "does not fit into 32 bits; it must be a f"),
+        ("data.min_frames", 9, "min_frames=9 is above config.data.num_frames=8"),
+        ("data.workers", 1_000_000, "from 1 to 1024; got 1000000"),
+        ("data.silhouette_size", (10**8, 10**8), "from 1 to 8192"),
+        ("data.ids_per_batch", 1, "compares identities.*leaves one in a part"),
+        ("train.accumulate", 8, "compares identities.*leaves one in a part"),
+        ("name", "../escaped", "printable, no path out of runs/"),
+        ("name", "/escaped", "printable, no path out of runs/"),
+        ("name", "two\nlines", "printable, no path out of runs/"),
     ],
 )
 def test_the_domain_of_a_field_is_named(field, value, message):
@@ -100,6 +113,68 @@ def test_the_domain_of_a_field_is_named(field, value, message):
     with config.ignore_type():
         config.update_from_flattened_dict({field: value})
     with pytest.raises(ValueError, match=rf"config\.{field}.*{message}|{message}"):
+        settings.check(config)
+
+
+WRONG = [  # in place of a group or of a field of several kinds, from a config file
+    ("model", 3, "must return an ml_collections.ConfigDict with the field model.name"),
+    ("loss", 3, "config.loss must be a group; got 3"),
+    ("loss", None, "config.loss must be a group; got None"),
+    ("data", (), "config.data must be a group of the fields data_dir"),
+    ("warmup", {"steps": 3}, "config.warmup.losses is missing"),
+    ("pretrained", 3, "config.pretrained must be a group; got 3"),
+    ("pretrained", {"stem": 3}, "config.pretrained.stem must be text; got 3"),
+    ("pretrained", {"stem": "x"}, "config.pretrained.stem='x' would not be read"),
+    ("sharding", 3, "config.sharding must be a tuple .*got 3"),
+    ("sharding", (3,), r"config.sharding\[0\] must be a tuple of 2 entries; got 3"),
+    ("sharding", ((".*", 3),), "3 for '.*' must be 'fsdp' or entries of None"),
+    ("sharding", ((".*", ([1],)),), "must be 'fsdp' or entries of None"),
+    ("sharding_rules", 3, "config.sharding_rules must be a group; got 3"),
+    ("sharding_rules", {"fsdp": (3,)}, r"config.sharding_rules.fsdp\[0\] must be a"),
+]
+
+
+@pytest.mark.parametrize("field, value, message", WRONG)
+def test_groups_have_domains_too(field, value, message):
+    config = load("gaitbase")
+    with config.unlocked(), config.ignore_type():
+        if field in config:
+            del config[field]
+        config[field] = value
+    with pytest.raises(ValueError, match=message):
+        settings.check(config)
+
+
+def test_what_could_not_train_anything_is_refused():
+    config = load("gaitbase")
+    config.loss.triplet.weight = config.loss.cross_entropy.weight = 0.0
+    with pytest.raises(ValueError, match="config.loss has no loss of weight above 0"):
+        settings.check(config)
+    config.mode = "evaluate"
+    settings.check(config)
+    config = load("lmgait")
+    config.warmup.losses = ()
+    with pytest.raises(ValueError, match="config.warmup.losses has no loss"):
+        settings.check(config)
+    config = load("gaitbase")
+    config.optimizer.schedule, config.train.steps = "cosine", 0
+    with pytest.raises(ValueError, match="'cosine' needs config.train.steps or"):
+        settings.check(config)
+
+
+def test_options_that_leave_nothing_of_a_model_are_refused():
+    config = load("gaitpart")
+    config.model.squeeze = 1_000
+    with pytest.raises(ValueError, match="squeeze=1000 leaves nothing of the"):
+        settings.check(config)
+    for name in ("gaitgl", "gaitedge"):
+        config = load(name)
+        config.model.halvings = 1_000_000
+        with pytest.raises(ValueError, match="config.model.halvings.*from 0 to 16"):
+            settings.check(config)
+    config = load("swingait")
+    config.model.drop_path = 1.0
+    with pytest.raises(ValueError, match="config.model.drop_path.*from 0 to 0.9"):
         settings.check(config)
 
 

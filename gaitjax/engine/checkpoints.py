@@ -134,7 +134,10 @@ class Checkpoints:
             content, stored, problem = self._read(step, target)
             changed = []
             if description is not None and differences and not problem:
-                changed = list(differences(content, description))
+                try:
+                    changed = list(differences(content, description))
+                except Exception as error:  # of an old one, which has no checksum
+                    problem = f"its description is of no run ({type(error).__name__})"
             own = np.array([not problem, not changed])
             read_by_all, same_for_all = (
                 multihost_utils.process_allgather(own).reshape(-1, 2).all(axis=0)
@@ -176,6 +179,9 @@ class Checkpoints:
             stored = ocp.StandardCheckpointHandler().restore(
                 folder / "state", args=ocp.args.StandardRestore(target)
             )
+            own = stored.get("step", step) if isinstance(stored, dict) else step
+            if int(own) != step:
+                return {}, None, f"its folder is named {step}, it holds step {own}"
         except Exception as error:  # whatever a truncated file makes Orbax raise
             text = str(error).partition("\n")[0].partition(" [tensorstore")[0]
             return {}, None, f"{type(error).__name__}: {text[:300]}"
@@ -220,16 +226,17 @@ class Checkpoints:
 def _wrong_description(content: Any, step: int) -> str:
     """What is wrong with a checkpoint's description; "" if nothing is.
 
-    Checkpoints written before version 0.2 have no checksum and no step in it.
+    Those written before version 0.2 have no checksum of themselves, but "checksums" of
+    their arrays by another rule.
     """
     if not isinstance(content, dict):
         return "its description is no JSON object"
     content = dict(content)
     checksum = content.pop("checksum", None)
-    if checksum is not None and checksum != _checksum_of(content):
+    if checksum is None and "checksums" in content:
+        return ""
+    if checksum != _checksum_of(content):
         return "the checksum of its description differs"
-    if content.get("step", step) != step:
-        return f"its folder is named {step}, it holds step {content['step']}"
     return ""
 
 

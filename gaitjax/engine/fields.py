@@ -52,6 +52,7 @@ SCALARS = {  # type -> (what counts as it, words)
     float: (numbers.Real, "a finite number"),
     str: (str, "text"),
 }
+LIMITS = {int: 2**31, float: 2.0**128}  # devices compute in 32 bits
 
 
 @functools.cache
@@ -95,11 +96,16 @@ def check_value(value, domain, path: str) -> None:
     if typing.get_origin(kind) is Literal:
         choose(value, typing.get_args(kind), path)
     elif kind in SCALARS or typing.get_origin(kind) is tuple:
-        fits = _is(value, kind) and all(c.holds(value) for c in conditions)
-        require(fits, f"{path} must be {words(domain)}; got {value!r}.")
+        message = f"{path} must be {words(domain)}; got {value!r}."
+        require(_is(value, kind), message)
+        require(
+            kind not in LIMITS or abs(value) < LIMITS[kind],
+            f"{path}={value!r} does not fit into 32 bits; it must be {words(domain)}.",
+        )
         if kind not in SCALARS:
             for index, item in enumerate(value):
                 check_value(item, _items(kind, value)[index], f"{path}[{index}]")
+        require(all(c.holds(value) for c in conditions), message)
     elif typing.get_origin(kind) is dict:  # dict[str, X]: a group of any names
         require(hasattr(value, "keys"), f"{path} must be a group; got {value!r}.")
         for name in value:

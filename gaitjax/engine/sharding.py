@@ -53,9 +53,10 @@ def check_rules(rules) -> None:
     """Raises ValueError for a malformed rule (bad regex, unknown axis)."""
     for pattern, spec in rules:
         require_regex(pattern, "config.sharding_rules")
-        axes = [] if spec == "fsdp" else [axis for axis in spec if axis is not None]
+        axes = () if spec == "fsdp" else spec
+        known = isinstance(axes, list | tuple) and all(x in (None, *AXES) for x in axes)
         require(
-            set(axes) <= set(AXES) and len(axes) == len(set(axes)),
+            known and all(axes.count(axis) < 2 for axis in AXES),
             f"config.sharding_rules: {spec!r} for {pattern!r} must be 'fsdp' or "
             f"entries of None, {', '.join(map(repr, AXES))}, each axis once.",
         )

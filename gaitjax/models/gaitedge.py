@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.engine.fields import Natural, Odd, Positive, Some
+from gaitjax.engine.fields import Odd, Positive, Some
 from gaitjax.engine.guards import require
-from gaitjax.models.gaitgl import GaitGL
+from gaitjax.models.gaitgl import GaitGL, Halvings
 from gaitjax.parts.layers import normalise_colours
 from gaitjax.parts.model import Dtype, GaitModel, Size
 from gaitjax.parts.output import GaitOutput
@@ -110,7 +110,7 @@ class GaitEdge(GaitModel):
 
     reads = ("frames", "masks")
     channels: Some[Positive] = (32, 64, 128)  # widths of GaitGL
-    halvings: Natural = 3  # how often GaitGL's maps are halved into strips
+    halvings: Halvings = 3  # how often GaitGL's maps are halved into strips
     unet_channels: Some[Positive] = (16, 32, 64, 128)
     kernel: Odd = 3  # size of the dilation and erosion that make the edge
     silhouette_size: Size = (64, 44)  # size of the aligned silhouettes

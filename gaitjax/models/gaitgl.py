@@ -5,13 +5,13 @@ and Local Temporal Aggregation" (ICCV 2021; extended: "GaitGL: Learning Discrimi
 Global-Local Feature Representations for Gait Recognition", 2022).
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.engine.fields import Natural, Positive, Some
+from gaitjax.engine.fields import Between, Positive, Some
 from gaitjax.engine.guards import require
 from gaitjax.parts.convolution import Conv3D, TemporalConv
 from gaitjax.parts.heads import SeparateBNNeck, SeparateDense
@@ -27,6 +27,7 @@ from gaitjax.parts.layers import (
 from gaitjax.parts.model import Dtype, GaitModel, check_strips, image_rows
 from gaitjax.parts.output import GaitOutput
 
+Halvings = Annotated[int, Between(0, 16)]  # of a map's rows into 2**n strips
 AGGREGATED = 3  # frames that one step of local temporal aggregation joins
 
 
@@ -106,7 +107,7 @@ class GaitGL(GaitModel):
     reads = ("silhouettes",)
     # 3 widths, or 4 (OU-MVLP, GREW) with two convolutions per stage
     channels: Some[Positive] = (32, 64, 128)
-    halvings: Natural = 3  # how often maps are halved into strips; large network: 1
+    halvings: Halvings = 3  # how often maps are halved into strips; large network: 1
     # "original": batch norm over channels, shared by strips; its output is the
     # embedding, and a matrix per strip gives the logits. "bnneck": the embedding is
     # taken before a BN neck

@@ -4,11 +4,14 @@ Paper: Fan et al., "GaitPart: Temporal Part-based Model for Gait Recognition" (C
 2020).
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.engine.fields import Natural, Positive, Some
+from gaitjax.engine.fields import Between, Positive, Some
+from gaitjax.engine.guards import require
 from gaitjax.parts.convolution import Conv
 from gaitjax.parts.heads import SeparateDense, horizontal_pool
 from gaitjax.parts.layers import (
@@ -136,7 +139,7 @@ class GaitPart(GaitModel):
     # per pair of convolutions; OU-MVLP, GREW: (32, 64, 128, 256)
     channels: Some[Positive] = (32, 64, 128)
     # how often each pair's maps are halved into strips; OU-MVLP, GREW: (0, 0, 3, 3)
-    halvings: Some[Natural] = (0, 2, 3)
+    halvings: Some[Annotated[int, Between(0, 16)]] = (0, 2, 3)
     num_strips: Positive = 16
     embedding_size: Positive = 128
     squeeze: Positive = 4  # the attention over time is channels[-1] / squeeze wide
@@ -150,6 +153,11 @@ class GaitPart(GaitModel):
             check_strips(2**halvings, rows, (), f"halvings[{pair}]: 2**{halvings}")
             rows = rows // 2 if pair < 2 else rows
         check_strips(self.num_strips, rows, ())
+        require(
+            self.squeeze <= self.channels[-1],
+            f"config.model.squeeze={self.squeeze} leaves nothing of the "
+            f"{self.channels[-1]} channels; choose at most so many.",
+        )
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:

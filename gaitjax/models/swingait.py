@@ -5,13 +5,14 @@ section 4.3; Liu et al., "Video Swin Transformer" (CVPR 2022), section 3.
 """
 
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from gaitjax.engine.fields import Positive, Share
+from gaitjax.engine.fields import Between, Positive
 from gaitjax.engine.guards import require
 from gaitjax.parts.heads import SeparateBNNeck, SeparateDense, horizontal_pool
 from gaitjax.parts.layers import (
@@ -225,7 +226,9 @@ class SwinGait(GaitModel):
     window: Size = (3, 3, 5)  # tokens along time, height, width; odd blocks shift it
     # maps are resized to 2 x 2 pixels per token; the rows of tokens are the strips
     token_grid: Pair = (15, 10)
-    drop_path: Share = 0.1  # stochastic depth of the last block, rising from 0
+    drop_path: Annotated[float, Between(0, 0.9)] = (
+        0.1  # stochastic depth of the last block, rising from 0
+    )
     embedding_size: Positive = 256
     dtype: Dtype = "float32"
 

@@ -1,6 +1,7 @@
 """Checkpoints: exact, skipped when damaged, refused for another run."""
 
 import errno
+import json
 import logging
 import os
 
@@ -115,14 +116,32 @@ def test_a_changed_description_is_damage_and_no_other_run(tmp_path, shardings):
     assert '"seed": 0' in text
     path.write_text(text.replace('"seed": 0', '"seed": 1'))
     assert restore(tmp_path, shardings, description)[1] == 1
-    path.write_text("[]")
-    assert restore(tmp_path, shardings, description)[1] == 1
+    for other in ("[]", "{}", '{"config": []}', '{"config": 3, "data": 5, "step": 2}'):
+        path.write_text(other)
+        assert restore(tmp_path, shardings, description)[1] == 1
+        assert restore(tmp_path, shardings, None)[1] == 1  # as an evaluation reads
 
 
 def test_a_renamed_folder_is_not_another_step(tmp_path, shardings):
     description = saved(tmp_path, shardings, (1, 3))
     folder = tmp_path / "checkpoints"
     (folder / "3").rename(folder / "99")
+    assert restore(tmp_path, shardings, description)[1] == 1
+
+
+@pytest.mark.parametrize("broken", [{}, {"config": []}, {"config": 3, "data": "x"}])
+def test_a_checkpoint_of_version_0_1_is_held_against_its_folder(
+    tmp_path, shardings, broken
+):
+    description = saved(tmp_path, shardings, (1, 3))
+    folder = tmp_path / "checkpoints"
+    (path,) = (folder / "3" / "description").glob("metadata*")
+    path.write_text(json.dumps(description | {"checksums": [1]}))
+    assert restore(tmp_path, shardings, description)[1] == 3
+    (folder / "3").rename(folder / "99")
+    assert restore(tmp_path, shardings, description)[1] == 1
+    (folder / "99").rename(folder / "3")
+    path.write_text(json.dumps(broken | {"checksums": [1]}))
     assert restore(tmp_path, shardings, description)[1] == 1
 
 

@@ -75,7 +75,7 @@ def test_a_rule_with_too_many_entries_is_named_and_odd_sizes_stay_whole():
 )
 def test_mistakes_in_rules_are_named_whether_they_match_or_not(rule, message):
     with pytest.raises(ValueError, match=message):
-        sharding.infer_shardings(TREE, ((".*", ()), rule), mesh())
+        sharding.check_rules(((".*", ()), rule))
 
 
 def test_rules_by_name():
