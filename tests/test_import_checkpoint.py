@@ -12,9 +12,10 @@ import jax
 import numpy as np
 import pytest
 from golden_models import to_torch
+from ml_collections import ConfigDict
 
-from gaitjax import import_checkpoint, restore, state, train
-from gaitjax.engine.checkpoints import Checkpoints, DifferentRun, describe
+from gaitjax import import_checkpoint, restore, run_folder, state
+from gaitjax.engine.checkpoints import Checkpoints, DifferentRun, abstract
 from gaitjax.weights import encoders, files, zoo_names
 
 
@@ -55,7 +56,7 @@ def save(path, tensors):
 
 
 def load(setup, workdir):
-    restored = restore.load_run(setup, setup.abstract_state, str(workdir))
+    restored = restore.load_run(setup, ConfigDict({"train": {}}), str(workdir))
     return restored.params, restored.batch_stats
 
 
@@ -124,16 +125,20 @@ def test_a_partial_import_keeps_the_seeds_values_for_the_rest(tmp_path):
     # training goes on from it, on any data; another model is another run
     checkpoints = Checkpoints(str(tmp_path / "run"), 1)
     config.partial, config.checkpoint = False, ""
-    continued, step = train.restore_or_new(
-        config, setup, checkpoints, describe(config, "abc")
-    )
+    target = state.stored_part(abstract(setup.abstract_state, setup.shardings))
+
+    def restored(config):
+        description = run_folder.describe(config, "abc")
+        return checkpoints.restore(target, description, run_folder.differences)
+
+    continued, step = restored(config)
     np.testing.assert_array_equal(
-        continued.params["frame1"]["conv1"]["kernel"], expected
+        continued["params"]["frame1"]["conv1"]["kernel"], expected
     )
     assert step == 0
     config.model.embedding_size = 65
     with pytest.raises(DifferentRun, match="embedding_size"):
-        train.restore_or_new(config, setup, checkpoints, describe(config, "abc"))
+        restored(config)
     checkpoints.close()
     with pytest.raises(ValueError, match="There is a run in .*name another --workdir"):
         import_checkpoint.run(config, str(tmp_path / "run"))

@@ -23,10 +23,11 @@ MAY_IMPORT = {
     "data": {"data", "engine"},
     "weights": {"weights", "engine.guards", "engine.atomic"},
     "run_folder": {"engine"},
-    "state": {"engine", "models", "weights"},
+    "state": {"engine", "models", "parts.model", "weights"},
+    "text_vectors": {"parts.model", "run_folder", "state"},
     "pictures": {"pictures", "data", "retrieval", "run_folder"},
     "pictures.charts": set(),
-    "restore": {"engine", "run_folder", "state"},
+    "restore": {"engine", "run_folder", "state", "text_vectors"},
     "phases": {"engine.guards"},
     "settings": {"engine", "losses", "models", "phases", "rerank", "retrieval"}
     | {"parts.model"},
@@ -39,8 +40,9 @@ MAY_IMPORT = {
         "restore",
         "run_folder",
     }
-    | {"state"},
-    "train": {"phases", "engine", "data", "losses", "evaluate", "run_folder", "state"},
+    | {"state", "text_vectors"},
+    "train": {"phases", "engine", "data", "losses", "evaluate", "run_folder", "state"}
+    | {"text_vectors"},
     "rerank": {"rerank", "retrieval", "engine.guards"},
     "rerank.cargait": {"parts", "engine.fields"},
     "rerank.graph_methods": {"retrieval.distance"},
