@@ -101,7 +101,7 @@ def encoder_file(seed: int, folder: Path) -> Path:
         run_row("default", seed, folder, ["synthetic"], again=not trained)
         config = row_config("default", seed, "synthetic", folder)
         setup = state.build(config, state.example_batch(config))
-        trained = restore.load_run(setup, setup.new_state(), str(workdir))
+        trained = restore.load_run(setup, config, str(workdir))
         encoder = jax.device_get(trained.params["visual_encoder"])
         encoders.save(file, encoder)
     return file

@@ -11,7 +11,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from gaitjax import restore, run_folder
+from gaitjax import restore, run_folder, text_vectors
 from gaitjax.data import pipeline, source
 from gaitjax.engine import cluster, log
 from gaitjax.engine.guards import choose
@@ -40,7 +40,7 @@ def embed_split(model, variables, data: source.Source, config, mesh) -> np.ndarr
     """
     constants = {}
     if getattr(model, "uses_text", False):
-        constants["text"] = _text_vectors(model, variables)
+        constants["text"] = text_vectors.compute(model, variables)
     rows = np.arange(len(data.index.key))
     embeddings = None
     with tqdm(
@@ -64,11 +64,6 @@ def embed_split(model, variables, data: source.Source, config, mesh) -> np.ndarr
 @functools.partial(jax.jit, static_argnames="model")
 def _embed(model, variables, constants, batch):
     return model.apply(variables, batch, train=False, **constants).embeddings
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _text_vectors(model, variables):
-    return model.apply(variables, method="text_vectors")
 
 
 def open_test_split(config) -> source.Source:
@@ -112,9 +107,8 @@ def run(config, workdir: str) -> dict[str, Any]:
         folder = config.base_run or workdir
         made = restore.made_otherwise(config, setup.abstract_state.frozen, folder)
         state = restore.load_run(
-            setup, setup.new_state(), folder,
-            config.evaluation.checkpoint, config.train.keep_best, made,
-        )  # fmt: skip
+            setup, config, folder, first=config.evaluation.checkpoint, made=made
+        )
         if made:
             logging.warning("%s It is evaluated as this config says.", made)
     else:
@@ -138,6 +132,7 @@ def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, A
         "metric": config.evaluation.metric,
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "evaluation_seconds": round(evaluation.seconds, 1),
+        **text_vectors.origin(setup.model, state),
         "results": evaluation.metrics,
     }
     variables = model_variables(state)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gaitjax import run_folder
+from gaitjax import run_folder, text_vectors
 from gaitjax.engine.checkpoints import Checkpoints, abstract
 from gaitjax.engine.guards import require
 from gaitjax.state import Setup, TrainState, stored_part
@@ -11,17 +11,13 @@ LISTED = 8  # changed fields in one sentence
 
 
 def load_run(
-    setup: Setup,
-    state: TrainState,
-    workdir: str,
-    first: str = "newest",
-    best: str = "",
-    made: str = "",
+    setup: Setup, config, workdir: str, first: str = "newest", made: str = ""
 ) -> TrainState:
-    """`state` with the parameters of a readable checkpoint in `workdir`.
+    """The state in a readable checkpoint of `workdir`, with `config`'s frozen weights.
 
-    first: "newest", or "best" by the metric `best` (train.keep_best of that run). made:
-    a sentence for the error where no checkpoint fits.
+    In place of a text tower and its file the checkpoint's text vectors are used, unless
+    `config` has other texts. first: "newest", or "best" by config.train.keep_best.
+    made: a sentence for the error where no checkpoint fits.
     """
     require(
         (Path(workdir) / "checkpoints").is_dir(),
@@ -29,13 +25,16 @@ def load_run(
         "--config.mode=train, or name its folder with --workdir.",
     )
     # read-only: that run may still be training
+    best = config.train.get("keep_best", "")
     checkpoints = Checkpoints(workdir, None, best, read_only=True)
     target = stored_part(abstract(setup.abstract_state, setup.shardings))
     restored = checkpoints.restore(target, first=first)
-    checkpoints.close()
     unreadable = f"No checkpoint in {workdir} can be read. {made}".strip()
     require(restored is not None, unreadable)
-    return state._replace(**restored[0])
+    stored, step = restored
+    description = checkpoints.description(step)
+    checkpoints.close()
+    return setup.new_state(stored, text_vectors.from_description(config, description))
 
 
 def made_otherwise(config, frozen, folder: str) -> str:

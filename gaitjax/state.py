@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from absl import logging
 from flax import linen as nn
 from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
 
 from gaitjax import models
 from gaitjax.engine import optim, sharding
 from gaitjax.engine.guards import require
+from gaitjax.parts.model import TEXT_VECTORS
 from gaitjax.weights import encoders
 
 
@@ -73,8 +74,10 @@ def init_state(rng, batch, *, model, tx, frozen_patterns) -> TrainState:
 class Setup(NamedTuple):
     """What `build` makes of a config: shared by training, evaluation and benchmarks.
 
-    new_state(): step 0, with the weights of config.pretrained. new_state(stored): what
-    a checkpoint holds (`stored_part`) beside frozen weights; no other file is read.
+    new_state(): step 0, with the weights of config.pretrained.
+    new_state(stored, text_vectors): what a checkpoint holds (`stored_part`) beside the
+    frozen weights, the only ones read from files; without those of the text tower if
+    its result is given.
     """
 
     mesh: jax.sharding.Mesh
@@ -111,19 +114,27 @@ def build(config, example_batch, devices=None) -> Setup:
     check_patterns(config, model, abstract_state)
     check_sources(config, model, abstract_state)
 
-    def new_state(stored=None) -> TrainState:
+    def new_state(stored=None, text_vectors=None) -> TrainState:
+        if stored is not None and not abstract_state.frozen:
+            return abstract_state._replace(**stored)
         state = drawn_state()
+        unread = model.text_tower if text_vectors else ()
         whole = merge_frozen(state.params, state.frozen)
-        read = whole if stored is None else {part: whole[part] for part in state.frozen}
-        loaded = encoders.load_pretrained(config, read)
+        wanted = whole if stored is None else state.frozen
+        wanted = {part: whole[part] for part in wanted if part not in unread}
+        loaded = encoders.load_pretrained(config, wanted, state.frozen)
         params, frozen = split_frozen(whole | loaded, config.frozen)
-        for part in sorted(frozen):
-            if not config.get("pretrained", {}).get(part):
-                logging.warning("Frozen %s keeps its random initial values.", part)
-        state = state._replace(frozen=sharding.place(frozen, shardings.frozen))
-        if stored is None:
-            return state._replace(params=sharding.place(params, shardings.params))
-        return state._replace(**stored)
+        state = state._replace(
+            params=sharding.place(params, shardings.params),
+            frozen=sharding.place(frozen, shardings.frozen),
+        )
+        if text_vectors:
+            whole = NamedSharding(mesh, PartitionSpec())
+            replicated = jax.tree.map(lambda _: whole, text_vectors)
+            frozen = {k: v for k, v in state.frozen.items() if k not in unread}
+            frozen[TEXT_VECTORS] = sharding.place(text_vectors, replicated)
+            state = state._replace(frozen=frozen)
+        return state._replace(**(stored or {}))
 
     return Setup(mesh, model, tx, abstract_state, shardings, new_state)
 

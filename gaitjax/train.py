@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 
-from gaitjax import evaluate, run_folder
+from gaitjax import evaluate, run_folder, text_vectors
 from gaitjax.data import pipeline, source
 from gaitjax.engine import cluster, loop, optim, sharding
 from gaitjax.engine.checkpoints import abstract
@@ -152,6 +152,7 @@ def run(config, workdir: str) -> dict[str, Any]:
             config, data.fingerprint, state.frozen
         ),
         differences=run_folder.differences,
+        derived=lambda state: text_vectors.to_description(setup.model, state),
         gauges=lambda: {"damaged_sequences": len(damaged)} if damaged else {},
     )
     cluster.say(summary(setup, config, data))

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from golden_models import to_torch
+from ml_collections import ConfigDict
 
 from gaitjax import import_checkpoint, restore, run_folder, state
 from gaitjax.engine.checkpoints import Checkpoints, DifferentRun, abstract
@@ -55,7 +56,7 @@ def save(path, tensors):
 
 
 def load(setup, workdir):
-    restored = restore.load_run(setup, setup.abstract_state, str(workdir))
+    restored = restore.load_run(setup, ConfigDict({"train": {}}), str(workdir))
     return restored.params, restored.batch_stats
 
 

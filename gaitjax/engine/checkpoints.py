@@ -166,6 +166,11 @@ class Checkpoints:
         )
         return None
 
+    def description(self, step: int) -> dict:
+        """The description in the checkpoint of `step`, which `restore` found whole."""
+        folder = epath.Path(self._folder / str(step))
+        return ocp.JsonCheckpointHandler().restore(folder / "description")
+
     def _read(self, step: int, target: Any) -> tuple[dict, Any, str]:
         """(description, tree, what is wrong with them or "") of one checkpoint."""
         folder = epath.Path(self._folder / str(step))

@@ -48,6 +48,7 @@ class Task(NamedTuple):
     target: what checkpoints hold of it, as ShapeDtypeStructs with shardings.
     stored: state -> what checkpoints hold. restored: (state, that) -> state.
     describe: state -> JSON that identifies the run. differences: of two descriptions.
+    derived: state -> JSON that each checkpoint's description also holds.
     gauges: more entries of a logged row.
 
     Hooks: started(state, step, log) -> state, before the first step. after_step(state,
@@ -64,6 +65,7 @@ class Task(NamedTuple):
     restored: Callable[[State, Any], State]
     describe: Callable[[State], dict]
     differences: Differences
+    derived: Callable[[State], dict[str, Any]] = lambda state: {}
     gauges: Callable[[], dict[str, Any]] = dict
     started: Callable[[State, int, MetricLog], State] = lambda state, step, log: state
     after_step: Callable[[State, int, MetricLog], tuple[State, dict | None]] = (
@@ -170,7 +172,8 @@ class _Run:
 
     def _save(self, state: State, step: int, results: dict | None) -> None:
         self._check_finite()
-        self.store.save(step, self.task.stored(state), self.description, results)
+        description = self.description | self.task.derived(state)
+        self.store.save(step, self.task.stored(state), description, results)
 
     def _log_row(self, phase: Phase, step: int, metrics) -> None:
         self._check_finite()

@@ -38,7 +38,14 @@ from gaitjax.parts.clip_tokenizer import token_ids
 from gaitjax.parts.dinov2 import DINOv2
 from gaitjax.parts.gait_network import GaitNetwork
 from gaitjax.parts.layers import COLOUR_MEAN, COLOUR_STD, resize_bilinear
-from gaitjax.parts.model import Dtype, GaitModel, Size, check_stages, check_strips
+from gaitjax.parts.model import (
+    TEXT_VECTORS,
+    Dtype,
+    GaitModel,
+    Size,
+    check_stages,
+    check_strips,
+)
 from gaitjax.parts.mtcm import MAM, MTCM
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.representation import (
@@ -256,6 +263,7 @@ class LMGait(GaitModel):
 
     reads = ("frames",)
     optional = ("text_encoder",)  # frozen by the configs, text or not
+    text_tower = ("text_encoder",)
     image_size: Size = (448, 224)  # as the image encoder sees a frame
     feature_grid: Size = (64, 32)  # of the maps; at full size twice the token grid
     visual_encoder: VisualEncoder = VisualEncoder()
@@ -404,8 +412,11 @@ class LMGait(GaitModel):
         """The result of the language branch, a constant of the trained model (eq. 7).
 
         Returns {"last": [P d], "mid": [P 4d]}, float32; pass it as `text`. Needs
-        text.enabled.
+        text.enabled. If a checkpoint's vectors stand in place of the text tower, these
+        are the result.
         """
+        if self.has_variable("params", TEXT_VECTORS):
+            return self.get_variable("params", TEXT_VECTORS)
         networks = self.networks
         ids = jnp.asarray(self.text.token_ids, jnp.int32)  # [P L]
         adapt = None

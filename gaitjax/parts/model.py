@@ -18,6 +18,7 @@ ThreeStages = tuple[Positive, Positive, Positive]
 FourStages = tuple[Positive, Positive, Positive, Positive]
 NOT_IN_CONFIG = ("num_classes", "name", "parent")  # `name` and `parent` are linen's
 IMAGES = ("silhouettes", "heatmaps", "frames")
+TEXT_VECTORS = "text_vectors"
 
 
 class GaitModel(nn.Module):
@@ -27,11 +28,14 @@ class GaitModel(nn.Module):
     reads: the batch entries that it needs besides `valid`.
     images: how many of IMAGES it takes, whichever the batch holds.
     optional: parts of its parameters that a switch may leave out.
+    text_tower: parts that `text_vectors` reads and nothing else. They are not needed
+      where TEXT_VECTORS, its result, stands among the parameters.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
     images: ClassVar[int] = 0
     optional: ClassVar[tuple[str, ...]] = ()
+    text_tower: ClassVar[tuple[str, ...]] = ()
     num_classes: int
 
     def __post_init__(self):

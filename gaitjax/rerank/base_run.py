@@ -73,7 +73,7 @@ def load_base(config) -> Base:
     """
     base_config = read_config(config)
     setup = build(base_config, example_batch(base_config))
-    state = restore.load_run(setup, setup.new_state(), config.base_run)
+    state = restore.load_run(setup, base_config, config.base_run)
     what = {
         "model": base_config.model.to_dict(),
         "modalities": base_config.data.modalities,

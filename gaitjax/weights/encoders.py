@@ -17,12 +17,13 @@ that the model was built without.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from flax import traverse_util
 
 from gaitjax.engine.atomic import replacing
@@ -73,19 +74,21 @@ def load_clip_image(source: str | Path, model) -> dict:
     return load_dinov2(source, model)
 
 
-def load_pretrained(config, parameters: Mapping) -> dict:
+def load_pretrained(config, parameters: Mapping, frozen: Collection[str]) -> dict:
     """Parameters with those parts read from files that config names a source for.
 
     Args:
       config: `config.pretrained` maps a part of the model's parameters (for instance
         "visual_encoder") to a source; "" or no entry keeps its values.
       parameters: {part: nested dict of arrays}. Sources of other parts are not read.
+      frozen: parts of which the log says so if they have no source.
     """
     sources = config.get("pretrained") or {}
-    return {
-        part: load(sources[part], tree) if sources.get(part) else tree
-        for part, tree in parameters.items()
-    }
+    sources = {part: sources[part] for part in parameters if sources.get(part)}
+    for part in sorted(set(parameters) & set(frozen) - set(sources)):
+        logging.warning("Frozen %s keeps its random initial values.", part)
+    loaded = {part: load(source, parameters[part]) for part, source in sources.items()}
+    return dict(parameters) | loaded
 
 
 def abstract_parameters(model, *inputs) -> dict:

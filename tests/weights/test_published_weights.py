@@ -472,7 +472,7 @@ def test_hub_id_with_shards_missing_from_the_cache(offline_hub):
 # Parameters of a run
 
 
-def test_parts_get_their_sources(tmp_path):
+def test_parts_get_their_sources(tmp_path, caplog):
     parameters = {
         "visual_encoder": parameters_of(DINO),
         "text_encoder": parameters_of(MODELS["clip_text"]),
@@ -482,8 +482,12 @@ def test_parts_get_their_sources(tmp_path):
     sources = {"visual_encoder": str(tmp_path / "dino.safetensors"), "text_encoder": ""}
     sources["other"] = "a file that is not asked for"
     config = ConfigDict({"pretrained": sources})
-    loaded = encoders.load_pretrained(config, parameters)
+    loaded = encoders.load_pretrained(config, parameters, frozen=["text_encoder"])
+    assert "Frozen text_encoder keeps its random initial values" in caplog.text
+    caplog.clear()
     assert_equal(loaded["visual_encoder"], trained)
     assert_equal(loaded["text_encoder"], parameters["text_encoder"])
     assert set(loaded) == set(parameters)
-    assert_equal(encoders.load_pretrained(ConfigDict(), parameters), parameters)
+    loaded = encoders.load_pretrained(ConfigDict(), parameters, frozen=())
+    assert_equal(loaded, parameters)
+    assert not caplog.text
