@@ -13,6 +13,7 @@ from gaitjax.parts.layers import image_sequence
 from gaitjax.parts.model import (
     Dtype,
     GaitModel,
+    Retrieve,
     check_stages,
     check_strips,
     image_rows,
@@ -37,6 +38,7 @@ class GaitBase(GaitModel):
     strides: Some[Positive] = (1, 2, 2, 1)  # per stage, in space
     num_strips: Positive = 16
     embedding_size: Positive = 256
+    retrieve: Retrieve = "before_neck"
     dtype: Dtype = "float32"
 
     @nn.nowrap
@@ -61,7 +63,6 @@ class GaitBase(GaitModel):
         x = residual_stages(
             x, kinds, *shape, self.dtype, train=train, valid=valid
         )  # [B T h w C]
-        embeddings, logits = StripHead(
-            self.num_classes, self.num_strips, self.embedding_size, name="head"
-        )(x, valid, train=train)
+        head = (self.num_classes, self.num_strips, self.embedding_size, self.retrieve)
+        embeddings, logits = StripHead(*head, name="head")(x, valid, train=train)
         return GaitOutput(embeddings, logits, {})

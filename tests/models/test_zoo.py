@@ -239,6 +239,25 @@ def test_bfloat16_is_close_to_float32(name):
     assert 0 < error < 0.05
 
 
+@pytest.mark.parametrize("name", ["gaitbase", "gaitgl_large", "multigaitpp"])
+def test_retrieval_after_the_neck_changes_evaluation_alone(name):
+    """In training losses see the embedding before the neck, whatever `retrieve` is."""
+    model, batch, variables = MODELS[name][0], make_batch(name), variables_of(name)
+    after = model.clone(retrieve="after_neck")
+
+    def run(model, train):
+        return jax.jit(
+            lambda v: model.apply(v, batch, train=train, mutable=["batch_stats"])[0],
+            compiler_options=QUICK,
+        )(variables)
+
+    close(run(after, True).embeddings, run(model, True).embeddings)
+    plain, normed = run(model, False), run(after, False)
+    close(plain.logits, normed.logits)
+    close(np.linalg.norm(normed.embeddings, axis=-1), 1.0)
+    assert not np.allclose(plain.embeddings, normed.embeddings, atol=0.01)
+
+
 # ---------------------------------------------------------------- GaitGL's details
 
 
