@@ -40,7 +40,11 @@ FREE = (
     r"model\..*\.(remat|frames_per_chunk)",
 )
 # Config fields that later versions added, and the value that a run without them has
-ADDED = {"model.retrieve": "before_neck"}
+ADDED = {
+    "model.retrieve": "before_neck",
+    "model.joint_format": "coco",
+    "model.max_pool": False,
+}
 _ABSENT = "absent"
 _FILES = ("config.json", "metrics.jsonl", "results.json", "rerank.json", "lock")
 _FOLDERS = ("checkpoints", "tensorboard", "pictures", "embeddings")

@@ -36,6 +36,7 @@ def gaitbase(cfg, golden):
         channels=tuple(backbone["channels"]),
         layers=tuple(backbone["layers"]),
         strides=tuple(backbone["strides"]),
+        max_pool=backbone.get("maxpool", True),  # the reference's default
         num_strips=cfg["bin_num"][0],
         embedding_size=cfg["SeparateFCs"]["out_channels"],
     )
@@ -118,6 +119,11 @@ def skeletongaitpp(cfg, golden):
     return "skeletongaitpp", model, entries
 
 
+def joint_format(cfg):
+    """OpenPose's joints are AlphaPose's 18."""
+    return "coco" if cfg["joint_format"] == "coco" else "alphapose"
+
+
 def gaitgraph2(cfg, golden):
     model = MODELS["gaitgraph2"](
         NO_CLASSES,
@@ -125,6 +131,7 @@ def gaitgraph2(cfg, golden):
         channels=tuple(cfg["main_stream"][1:]),
         reduction=cfg["reduction"],
         embedding_size=cfg["num_class"],
+        joint_format=joint_format(cfg),
         test_time_augmentation=cfg["tta"],
     )
     return "gaitgraph2", model, lambda x: {"keypoints": jnp.asarray(x)}
@@ -224,6 +231,7 @@ def gaittr(cfg, golden):
         channels=tuple(cfg["in_channels"][1:]),
         dropout=0.0,
         embedding_size=cfg["num_class"],
+        joint_format=joint_format(cfg),
     )
     return "gaittr", model, lambda x: {"keypoints": jnp.asarray(x)[..., 0]}
 
