@@ -45,6 +45,7 @@ def get_config(dataset: str = "synthetic"):
         strides=(2, 2, 1),
         num_strips=16,
         embedding_size=256,
+        retrieve="before_neck",
         dtype="float32",
     )
     if recipe is None:

@@ -11,8 +11,8 @@ that BigGait has on it.
 
 Published Rank-1 (not measured by us): Gait3D 38.1; GREW 77.4; OU-MVLP 67.4; SUSTech1K
 all 51.5; CCPG CL/UP/DN/BG 52.4/65.4/72.8/80.9. The source of the CCPG numbers does not
-name their protocol; their size points to re-identification. They use the embedding
-after the BN neck, this library the one before it.
+name their protocol; their size points to re-identification. On CCPG alone the published
+model retrieves by the embedding after the BN neck (OpenGait's `use_emb2`), as here.
 """
 
 from configs import common
@@ -47,6 +47,7 @@ def get_config(dataset: str = "synthetic"):
         strides=(2, 2, 1),
         num_strips=16,
         embedding_size=256,
+        retrieve="after_neck" if dataset == "ccpg" else "before_neck",
         dtype="float32",
     )
     if recipe is None:

@@ -43,6 +43,7 @@ def get_config(dataset: str = "synthetic"):
         squeeze=16,
         num_strips=16,
         embedding_size=256,
+        retrieve="before_neck",
         dtype="float32",
     )
     if recipe is None:

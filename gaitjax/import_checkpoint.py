@@ -51,6 +51,12 @@ def run(config, workdir: str) -> dict[str, Any]:
     file = Path(config.checkpoint)
     tensors = plain_names(files.read_published(file))
     setup = build(config, example_batch(config))
+    for name in setup.model.unseen:
+        require(
+            name in config.model,
+            f"The config must state config.model.{name}: published weights differ in "
+            f"it and {file} does not show it. Add it to the config file's model.",
+        )
     variables = model_variables(setup.abstract_state)
     values, parity = zoo_names.fit(config.model.name, tensors, variables)
     report = _report(config, values, parity, variables["params"])

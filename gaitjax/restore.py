@@ -8,6 +8,8 @@ from gaitjax.engine.guards import require
 from gaitjax.state import Setup, TrainState, stored_part
 
 LISTED = 8  # changed fields in one sentence
+# fields that change a model's embedding and nothing that its weights would show
+UNSEEN = ("model.retrieve",)
 
 
 def load_run(
@@ -44,8 +46,8 @@ def made_otherwise(config, frozen, folder: str) -> str:
     frozen: {scope: weights} that are frozen in this config's model. They are in no
     checkpoint, so weights drawn from another seed would go unnoticed.
 
-    Raises ValueError if the run is of another model, or drew its frozen weights from
-    another seed.
+    Raises ValueError if the run is of another model, retrieves by another embedding, or
+    drew its frozen weights from another seed.
     """
     config_of_run = run_folder.read_config(folder)
     if config_of_run is None:
@@ -64,12 +66,17 @@ def made_otherwise(config, frozen, folder: str) -> str:
         f"{old['seed']}, the config says {new['seed']}. Add --config.seed="
         f"{old['seed']}.",
     )
+    differing = run_folder.changes(old, new)
+    for name, stored, here in differing:
+        require(
+            name not in UNSEEN,
+            f"The run in {folder} has config.{name}={stored}, this config {here}: its "
+            f"numbers would be others. Add --config.{name}={stored}.",
+        )
     changed = [
-        f"config.{name}={old.get(name)} (here {new.get(name)})"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-        and name != "seed"
-        and not run_folder.is_free(name)
+        f"config.{name}={stored} (here {here})"
+        for name, stored, here in differing
+        if name != "seed" and not run_folder.is_free(name)
     ]
     if not changed:
         return ""

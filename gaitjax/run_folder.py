@@ -40,8 +40,13 @@ FREE = (
     r"evaluation\..*|mesh\..*|sharding|sharding_rules\..*",
     r"model\..*\.(remat|frames_per_chunk)",
 )
-# fields that earlier runs do not have, and the value that does what was done then
-ADDED = {"train.accumulate": 1}
+# Config fields that later versions added, and the value that a run without them has
+ADDED = {
+    "train.accumulate": 1,
+    "model.retrieve": "before_neck",
+    "model.joint_format": "coco",
+    "model.max_pool": False,
+}
 _ABSENT = "absent"
 _FILES = ("config.json", "metrics.jsonl", "results.json", "rerank.json", "import.json")
 _FOLDERS = ("checkpoints", "tensorboard", "pictures", "embeddings")
@@ -174,11 +179,10 @@ def differences(stored: dict, current: dict) -> list[str]:
         "warmup.steps"
     ):  # before version 0.2 every config had this section
         old = {k: v for k, v in old.items() if not k.startswith("warmup.")}
-    old, new = ADDED | old, ADDED | new
     changed = [
-        f"config.{name}: {old.get(name, _ABSENT)} -> {new.get(name, _ABSENT)}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name, _ABSENT) != new.get(name, _ABSENT) and not is_free(name)
+        f"config.{name}: {before} -> {now}"
+        for name, before, now in changes(old, new, _ABSENT)
+        if not is_free(name)
     ]
     if stored["data"] not in (current["data"], IMPORTED):
         changed.append(f"data fingerprint: {stored['data']} -> {current['data']}")
@@ -188,6 +192,18 @@ def differences(stored: dict, current: dict) -> list[str]:
         for scope, digest in stored.get("weight_files", {}).items()
         if weights.get(scope, digest) != digest
     ]
+
+
+def changes(old: dict, new: dict, absent=None) -> list[tuple[str, Any, Any]]:
+    """(name, old value, new value) of the fields in which two flat configs differ.
+
+    absent: the value of a field that one of them lacks, unless ADDED has it.
+    """
+    values = [
+        (name, *(side.get(name, ADDED.get(name, absent)) for side in (old, new)))
+        for name in sorted(old.keys() | new.keys())
+    ]
+    return [(name, before, now) for name, before, now in values if before != now]
 
 
 def flat(config: dict[str, Any]) -> dict[str, Any]:

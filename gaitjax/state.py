@@ -185,12 +185,13 @@ def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
     sequences, frames = data.ids_per_batch * data.seqs_per_id, data.num_frames
     lead = (sequences, frames)
     height, width = data.image_size
+    joints = 18 if config.model.get("joint_format") == "alphapose" else 17
     shapes = {
         "frames": (lead + (height, width, 3), jnp.uint8),
         "masks": (lead + (height, width), jnp.uint8),
         "silhouettes": (lead + tuple(data.silhouette_size), jnp.uint8),
         "heatmaps": (lead + tuple(data.silhouette_size) + (2,), jnp.uint8),
-        "keypoints": (lead + (17, 3), jnp.float32),  # x, y, confidence (COCO)
+        "keypoints": (lead + (joints, 3), jnp.float32),  # x, y, confidence
         "ratios": (lead, jnp.float32),
         "valid": (lead, jnp.bool_),
         "labels": ((sequences,), jnp.int32),

@@ -169,9 +169,14 @@ def check_modules(golden: GoldenFile) -> None:
 
 
 def check_skeleton(golden) -> None:
-    golden.check("graph_coco_3/A", skeleton.adjacency(3))
-    golden.check("graph_coco_3/connect_joint", skeleton.PARENTS)
-    golden.check("graph_coco_3/flip_idx", skeleton.MIRROR)
+    for theirs, ours in (("coco", "coco"), ("openpose", "alphapose")):
+        body = skeleton.SKELETONS[ours]
+        for hops in (2, 3):
+            graph = f"graph_{theirs}_{hops}"
+            adjacency = skeleton.adjacency(hops, body.links, body.joints)
+            golden.check(f"{graph}/A", adjacency)
+            golden.check(f"{graph}/connect_joint", body.parents)
+            golden.check(f"{graph}/flip_idx", body.mirror)
     keypoints = golden.arrays["multi_input/in/x"][None]  # [1 T V 3]
     features = branch_features(keypoints, jnp.ones(keypoints.shape[:2], bool))
     golden.check("multi_input/eval/out0", features[0])

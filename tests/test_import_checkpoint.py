@@ -144,6 +144,20 @@ def test_a_partial_import_keeps_the_seeds_values_for_the_rest(tmp_path):
         import_checkpoint.run(config, str(tmp_path / "run"))
 
 
+def test_an_option_that_the_file_does_not_show_must_be_stated(tmp_path):
+    config = config_of("skeletongait", tmp_path / "weights.npz")
+    _, _, tensors = published(config)
+    save(tmp_path / "weights.npz", tensors)
+    stated = config.model.retrieve
+    del config.model["retrieve"]
+    with pytest.raises(ValueError, match="must state config.model.retrieve: .*weights"):
+        import_checkpoint.run(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    config.model.retrieve = stated
+    import_checkpoint.run(config, str(tmp_path / "run"))
+    assert run_folder.read_config(tmp_path / "run").model.retrieve == stated
+
+
 def test_frozen_parts_become_files_for_config_pretrained(tmp_path, capsys):
     config = config_of("biggergait", tmp_path / "weights.npz")
     config.frozen = ("^visual_encoder/", "^decoder/")  # as in the paper's variants

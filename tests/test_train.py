@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
+from configs import skeletongait
 from gaitjax import restore, run_folder, train
 from gaitjax import state as states
 from gaitjax.data.source import Index, Source
@@ -140,6 +141,30 @@ def test_a_run_made_otherwise_is_named_and_another_seed_refused(config, tmp_path
     assert "text_encoder= (here a/file)" in restore.made_otherwise(
         other, frozen, folder
     )
+
+
+def test_a_run_is_not_evaluated_by_another_embedding(tmp_path):
+    config = skeletongait.get_config("ccpg")
+    assert config.model.retrieve == "after_neck"
+    run_folder.write_config(config, tmp_path)
+    assert restore.made_otherwise(config, {}, str(tmp_path)) == ""
+    config.model.retrieve = "before_neck"
+    refused = "retrieve=after_neck, this config before_neck.*Add --config.model.retr"
+    with pytest.raises(ValueError, match=refused):
+        restore.made_otherwise(config, {}, str(tmp_path))
+    del config.model["retrieve"]  # a config of before the field
+    with pytest.raises(ValueError, match=refused):
+        restore.made_otherwise(config, {}, str(tmp_path))
+    run_folder.write_config(config, tmp_path)  # a run of before the field
+    before = run_folder.describe(config, "data")
+    config.model.retrieve = "before_neck"
+    assert restore.made_otherwise(config, {}, str(tmp_path)) == ""
+    assert not run_folder.differences(before, run_folder.describe(config, "data"))
+    config.model.retrieve = "after_neck"
+    with pytest.raises(ValueError, match="retrieve=before_neck, this config after_nec"):
+        restore.made_otherwise(config, {}, str(tmp_path))
+    changed = run_folder.differences(before, run_folder.describe(config, "data"))
+    assert changed == ["config.model.retrieve: before_neck -> after_neck"]
 
 
 @pytest.mark.parametrize(

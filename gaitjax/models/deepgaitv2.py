@@ -17,6 +17,7 @@ from gaitjax.parts.model import (
     Dtype,
     FourStages,
     GaitModel,
+    Retrieve,
     ThreeStages,
     check_strips,
     image_rows,
@@ -36,12 +37,14 @@ class DeepGaitV2(GaitModel):
     """
 
     images = 1
+    unseen = ("retrieve",)
     kind: Literal["2d", "p3d", "3d"] = "p3d"  # blocks of stages 2 to 4
     channels: FourStages = (64, 128, 256, 512)
     layers: FourStages = (1, 1, 1, 1)  # blocks per stage; published deep: (1, 4, 4, 1)
     strides: ThreeStages = (2, 2, 1)  # of stages 2 to 4, space
     num_strips: Positive = 16
     embedding_size: Positive = 256
+    retrieve: Retrieve = "before_neck"
     dtype: Dtype = "float32"
 
     @nn.nowrap
@@ -65,7 +68,6 @@ class DeepGaitV2(GaitModel):
         x = residual_stages(
             x, kinds, *shape, self.dtype, train=train, valid=valid
         )  # [B T h w C]
-        embeddings, logits = StripHead(
-            self.num_classes, self.num_strips, self.embedding_size, name="head"
-        )(x, valid, train=train)
+        head = (self.num_classes, self.num_strips, self.embedding_size, self.retrieve)
+        embeddings, logits = StripHead(*head, name="head")(x, valid, train=train)
         return GaitOutput(embeddings, logits, {})

@@ -13,13 +13,14 @@ from gaitjax.parts.layers import image_sequence
 from gaitjax.parts.model import (
     Dtype,
     GaitModel,
+    Retrieve,
     check_stages,
     check_strips,
     image_rows,
     images_in,
 )
 from gaitjax.parts.output import GaitOutput
-from gaitjax.parts.resnet import Stem, residual_stages
+from gaitjax.parts.resnet import Stem, residual_stages, stem_pool
 
 
 class GaitBase(GaitModel):
@@ -35,14 +36,17 @@ class GaitBase(GaitModel):
     channels: Some[Positive] = (64, 128, 256, 512)  # per stage
     layers: Some[Positive] = (1, 1, 1, 1)  # blocks per stage
     strides: Some[Positive] = (1, 2, 2, 1)  # per stage, in space
+    max_pool: bool = False  # between stem and stages, as in a ResNet
     num_strips: Positive = 16
     embedding_size: Positive = 256
+    retrieve: Retrieve = "before_neck"
     dtype: Dtype = "float32"
 
     @nn.nowrap
     def check(self, config) -> None:
         check_stages(len(self.channels), layers=self.layers, strides=self.strides)
-        check_strips(self.num_strips, image_rows(config), self.strides)
+        strides = (1 + self.max_pool, *self.strides)
+        check_strips(self.num_strips, image_rows(config), strides)
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
@@ -56,12 +60,12 @@ class GaitBase(GaitModel):
         x = Stem(self.channels[0], self.dtype, name="stem")(
             x, train=train, valid=valid
         )  # [B T H W C]
+        x = stem_pool(x) if self.max_pool else x
         kinds = ("2d",) * len(self.channels)
         shape = (self.channels, self.layers, self.strides)
         x = residual_stages(
             x, kinds, *shape, self.dtype, train=train, valid=valid
         )  # [B T h w C]
-        embeddings, logits = StripHead(
-            self.num_classes, self.num_strips, self.embedding_size, name="head"
-        )(x, valid, train=train)
+        head = (self.num_classes, self.num_strips, self.embedding_size, self.retrieve)
+        embeddings, logits = StripHead(*head, name="head")(x, valid, train=train)
         return GaitOutput(embeddings, logits, {})

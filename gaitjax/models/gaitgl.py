@@ -14,7 +14,7 @@ from flax import linen as nn
 from gaitjax.engine.fields import Between, Positive, Some
 from gaitjax.engine.guards import require
 from gaitjax.parts.convolution import Conv3D, TemporalConv
-from gaitjax.parts.heads import SeparateBNNeck, SeparateDense
+from gaitjax.parts.heads import SeparateBNNeck, SeparateDense, choose_embedding
 from gaitjax.parts.layers import (
     BatchNorm,
     fold_frames,
@@ -24,7 +24,13 @@ from gaitjax.parts.layers import (
     max_pool,
     set_pool,
 )
-from gaitjax.parts.model import Dtype, GaitModel, check_strips, image_rows
+from gaitjax.parts.model import (
+    Dtype,
+    GaitModel,
+    Retrieve,
+    check_strips,
+    image_rows,
+)
 from gaitjax.parts.output import GaitOutput
 
 Halvings = Annotated[int, Between(0, 16)]  # of a map's rows into 2**n strips
@@ -109,14 +115,19 @@ class GaitGL(GaitModel):
     channels: Some[Positive] = (32, 64, 128)
     halvings: Halvings = 3  # how often maps are halved into strips; large network: 1
     # "original": batch norm over channels, shared by strips; its output is the
-    # embedding, and a matrix per strip gives the logits. "bnneck": the embedding is
-    # taken before a BN neck
+    # embedding, and a matrix per strip gives the logits. "bnneck": a BN neck
     head: Literal["original", "bnneck"] = "original"
+    retrieve: Retrieve = "before_neck"  # of the BN neck
     dtype: Dtype = "float32"
 
     @nn.nowrap
     def check(self, config) -> None:
         self.check_rows(image_rows(config))
+        require(
+            self.head == "bnneck" or self.retrieve == "before_neck",
+            'config.model.retrieve="after_neck" needs config.model.head="bnneck"; the '
+            f"head {self.head!r} has no BN neck.",
+        )
 
     @nn.nowrap
     def check_rows(self, rows: int) -> None:
@@ -169,9 +180,10 @@ class GaitGL(GaitModel):
         x = SeparateDense(x.shape[-1], name="dense")(x)  # [B S C]
         rows = jnp.any(valid, axis=1)  # [B]
         if self.head == "bnneck":
-            _, logits = SeparateBNNeck(self.num_classes, name="neck")(
+            after, logits = SeparateBNNeck(self.num_classes, name="neck")(
                 x, train=train, valid=rows
             )
+            x = choose_embedding(x, after, self.retrieve, train)
         else:
             x = BatchNorm(name="norm")(x, train=train, valid=rows)
             logits = SeparateDense(self.num_classes, name="classifier")(x)

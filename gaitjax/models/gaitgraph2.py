@@ -23,14 +23,16 @@ HOPS = 3  # hops 0, 1 and 2 have weights
 WINDOW = 9  # frames of a temporal convolution
 
 
-def branch_features(keypoints: jax.Array, valid: jax.Array) -> jax.Array:
+def branch_features(
+    keypoints: jax.Array, valid: jax.Array, body: skeleton.Skeleton = skeleton.COCO
+) -> jax.Array:
     """Joints, velocities and bones: [B T V 3], bool [B T] -> [B T V 3 5].
 
     These are the features that the published weights were trained with, which differ
     from the paper: the confidence replaces the horizontal velocity over two frames and
     the bone's angle to the horizontal axis, and channel 2 of both branches is zero.
     """
-    p = skeleton.parts(keypoints, valid)
+    p = skeleton.parts(keypoints, valid, body)
     confidence, bone = p["confidence"], p["bone"]
     zero = jnp.zeros_like(confidence)
     squared = jnp.sum(jnp.square(bone), axis=-1, keepdims=True)  # [B T V 1]
@@ -122,13 +124,15 @@ class GraphBlock(nn.Module):
 
     features: int
     reduction: int
+    body: skeleton.Skeleton
     stride: int = 1
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, *, train: bool, valid: jax.Array):
         """x [B T V C], valid bool [B T] -> ([B t V features], valid [B t])."""
-        graph = jnp.asarray(skeleton.adjacency(MAX_HOP))  # [MAX_HOP+1 V V]
+        links, joints = self.body.links, self.body.joints
+        graph = jnp.asarray(skeleton.adjacency(MAX_HOP, links, joints))  # [hops V V]
         edge = self.param("edge", nn.initializers.ones, graph.shape)
         graph = (graph * edge)[:HOPS]
         inner = self.features // self.reduction if self.reduction else 0
@@ -154,6 +158,7 @@ class GaitGraph2(GaitModel):
     channels: Some[Positive] = (128, 256)
     reduction: Positive = 8  # bottlenecks are channels / reduction wide
     embedding_size: Positive = 128
+    joint_format: skeleton.JointFormat = "coco"  # CCPG, OU-MVLP: "alphapose"
     # in evaluation the embedding joins those of the sequence, of the sequence reversed
     # in time and of the sequence with left and right joints swapped
     test_time_augmentation: bool = True
@@ -170,23 +175,22 @@ class GaitGraph2(GaitModel):
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
-        """batch: keypoints [B T 17 3] (x and y in pixels, confidence) or their
-        features [B T 17 3 5], valid bool [B T] with valid frames first.
+        """batch: keypoints [B T V 3] (x and y in pixels, confidence) or their
+        features [B T V 3 5], valid bool [B T] with valid frames first.
 
         Returns embeddings [B 1 D], D tripled by test-time augmentation; no logits.
         """
-        valid = batch["valid"]
+        valid, body = batch["valid"], skeleton.SKELETONS[self.joint_format]
         x = batch["keypoints"].astype(jnp.float32)
-        features = x if x.ndim == 5 else branch_features(x, valid)  # [B T V 3 5]
+        features = x if x.ndim == 5 else branch_features(x, valid, body)  # [B T V 3 5]
         copies = 1
         if self.test_time_augmentation and not train:
             copies = 3
             keypoints = x[..., 0, :3] if x.ndim == 5 else x  # [B T V 3]
             backwards = skeleton.reverse_time(keypoints, valid)
-            swapped = keypoints[:, :, skeleton.MIRROR, :]
-            features = jnp.concatenate(
-                [features] + [branch_features(k, valid) for k in (backwards, swapped)]
-            )  # [3B T V 3 5]
+            swapped = keypoints[:, :, body.mirror, :]
+            copied = [branch_features(k, valid, body) for k in (backwards, swapped)]
+            features = jnp.concatenate([features, *copied])  # [3B T V 3 5]
             valid = jnp.tile(valid, (3, 1))
         branches = [
             self._branch(features[..., index, :], f"branch{index}", train, valid)
@@ -198,6 +202,7 @@ class GaitGraph2(GaitModel):
             x, valid = GraphBlock(
                 channels,
                 self.reduction,
+                body,
                 1 if channels == width else 2,
                 self.dtype,
                 name=f"layer{index}",
@@ -215,6 +220,7 @@ class GaitGraph2(GaitModel):
             x, _ = GraphBlock(
                 channels,
                 0 if index == 0 else self.reduction,
+                skeleton.SKELETONS[self.joint_format],
                 dtype=self.dtype,
                 name=f"{name}_layer{index}",
             )(x, train=train, valid=valid)

@@ -19,7 +19,7 @@ from gaitjax.parts.model import Dtype, GaitModel
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.transformer import attend
 
-FEATURES = (10, skeleton.JOINTS)  # channels, joints
+FEATURES = 10  # channels
 WINDOW = 9  # frames of a temporal convolution
 
 
@@ -28,11 +28,13 @@ def mish(x: jax.Array) -> jax.Array:
     return x * jnp.tanh(jax.nn.softplus(x))
 
 
-def input_features(keypoints: jax.Array, valid: jax.Array) -> jax.Array:
+def input_features(
+    keypoints: jax.Array, valid: jax.Array, body: skeleton.Skeleton = skeleton.COCO
+) -> jax.Array:
     """[B T V 3], bool [B T] -> [B T V 10]: position, position relative to the centre
     joint, velocity over one and over two frames, bone; x and y of each (section 3.1).
     """
-    p = skeleton.parts(keypoints, valid)
+    p = skeleton.parts(keypoints, valid, body)
     names = ("xy", "relative", "velocity", "velocity2", "bone")
     return jnp.concatenate([p[name] for name in names], axis=-1)
 
@@ -131,6 +133,7 @@ class GaitTR(GaitModel):
     heads: Positive = 8  # a quarter of each width must be a multiple of it
     dropout: Share = 0.1  # before each temporal convolution, in training
     embedding_size: Positive = 128
+    joint_format: skeleton.JointFormat = "coco"  # CCPG, OU-MVLP: "alphapose"
     dtype: Dtype = "float32"
 
     @nn.nowrap
@@ -143,17 +146,17 @@ class GaitTR(GaitModel):
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
-        """batch: keypoints [B T 17 3] (x and y in pixels, confidence) or their
-        features [B T 10 17], valid bool [B T] with valid frames first.
+        """batch: keypoints [B T V 3] (x and y in pixels, confidence) or their
+        features [B T 10 V], valid bool [B T] with valid frames first.
 
         Returns embeddings [B 1 D]; no logits. Training uses the rng "dropout".
         """
-        valid = batch["valid"]
+        valid, body = batch["valid"], skeleton.SKELETONS[self.joint_format]
         x = batch["keypoints"].astype(jnp.float32)
-        if x.shape[2:] == FEATURES:
+        if x.shape[2:] == (FEATURES, body.joints):
             x = jnp.swapaxes(x, 2, 3)
         else:
-            x = input_features(x, valid)
+            x = input_features(x, valid, body)
         x = JointNorm(name="input")(x, train=train, valid=valid)  # [B T V 10]
         for index, width in enumerate(self.channels):
             x = Block(

@@ -17,6 +17,7 @@ from gaitjax.parts.model import (
     Dtype,
     FourStages,
     GaitModel,
+    Retrieve,
     ThreeStages,
     check_strips,
     image_rows,
@@ -100,6 +101,7 @@ class MultiGaitPP(GaitModel):
     squeeze: Positive = 16  # the attention's bottlenecks: channels[0] / squeeze
     num_strips: Positive = 16
     embedding_size: Positive = 256
+    retrieve: Retrieve = "before_neck"
     dtype: Dtype = "float32"
 
     @nn.nowrap
@@ -160,7 +162,6 @@ class MultiGaitPP(GaitModel):
         x = jnp.concatenate(list(streams.values()), axis=-1)  # [B T h w 3*256]
         x = Conv(self.channels[2], 1, dtype=self.dtype, name="fusion")(fold_frames(x))
         x = stage(x.reshape(valid.shape + x.shape[1:]), 3, "")  # [B T h w 512]
-        embeddings, logits = StripHead(
-            self.num_classes, self.num_strips, self.embedding_size, name="head"
-        )(x, valid, train=train)
+        head = (self.num_classes, self.num_strips, self.embedding_size, self.retrieve)
+        embeddings, logits = StripHead(*head, name="head")(x, valid, train=train)
         return GaitOutput(embeddings, logits, {})

@@ -14,6 +14,7 @@ from gaitjax.parts.model import (
     Dtype,
     FourStages,
     GaitModel,
+    Retrieve,
     ThreeStages,
     check_strips,
     image_rows,
@@ -29,12 +30,14 @@ class SkeletonGaitPP(GaitModel):
     """
 
     reads = ("silhouettes", "heatmaps")
+    unseen = ("retrieve",)
     channels: FourStages = (64, 128, 256, 512)
     layers: FourStages = (1, 1, 1, 1)  # blocks per stage; Gait3D, GREW: (1, 4, 4, 1)
     strides: ThreeStages = (2, 2, 1)  # of stages 2 to 4, space
     squeeze: Positive = 16  # the fusion's bottleneck has channels[0] / squeeze channels
     num_strips: Positive = 16
     embedding_size: Positive = 256
+    retrieve: Retrieve = "before_neck"
     dtype: Dtype = "float32"
 
     @nn.nowrap
@@ -81,7 +84,6 @@ class SkeletonGaitPP(GaitModel):
             valid=valid,
             first=2,
         )  # [B T h w C]
-        embeddings, logits = StripHead(
-            self.num_classes, self.num_strips, self.embedding_size, name="head"
-        )(x, valid, train=train)
+        head = (self.num_classes, self.num_strips, self.embedding_size, self.retrieve)
+        embeddings, logits = StripHead(*head, name="head")(x, valid, train=train)
         return GaitOutput(embeddings, logits, {})

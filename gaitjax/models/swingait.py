@@ -14,7 +14,12 @@ from flax import linen as nn
 
 from gaitjax.engine.fields import Between, Positive
 from gaitjax.engine.guards import require
-from gaitjax.parts.heads import SeparateBNNeck, SeparateDense, horizontal_pool
+from gaitjax.parts.heads import (
+    SeparateBNNeck,
+    SeparateDense,
+    choose_embedding,
+    horizontal_pool,
+)
 from gaitjax.parts.layers import (
     fold_frames,
     image_sequence,
@@ -22,7 +27,7 @@ from gaitjax.parts.layers import (
     resize_bilinear,
     set_pool,
 )
-from gaitjax.parts.model import Dtype, FourStages, GaitModel
+from gaitjax.parts.model import Dtype, FourStages, GaitModel, Retrieve
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.resnet import Stage, Stem
 from gaitjax.parts.transformer import LayerNorm, PatchEmbedding, dense, gelu
@@ -230,6 +235,7 @@ class SwinGait(GaitModel):
         0.1  # stochastic depth of the last block, rising from 0
     )
     embedding_size: Positive = 256
+    retrieve: Retrieve = "before_neck"
     dtype: Dtype = "float32"
 
     @nn.nowrap
@@ -266,10 +272,11 @@ class SwinGait(GaitModel):
         )  # [B S 512]
         last = jax.lax.stop_gradient(strips[:, -1:])
         strips = jnp.concatenate([strips, last], axis=1)  # [B S+1 512]
-        embeddings = SeparateDense(self.embedding_size, name="dense")(strips)
-        _, logits = SeparateBNNeck(self.num_classes, name="neck")(
-            embeddings, train=train, valid=jnp.any(valid, axis=1)
+        before = SeparateDense(self.embedding_size, name="dense")(strips)
+        after, logits = SeparateBNNeck(self.num_classes, name="neck")(
+            before, train=train, valid=jnp.any(valid, axis=1)
         )
+        embeddings = choose_embedding(before, after, self.retrieve, train)
         return GaitOutput(embeddings[:, :-1], logits[:, :-1], {})
 
     def _tokens(self, x):

@@ -92,16 +92,25 @@ class SeparateBNNeck(nn.Module):
         return embeddings, jnp.einsum("bsd,sdn->bsn", embeddings, normalise(kernel, 1))
 
 
+def choose_embedding(before, after, retrieve: str, train: bool) -> jax.Array:
+    """The embedding that a model returns, of those before and after its BN neck.
+
+    Losses need the one before it, so `retrieve` counts in evaluation only.
+    """
+    return after if retrieve == "after_neck" and not train else before
+
+
 class StripHead(nn.Module):
     """Temporal maximum, horizontal pooling, matrix per strip and BN neck.
 
     The head of GaitBase and of models based on it. Returns float32 embeddings [B S D]
-    (before the neck: what retrieval uses) and logits [B S N].
+    (`choose_embedding` says which) and logits [B S N].
     """
 
     num_classes: int
     num_strips: int
     embedding_size: int
+    retrieve: str = "before_neck"
 
     @nn.compact
     def __call__(
@@ -110,8 +119,8 @@ class StripHead(nn.Module):
         """x [B T H W C], valid bool [B T]."""
         x = set_pool(x, valid).astype(jnp.float32)  # [B H W C]
         x = horizontal_pool(x, self.num_strips)  # [B S C]
-        embeddings = SeparateDense(self.embedding_size, name="dense")(x)  # [B S D]
-        _, logits = SeparateBNNeck(self.num_classes, name="neck")(
-            embeddings, train=train, valid=jnp.any(valid, axis=1)
+        before = SeparateDense(self.embedding_size, name="dense")(x)  # [B S D]
+        after, logits = SeparateBNNeck(self.num_classes, name="neck")(
+            before, train=train, valid=jnp.any(valid, axis=1)
         )
-        return embeddings, logits
+        return choose_embedding(before, after, self.retrieve, train), logits

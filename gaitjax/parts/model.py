@@ -13,6 +13,8 @@ from gaitjax.engine.fields import Positive, fields_of, settle
 from gaitjax.engine.guards import require
 
 Dtype = Literal["float32", "bfloat16"]  # of convolutions and matmuls
+# which embedding evaluation returns; losses always see the one before the BN neck
+Retrieve = Literal["before_neck", "after_neck"]
 Size = tuple[Positive, Positive]  # (height, width)
 ThreeStages = tuple[Positive, Positive, Positive]
 FourStages = tuple[Positive, Positive, Positive, Positive]
@@ -30,12 +32,15 @@ class GaitModel(nn.Module):
     optional: parts of its parameters that a switch may leave out.
     text_tower: parts that `text_vectors` reads and nothing else. They are not needed
       where TEXT_VECTORS, its result, stands among the parameters.
+    unseen: options that published weights were trained with in more than one way and
+      that the weights do not show, so that an import must state them.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
     images: ClassVar[int] = 0
     optional: ClassVar[tuple[str, ...]] = ()
     text_tower: ClassVar[tuple[str, ...]] = ()
+    unseen: ClassVar[tuple[str, ...]] = ()
     num_classes: int
 
     def __post_init__(self):

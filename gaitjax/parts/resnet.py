@@ -213,6 +213,16 @@ class AttentionFusion(nn.Module):
         return first * weight1 + second * weight2  # [N H W C]
 
 
+def stem_pool(x: jax.Array) -> jax.Array:
+    """3x3 maximum with stride 2 of each frame: [B T H W C] -> [B T H/2 W/2 C].
+
+    What a ResNet has between its stem and its stages (He et al., CVPR 2016, table 1);
+    odd sizes are rounded up.
+    """
+    y = nn.max_pool(fold_frames(x), (3, 3), (2, 2), ((1, 1), (1, 1)))
+    return y.reshape(x.shape[:2] + y.shape[1:])
+
+
 class Stem(nn.Module):
     """3x3 convolution, batch norm and ReLU of each frame, no pooling."""
 

@@ -23,7 +23,7 @@ from gaitjax.models.gaittr import GaitTR
 from gaitjax.models.multigaitpp import MultiGaitPP
 from gaitjax.models.skeletongaitpp import SkeletonGaitPP
 from gaitjax.models.swingait import SwinGait
-from gaitjax.parts import convolution
+from gaitjax.parts import convolution, skeleton
 from gaitjax.parts.model import IMAGES
 from gaitjax.weights import zoo_names as torch_names
 
@@ -239,6 +239,25 @@ def test_bfloat16_is_close_to_float32(name):
     assert 0 < error < 0.05
 
 
+@pytest.mark.parametrize("name", ["gaitbase", "gaitgl_large", "multigaitpp"])
+def test_retrieval_after_the_neck_changes_evaluation_alone(name):
+    """In training losses see the embedding before the neck, whatever `retrieve` is."""
+    model, batch, variables = MODELS[name][0], make_batch(name), variables_of(name)
+    after = model.clone(retrieve="after_neck")
+
+    def run(model, train):
+        return jax.jit(
+            lambda v: model.apply(v, batch, train=train, mutable=["batch_stats"])[0],
+            compiler_options=QUICK,
+        )(variables)
+
+    close(run(after, True).embeddings, run(model, True).embeddings)
+    plain, normed = run(model, False), run(after, False)
+    close(plain.logits, normed.logits)
+    close(np.linalg.norm(normed.embeddings, axis=-1), 1.0)
+    assert not np.allclose(plain.embeddings, normed.embeddings, atol=0.01)
+
+
 # ---------------------------------------------------------------- GaitGL's details
 
 
@@ -367,6 +386,37 @@ def test_parameter_counts_are_the_published_ones(name):
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     digits = len(str(published)) - len(str(published).rstrip("0"))
     assert round(count, -min(digits, 4)) == published, count
+
+
+@pytest.mark.parametrize("first, channels", [("heatmaps", 2), ("silhouettes", 1)])
+def test_multigaitpp_has_the_published_numbers_of_channels(first, channels):
+    """CCPG and SUSTech1K: 2 + 3; GREW: 1 + 3."""
+    batch = make_batch(MultiGaitPP(IDS), rows=1, size=(64, 48))
+    batch = {"valid": batch["valid"], first: batch[first]}
+    batch["frames"] = make_batch("biggergait", rows=1, size=(64, 48))["frames"]
+    shapes = jax.eval_shape(
+        lambda: MultiGaitPP(100).init(jax.random.key(0), batch, train=False)
+    )["params"]
+    assert shapes["part1_stem"]["conv"]["kernel"].shape == (3, 3, channels, 64)
+    assert shapes["part2_stem"]["conv"]["kernel"].shape == (3, 3, 3, 64)
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert round(count, -4) == 11_510_000
+
+
+@pytest.mark.parametrize("model", [GaitGraph2, GaitTR])
+def test_skeleton_models_read_the_18_joints_of_alphapose(model):
+    model = model(IDS, joint_format="alphapose")
+    batch = {"keypoints": jnp.ones((2, 4, 18, 3)), "valid": jnp.ones((2, 4), bool)}
+    shapes = jax.eval_shape(
+        lambda: model.init_with_output(jax.random.key(0), batch, train=False)
+    )
+    assert shapes[0].embeddings.shape[:2] == (2, 1)
+    joints = {18 * 10, 4 * 18 * 18}  # GaitTR's input norm, GaitGraph2's edges
+    assert joints & {leaf.size for leaf in jax.tree.leaves(shapes[1]["params"])}
+    body = skeleton.SKELETONS["alphapose"]
+    for links in body.links:  # the mirrored graph is the graph
+        mirrored = tuple(sorted(body.mirror[joint] for joint in links))
+        assert mirrored in [tuple(sorted(link)) for link in body.links]
 
 
 # ---------------------------------------------------------------- torch names
