@@ -39,6 +39,14 @@ FREE = (
     r"evaluation\..*|mesh\..*|sharding|sharding_rules\..*",
     r"model\..*\.(remat|frames_per_chunk)",
 )
+# Fields of config.model that runs of version 0.1 lack, and what those runs did: they go
+# on, and are evaluated, with these values
+FORMERLY = {
+    "lmgait": {
+        "decoder": {"edge_rule": "published"},
+        "text": {"place": "before_extractor", "temperature": "plain"},
+    }
+}
 _ABSENT = "absent"
 _FILES = ("config.json", "metrics.jsonl", "results.json", "rerank.json", "lock")
 _FOLDERS = ("checkpoints", "tensorboard", "pictures", "embeddings")
@@ -96,7 +104,10 @@ def write_config(config, workdir: str | Path) -> None:
 
 
 def read_config(workdir: str | Path) -> ConfigDict | None:
-    """The config of the run in `workdir`, with tuples; None where there is none."""
+    """The config of the run in `workdir`, with tuples; None where there is none.
+
+    A config of version 0.1 gets the fields of FORMERLY.
+    """
     path = Path(workdir) / "config.json"
     if not path.is_file():
         return None
@@ -106,7 +117,38 @@ def read_config(workdir: str | Path) -> ConfigDict | None:
         raise Damaged(path, f"it is no JSON ({error})", _REPAIR) from error
     whole = isinstance(content, dict) and isinstance(content.get("model"), dict)
     require_whole(whole, path, "it has no field model", _REPAIR)
+    for group, fields in _former(content).items():
+        content["model"][group] |= fields
     return ConfigDict(_with_tuples(content))
+
+
+def keep_to_run(config, folder: str | Path) -> list[str]:
+    """Sets in `config` what the run in `folder` did, if it was begun by version 0.1.
+
+    Returns a phrase for each field that was set. A run with all values of FORMERLY
+    counts as such a run.
+    """
+    run = read_config(folder)
+    if run is None or run.model.get("name") != config.model.name:
+        return []
+    former = flat(FORMERLY.get(config.model.name, {}))
+    old, new = flat(run.model.to_dict()), flat(config.model.to_dict())
+    if any(old.get(name) != value for name, value in former.items()):
+        return []
+    changed = {name: value for name, value in former.items() if new[name] != value}
+    config.model.update_from_flattened_dict(changed)
+    return [f"config.model.{name}={changed[name]}, not {new[name]}" for name in changed]
+
+
+def _former(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The entry of FORMERLY of a config of version 0.1; {} of any other."""
+    model = config.get("model", {})
+    former = FORMERLY.get(model.get("name"), {})
+    lacks = all(
+        isinstance(model.get(group), dict) and not fields.keys() & model[group].keys()
+        for group, fields in former.items()
+    )
+    return former if lacks else {}
 
 
 def _with_tuples(value):
@@ -140,6 +182,7 @@ def describe(config, fingerprint: str, frozen: dict | None = None) -> dict[str, 
 def differences(stored: dict, current: dict) -> list[str]:
     """In what two descriptions differ, a phrase each; [] where they are of one run."""
     old, new = flat(stored["config"]), flat(current["config"])
+    old |= {f"model.{k}": v for k, v in flat(_former(stored["config"])).items()}
     if not any(name.startswith("warmup.") for name in new) and not old.get(
         "warmup.steps"
     ):  # before version 0.2 every config had this section

@@ -94,7 +94,7 @@ def _loop_phase(phase: Phase, setup: Setup, data, damaged) -> loop.Phase:
     config = phase.config
     check_batch(config, setup.mesh)
     schedule = optim.make_schedule(config.optimizer, config.train.steps)
-    tx = optim.make_optimizer(config.optimizer, schedule)
+    tx = optim.make_optimizer(config.optimizer, schedule, setup.model.no_decay)
     losses = config.loss.to_dict()
     if "triplet" in losses:  # batches and their parts hold whole identities
         losses["triplet"]["seqs_per_id"] = config.data.seqs_per_id

@@ -27,11 +27,14 @@ class GaitModel(nn.Module):
     reads: the batch entries that it needs beside `valid`.
     images: how many of IMAGES it takes, whichever the batch holds.
     optional: parts of its parameters that a switch may leave out.
+    no_decay: regexes of parameters that are never decayed, like
+      config.optimizer.no_decay.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
     images: ClassVar[int] = 0
     optional: ClassVar[tuple[str, ...]] = ()
+    no_decay: ClassVar[tuple[str, ...]] = ()
     num_classes: int
 
     def __post_init__(self):
