@@ -46,9 +46,7 @@ def get_config(dataset: str = "synthetic"):
     config.data.modalities = ("frames",)
     config.data.ids_per_batch, config.data.seqs_per_id = 8, 8
     config.data.num_frames = 30
-    config.model.decoder.update(
-        supervision="reconstruction", frozen=True, edge_rule="valid"
-    )
+    config.model.decoder.update(supervision="reconstruction", frozen=True)
     config.loss = dict(
         triplet=dict(weight=1.0, margin=0.2),
         cross_entropy=dict(weight=1.0, scale=16.0, smoothing=0.1),

@@ -68,6 +68,7 @@ def get_config(dataset: str = "synthetic"):
             shipped=tuple(prompts.TOKEN_IDS.items()),
             vocabulary="",
             fusion="mask",
+            place="before_extractor",
             pooling="eot",
             positions="learned",
             width=512,
@@ -77,6 +78,7 @@ def get_config(dataset: str = "synthetic"):
             context_length=77,
             adapter_size=64,
             tau_init=10.0,
+            temperature="log",
         ),
         decoder=dict(
             supervision="silhouette",
@@ -85,6 +87,7 @@ def get_config(dataset: str = "synthetic"):
             support="binary",
             dilation=3,
             frozen=False,
+            edge_rule="valid",
         ),
         representation=dict(channels=16, hidden=768, remat=False),
         mtcm=dict(

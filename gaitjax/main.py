@@ -91,6 +91,8 @@ def main(argv) -> int:
             "add it, or leave them out.",
         )
         cluster.exit_when_stopped()
+    if kept := run_folder.keep_to_run(config, config.base_run or workdir):
+        cluster.say(f"A run of version 0.1 goes on as it began: {'; '.join(kept)}.")
     if _DRY_RUN.value:
         cluster.say(plan.dry_run(config, workdir, _TARGET.value))
         return 0

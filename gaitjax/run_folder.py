@@ -47,6 +47,14 @@ ADDED = {
     "model.joint_format": "coco",
     "model.max_pool": False,
 }
+# Fields of config.model that runs of version 0.1 lack, and what those runs did: they go
+# on, and are evaluated, with these values
+FORMERLY = {
+    "lmgait": {
+        "decoder": {"edge_rule": "published"},
+        "text": {"place": "before_extractor", "temperature": "plain"},
+    }
+}
 _ABSENT = "absent"
 _FILES = ("config.json", "metrics.jsonl", "results.json", "rerank.json", "import.json")
 _FOLDERS = ("checkpoints", "tensorboard", "pictures", "embeddings")
@@ -128,20 +136,55 @@ def write_config(config, workdir: str | Path) -> None:
 
 
 def read_config(workdir: str | Path) -> ConfigDict | None:
-    """The config of the run in `workdir`, with tuples; None if there is none."""
+    """The config of the run in `workdir`, with tuples; None if there is none.
+
+    A config of version 0.1 gets the fields of FORMERLY.
+    """
     path = Path(workdir) / "config.json"
     if not os.path.lexists(path):
         return None
     require_whole(path.is_file(), path, "it is no file", _REPAIR)
     try:
         content = json.loads(path.read_text())
-        content = ConfigDict(_with_tuples(content) if isinstance(content, dict) else {})
-    except (ValueError, TypeError, RecursionError) as error:
+        content = content if isinstance(content, dict) else {}
+        for group, fields in _former(content).items():
+            content["model"][group] |= fields
+        content = ConfigDict(_with_tuples(content))
+    except (AttributeError, ValueError, TypeError, RecursionError) as error:
         raise Damaged(path, f"it is no JSON of a config ({error})", _REPAIR) from error
     model = content.get("model")
     whole = isinstance(model, ConfigDict) and isinstance(model.get("name"), str)
     require_whole(whole, path, "it has no field model.name", _REPAIR)
     return content
+
+
+def keep_to_run(config, folder: str | Path) -> list[str]:
+    """Sets in `config` what the run in `folder` did, if it was begun by version 0.1.
+
+    Returns a phrase for each field that was set. A run with all values of FORMERLY
+    counts as such a run.
+    """
+    run = read_config(folder)
+    if run is None or run.model.get("name") != config.model.name:
+        return []
+    former = flat(FORMERLY.get(config.model.name, {}))
+    old, new = flat(run.model.to_dict()), flat(config.model.to_dict())
+    if any(old.get(name) != value for name, value in former.items()):
+        return []
+    changed = {name: value for name, value in former.items() if new[name] != value}
+    config.model.update_from_flattened_dict(changed)
+    return [f"config.model.{name}={changed[name]}, not {new[name]}" for name in changed]
+
+
+def _former(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The entry of FORMERLY of a config of version 0.1; {} of any other."""
+    model = config.get("model", {})
+    former = FORMERLY.get(model.get("name"), {})
+    lacks = all(
+        isinstance(model.get(group), dict) and not fields.keys() & model[group].keys()
+        for group, fields in former.items()
+    )
+    return former if lacks else {}
 
 
 def _with_tuples(value):
@@ -175,6 +218,7 @@ def describe(config, fingerprint: str, frozen: dict | None = None) -> dict[str, 
 def differences(stored: dict, current: dict) -> list[str]:
     """In what two descriptions differ, a phrase each; [] if they are of one run."""
     old, new = flat(stored["config"]), flat(current["config"])
+    old |= {f"model.{k}": v for k, v in flat(_former(stored["config"])).items()}
     if not any(name.startswith("warmup.") for name in new) and not old.get(
         "warmup.steps"
     ):  # before version 0.2 every config had this section

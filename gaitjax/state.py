@@ -99,7 +99,7 @@ def build(config, example_batch, devices=None) -> Setup:
     mesh = sharding.make_mesh(config.mesh, devices)
     model = models.make(config)
     schedule = optim.make_schedule(config.optimizer, config.train.steps)
-    tx = optim.make_optimizer(config.optimizer, schedule)
+    tx = optim.make_optimizer(config.optimizer, schedule, model.no_decay)
 
     def init(rng) -> TrainState:
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example_batch)

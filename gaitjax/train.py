@@ -97,7 +97,7 @@ def _loop_phase(phase: Phase, setup: Setup, data, damaged) -> loop.Phase:
     config = phase.config
     check_batch(config, setup.mesh)
     schedule = optim.make_schedule(config.optimizer, config.train.steps)
-    tx = optim.make_optimizer(config.optimizer, schedule)
+    tx = optim.make_optimizer(config.optimizer, schedule, setup.model.no_decay)
     losses = config.loss.to_dict()
     parts, devices = config.train.accumulate, setup.mesh.shape["data"]
     if "triplet" in losses:

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from configs import gaitbase
+from configs import gaitbase, lmgait
 from gaitjax import run_folder
 from gaitjax.engine.guards import Damaged
 
@@ -134,3 +134,39 @@ def test_one_run_writes_at_a_time_and_the_lock_ends_with_its_process(tmp_path):
 )
 def test_what_may_change_between_a_run_and_its_continuation(field, same):
     assert run_folder.is_free(field) == same
+
+
+def test_a_run_of_version_0_1_goes_on_as_it_began(tmp_path):
+    config = lmgait.get_config()
+    today = run_folder.plain(config)
+    earlier = run_folder.plain(config)
+    for group, fields in run_folder.FORMERLY["lmgait"].items():
+        for name in fields:
+            del earlier["model"][group][name]
+    run_folder.write_json(tmp_path / "config.json", earlier)
+    kept = run_folder.keep_to_run(config, tmp_path)
+    assert kept == [
+        "config.model.decoder.edge_rule=published, not valid",
+        "config.model.text.temperature=plain, not log",
+    ]
+    assert run_folder.read_config(tmp_path) == config
+    stored = {"config": earlier, "data": "d"}
+    kept = {"config": run_folder.plain(config), "data": "d"}
+    assert run_folder.differences(stored, kept) == []
+    named = run_folder.differences(stored, {"config": today, "data": "d"})
+    assert named == [
+        "config.model.decoder.edge_rule: published -> valid",
+        "config.model.text.temperature: plain -> log",
+    ]
+    run_folder.write_config(config, tmp_path)  # as its continuation does
+    again = lmgait.get_config()
+    assert len(run_folder.keep_to_run(again, tmp_path)) == 2 and again == config
+
+
+def test_a_run_of_today_keeps_its_config(tmp_path):
+    config = lmgait.get_config()
+    assert run_folder.keep_to_run(config, tmp_path) == []  # no run there
+    run_folder.write_config(config, tmp_path)
+    config.model.text.temperature = "plain"
+    assert run_folder.keep_to_run(config, tmp_path) == []
+    assert run_folder.keep_to_run(gaitbase.get_config(), tmp_path) == []

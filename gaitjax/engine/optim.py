@@ -5,7 +5,7 @@ gradient before momentum (PyTorch's L2), for `adamw` it is decoupled.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -65,17 +65,20 @@ OPTIMIZERS = {
 }
 
 
-def make_optimizer(config, schedule: Schedule) -> optax.GradientTransformation:
+def make_optimizer(
+    config, schedule: Schedule, no_decay: Sequence[str] = ()
+) -> optax.GradientTransformation:
     """The chain of config.optimizer.
 
-    `no_decay`: regexes of undecayed parameters. `rates`: (regex, factor) pairs; the
-    first that matches scales a parameter's learning rate.
+    `no_decay`: regexes of undecayed parameters, to which the argument adds the model's
+    own. `rates`: (regex, factor) pairs; the first that matches scales a parameter's
+    learning rate.
     """
-    make = OPTIMIZERS[config.name]
+    make, undecayed = OPTIMIZERS[config.name], (*config.no_decay, *no_decay)
 
     def decayed(params):
         return jax.tree_util.tree_map_with_path(
-            lambda path, _: not _matches(config.no_decay, path), params
+            lambda path, _: not _matches(undecayed, path), params
         )
 
     def scaled(updates, params=None):

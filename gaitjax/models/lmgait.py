@@ -11,7 +11,9 @@ denoising and appearance branch) -> MTCM -> gait network -> embeddings.
 Differences from the paper:
 - The paper does not print the fusion formula. Here a = sigmoid(tau cos(F, z)) and
   F' = F (1 + a), with one mask for the last layer and one for the middle layers, each
-  averaged over the prompts. `text.fusion` offers others.
+  averaged over the prompts. `text.fusion` offers others, and `text.place` other places
+  than the paper's "visual feature map", where an affine-free batch norm follows.
+- `text.temperature="log"`: as CLIP, log tau is learned, and neither it nor MAM decays.
 - Each branch has an MTCM with its own weights; see `mtcm.py` for its padding in time.
 - Frames are consecutive, which frame differences need (section 3.1 draws t at random).
 - `decoder.supervision="reconstruction"` is BigGait's unsupervised mask branch. BigGait
@@ -22,6 +24,7 @@ Differences from the paper:
   `decoder.support="soft"`, which the small grid of the embedded default needs.
 """
 
+import math
 import re
 from functools import partial
 from typing import Annotated, Literal, NamedTuple
@@ -55,16 +58,19 @@ from gaitjax.parts.representation import (
     background_first,
     blacken,
     foreground_support,
-    fuse_text,
     inside_columns,
     layer_norm,
+    mask_statistics,
     text_attention,
+    text_gain,
     unsquash,
+    weigh,
 )
 
 # squashed frames are brought back to this height and their own aspect before the
 # resize to image_size, as BigGait does
 CANVAS_HEIGHT = 256
+TAU_MAX = 100.0  # of the text mask, as CLIP limits its temperature
 IMAGENET = (COLOUR_MEAN, COLOUR_STD)
 # kind of visual encoder -> its module, and the mean and standard deviation of the
 # colours (0 to 255) that it was trained with. The kinds of DINOv2 differ in how they
@@ -114,6 +120,9 @@ class Text(NamedTuple):
     token_ids: tuple[tuple[Natural, ...], ...] = ()  # made of the three above
     # F (1 + a), F a, or F (1 + a) with a softmax over positions as a
     fusion: Literal["mask", "gate", "softmax"] = "mask"
+    # what is weighted: the features; the features that each branch has normalised; the
+    # two maps that enter MTCM
+    place: Literal["before_extractor", "after_norm", "before_mtcm"] = "before_extractor"
     pooling: Literal["eot", "mean"] = "eot"  # the end token, or the mean over tokens
     # CLIP's table, or eq. 3 to the letter
     positions: Literal["learned", "sinusoidal"] = "learned"
@@ -124,6 +133,10 @@ class Text(NamedTuple):
     context_length: Positive = 77
     adapter_size: Positive = 64  # r of MAM
     tau_init: Annotated[float, Above(0)] = 10.0  # temperature of the text mask
+    # "log": log tau is learned, tau at most 100, and weight decay spares it and MAM.
+    # "plain": tau is learned and decayed, which takes it to 0 whatever the loss says;
+    # for runs of version 0.1
+    temperature: Literal["log", "plain"] = "log"
 
 
 class DecoderOptions(NamedTuple):
@@ -180,6 +193,7 @@ class TextProjection(nn.Module):
 
     features: int
     tau_init: float
+    temperature: str
 
     @nn.compact
     def __call__(self, pooled: jax.Array) -> jax.Array:
@@ -187,9 +201,18 @@ class TextProjection(nn.Module):
         vectors = nn.Dense(self.features, use_bias=False, name="dense")(
             pooled.astype(jnp.float32)
         )
-        tau = self.param("tau", nn.initializers.constant(self.tau_init), ())
+        tau = self._tau()
         squared = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
         return tau * vectors * jax.lax.rsqrt(squared + 1e-12)
+
+    def _tau(self):
+        if self.temperature == "plain":
+            return self.param("tau", nn.initializers.constant(self.tau_init), ())
+        init = nn.initializers.constant(math.log(self.tau_init))
+        log_tau = self.param("log_tau", init, ())
+        # no gradient beyond the limit would hold it there for ever
+        limited = jnp.minimum(log_tau, math.log(TAU_MAX))
+        return jnp.exp(log_tau + jax.lax.stop_gradient(limited - log_tau))
 
 
 class Networks(nn.Module):
@@ -250,9 +273,10 @@ class Networks(nn.Module):
                 MAM(text.adapter_size, dtype=self.dtype) for _ in range(text.num_layers)
             ]
         width = self.visual.hidden_size
-        self.text_projection_last = TextProjection(width, text.tau_init)
+        options = text.tau_init, text.temperature
+        self.text_projection_last = TextProjection(width, *options)
         width *= len(self.visual.blocks)
-        self.text_projection_mid = TextProjection(width, text.tau_init)
+        self.text_projection_mid = TextProjection(width, *options)
 
 
 class LMGait(GaitModel):
@@ -341,6 +365,11 @@ class LMGait(GaitModel):
         """Whether `text_vectors` exists and evaluation should compute it once."""
         return self.text.enabled
 
+    @property
+    def no_decay(self) -> tuple[str, ...]:
+        decays = self.text.temperature == "plain"
+        return () if decays else ("/log_tau$", "^text_adapter_")
+
     def __call__(
         self,
         batch: dict[str, jax.Array],
@@ -370,21 +399,28 @@ class LMGait(GaitModel):
         """
         valid, frozen = batch["valid"], self.decoder.frozen
         last, mid = self._encode(batch, frozen=self.visual_encoder.frozen)
+        inside = self._inside(batch)  # [N h w]
         vectors = self._vectors(text)
-        tokens, _ = self._attend(last, vectors, "last")  # [N h w d]
-        mid, attention = self._attend(mid, vectors, "mid")  # [N h w 4d]
-        probability, aux = self._decode(batch, tokens, last, train and not frozen)
+        gain, _ = self._gain(last, vectors, "last", inside)  # [N h w]
+        probability, aux = self._decode(batch, last, gain, inside, train and not frozen)
         if frozen:
             aux = jax.lax.stop_gradient(aux)
         person, logged = self._person(probability, valid)
-        denoised, appearance = self._maps(mid, person, valid, train)
+        gain, attention = self._gain(mid, vectors, "mid", inside)
+        denoised, appearance = self._maps(mid, gain, person, valid, train)
         aux |= {"denoised": denoised, "appearance": appearance, "logged": logged}
         if attention is not None:
             aux["text_mask"] = unfold(attention, valid)  # [B T h w]
+            logged |= mask_statistics(attention, person > 0.5, inside)
+            for layer, rows in vectors.items():
+                logged[f"tau/{layer}"] = jnp.linalg.norm(rows[0])
         if train and self.black_augmentation > 0:
             denoised, appearance = blacken(
                 denoised, appearance, self.black_augmentation, self.make_rng("augment")
             )
+        if gain is not None and self.text.place == "before_mtcm":
+            rows = unfold(gain, valid)[..., None]  # [B T h w 1]
+            denoised, appearance = denoised * rows, appearance * rows
         if self.mtcm.enabled:
             denoised = self.networks.mtcm_denoised(denoised, valid, train=train)
             appearance = self.networks.mtcm_appearance(appearance, valid, train=train)
@@ -403,8 +439,9 @@ class LMGait(GaitModel):
         """
         last, _ = self._encode(batch, frozen=False)
         vectors = jax.lax.stop_gradient(self._vectors(None))
-        tokens, _ = self._attend(last, vectors, "last")
-        _, aux = self._decode(batch, tokens, last, train)
+        inside = self._inside(batch)
+        gain, _ = self._gain(last, vectors, "last", inside)
+        _, aux = self._decode(batch, last, gain, inside, train)
         empty = jnp.zeros((len(batch["valid"]), 0, 0), jnp.float32)
         return GaitOutput(empty, None, aux)
 
@@ -441,13 +478,20 @@ class LMGait(GaitModel):
             return None
         return self.text_vectors() if text is None else text
 
-    def _attend(self, features, vectors, layer):
-        """Features [N h w d] weighted by the text attention, and it [N h w] or None."""
+    def _gain(self, features, vectors, layer, inside):
+        """The text's factor of the features [N h w d] and its mask: [N h w] or None."""
         if vectors is None:
-            return features, None
+            return None, None
         fusion = self.text.fusion
-        attention = text_attention(features, vectors[layer], fusion)
-        return fuse_text(features, attention, fusion), attention
+        attention = text_attention(features, vectors[layer], inside, fusion)
+        return text_gain(attention, fusion), attention
+
+    def _inside(self, batch):
+        """The valid columns of valid frames: bool [N h w]."""
+        height, width = self.feature_grid
+        inside = inside_columns(batch["ratios"].reshape(-1), height, width)  # [N w]
+        inside = inside & batch["valid"].reshape(-1, 1)
+        return jnp.broadcast_to(inside[:, None, :], (len(inside), height, width))
 
     def _encode(self, batch, *, frozen):
         """Last and middle features on the feature grid: [N h w d], [N h w 4d]."""
@@ -481,26 +525,32 @@ class LMGait(GaitModel):
         share = jnp.sum(flipped & valid.reshape(-1)) / jnp.maximum(jnp.sum(valid), 1)
         return person, {"flipped_frames": share}
 
-    def _maps(self, features, person, valid, train):
+    def _maps(self, features, gain, person, valid, train):
         """Both maps [B T h w C] of features [N h w d], zero off the person [N h w]."""
         support = foreground_support(person, self.decoder.dilation)  # [N h w]
         support = support & valid.reshape(-1, 1, 1)
         maps = [
-            self._branch(branch, features, support, train=train)
+            self._branch(branch, features, support, gain, train=train)
             for branch in (self.networks.denoising, self.networks.appearance)
         ]
         if self.decoder.support == "soft":
             maps = [x * person[..., None] for x in maps]
         return [unfold(x, valid) for x in maps]
 
-    def _branch(self, module, features, where, *, train):
-        """module(features [N h w d], where bool [N h w]), with `remat` if asked for."""
+    def _branch(self, module, features, where, gain, *, train):
+        """module(features [N h w d], where bool [N h w]), with `remat` if asked for.
 
-        def call(module, features, where):
-            return module(features, where, train=train)
+        gain: [N h w] or None, of the features or of what the module normalises.
+        """
+
+        def call(module, features, where, gain):
+            place = self.text.place
+            features = weigh(features, gain if place == "before_extractor" else None)
+            gain = gain if place == "after_norm" else None
+            return module(features, where, gain, train=train)
 
         call = nn.remat(call) if self.representation.remat else call
-        return call(module, features, where)
+        return call(module, features, where, gain)
 
     def _prepare(self, frames, ratios):
         """Frames [B T H W 3] as the encoder reads them: [B*T height width 3]."""
@@ -520,14 +570,11 @@ class LMGait(GaitModel):
         size = (CANVAS_HEIGHT, CANVAS_HEIGHT * width // height)
         return unsquash(images, ratios.reshape(-1), *size)
 
-    def _decode(self, batch, tokens, target, train):
+    def _decode(self, batch, features, gain, inside, train):
         """Probabilities [N h w 2] of the decoder and its part of aux."""
         valid, (height, width) = batch["valid"], self.feature_grid
-        inside = inside_columns(batch["ratios"].reshape(-1), height, width)  # [N w]
-        inside = inside & valid.reshape(-1, 1)
-        inside = jnp.broadcast_to(inside[:, None, :], tokens.shape[:3])  # [N h w]
         probability, rebuilt = self._branch(
-            self.networks.decoder, tokens, inside, train=train
+            self.networks.decoder, features, inside, gain, train=train
         )
         aux = {
             "foreground_probability": unfold(probability[..., 0], valid),
@@ -535,7 +582,9 @@ class LMGait(GaitModel):
         }
         if rebuilt is not None:
             aux["reconstruction"] = unfold(rebuilt, valid)
-            aux["reconstruction_target"] = unfold(jax.lax.stop_gradient(target), valid)
+            aux["reconstruction_target"] = unfold(
+                jax.lax.stop_gradient(features), valid
+            )
         if "masks" in batch:
             masks = batch["masks"].astype(jnp.float32)
             masks = masks.reshape((-1,) + masks.shape[2:] + (1,))  # [N H W 1]

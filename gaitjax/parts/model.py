@@ -34,6 +34,8 @@ class GaitModel(nn.Module):
       where TEXT_VECTORS, its result, stands among the parameters.
     unseen: options that published weights were trained with in more than one way and
       that the weights do not show, so that an import must state them.
+    no_decay: regexes of parameters that are never decayed, like
+      config.optimizer.no_decay.
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
@@ -41,6 +43,7 @@ class GaitModel(nn.Module):
     optional: ClassVar[tuple[str, ...]] = ()
     text_tower: ClassVar[tuple[str, ...]] = ()
     unseen: ClassVar[tuple[str, ...]] = ()
+    no_decay: ClassVar[tuple[str, ...]] = ()
     num_classes: int
 
     def __post_init__(self):

@@ -64,32 +64,72 @@ def layer_norm(x: jax.Array, eps: float = 1e-6) -> jax.Array:
     return (x - mean) * jax.lax.rsqrt(variance + eps)
 
 
-def text_attention(features: jax.Array, vectors: jax.Array, fusion: str) -> jax.Array:
+def text_attention(
+    features: jax.Array, vectors: jax.Array, inside: jax.Array, fusion: str
+) -> jax.Array:
     """Semantic attention of each position to the prompts: float32 [N h w].
 
     Args:
       features: visual features [N h w d].
       vectors: [P d], each tau times a unit text vector, so that the product with a unit
         feature is tau * cos(F, z). The masks of the P prompts are averaged.
-      fusion: "mask" and "gate": sigmoid; "softmax": softmax over the h*w positions,
-        times h*w (mean 1).
+      inside: bool [N h w], the valid columns.
+      fusion: "mask" and "gate": sigmoid; "softmax": softmax over the positions in
+        `inside`, times their number (mean 1), and 0 elsewhere.
     """
     features = features.astype(jnp.float32)
     length = jnp.sqrt(jnp.sum(jnp.square(features), axis=-1) + 1e-12)  # [N h w]
     scores = jnp.einsum("nhwd,pd->nhwp", features, vectors)  # tau * |F| * cos
     scores = scores / length[..., None]  # [N h w P]
     if fusion == "softmax":
-        positions = features.shape[1] * features.shape[2]
-        weights = jax.nn.softmax(scores, axis=(1, 2)) * positions
+        weights = _softmax_inside(scores, inside[..., None])
     else:
         weights = nn.sigmoid(scores)
     return jnp.mean(weights, axis=-1)  # [N h w]
 
 
-def fuse_text(features: jax.Array, attention: jax.Array, fusion: str) -> jax.Array:
-    """F (1 + a), or F a for fusion "gate": features [N h w d], attention [N h w]."""
-    gain = attention if fusion == "gate" else 1.0 + attention
-    return features * gain[..., None].astype(features.dtype)  # [N h w d]
+def _softmax_inside(scores, inside):
+    """Softmax over axes 1 and 2 of [N h w P] within `inside`, times its positions."""
+    scores = jnp.where(inside, scores, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores, axis=(1, 2))  # of a frame without any: all equal
+    weights = jnp.where(inside, weights, 0.0)
+    return weights * jnp.sum(inside, axis=(1, 2), keepdims=True)
+
+
+def text_gain(attention: jax.Array, fusion: str) -> jax.Array:
+    """The factor of the features: 1 + a, or a for fusion "gate"; float32 [N h w]."""
+    return attention if fusion == "gate" else 1.0 + attention
+
+
+def weigh(x: jax.Array, gain: jax.Array | None) -> jax.Array:
+    """x [N h w C] times gain [N h w], multiplied in float32; x where gain is None.
+
+    In bfloat16, 1 + a would be rounded to steps of 1/128.
+    """
+    if gain is None:
+        return x
+    return (x.astype(jnp.float32) * gain[..., None]).astype(x.dtype)
+
+
+def mask_statistics(
+    attention: jax.Array, person: jax.Array, inside: jax.Array
+) -> dict[str, jax.Array]:
+    """Mean of the text mask on the person and beside, and its deviation; [N h w] each.
+
+    person: bool. Only positions in `inside` (bool) count. A mask that does not tell
+    the person from the background has equal means, and one that does nothing a
+    deviation of 0.
+    """
+
+    def mean(x, where):
+        return jnp.sum(jnp.where(where, x, 0.0)) / jnp.maximum(jnp.sum(where), 1)
+
+    centred = jnp.square(attention - mean(attention, inside))
+    return {
+        "text_mask/foreground": mean(attention, inside & person),
+        "text_mask/background": mean(attention, inside & ~person),
+        "text_mask/deviation": jnp.sqrt(mean(centred, inside)),
+    }
 
 
 class Decoder(nn.Module):
@@ -104,14 +144,22 @@ class Decoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, valid: jax.Array, *, train: bool):
-        """tokens [N h w d], valid bool [N h w].
+    def __call__(
+        self,
+        tokens: jax.Array,
+        valid: jax.Array,
+        gain: jax.Array | None = None,
+        *,
+        train: bool,
+    ):
+        """tokens [N h w d], valid bool [N h w]; gain [N h w] of the normalised tokens.
 
         Returns probabilities [N h w 2], zero outside `valid`, and the reconstruction
         [N h w d] or None.
         """
         hidden = nn.Dropout(self.dropout, deterministic=not train)(tokens)
         hidden = BatchNorm(affine=False, name="norm")(hidden, train=train, valid=valid)
+        hidden = weigh(hidden, gain)
         logits = nn.Dense(2, dtype=self.dtype, name="classify")(hidden)
         probabilities = nn.softmax(logits.astype(jnp.float32), axis=-1)  # [N h w 2]
         reconstruction = None
@@ -183,9 +231,20 @@ class Denoising(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, support: jax.Array, *, train: bool):
-        """tokens [N h w d], support bool [N h w] -> float32 [N h w channels]."""
+    def __call__(
+        self,
+        tokens: jax.Array,
+        support: jax.Array,
+        gain: jax.Array | None = None,
+        *,
+        train: bool,
+    ):
+        """tokens [N h w d], support bool [N h w] -> float32 [N h w channels].
+
+        gain: [N h w], of the normalised tokens.
+        """
         x = BatchNorm(affine=False, name="norm")(tokens, train=train, valid=support)
+        x = weigh(x, gain)
         x = nn.Dense(self.hidden, dtype=self.dtype, name="expand")(x)
         x = BatchNorm(affine=False, name="hidden_norm")(x, train=train, valid=support)
         x = nn.gelu(x, approximate=False)
@@ -201,9 +260,20 @@ class Appearance(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, support: jax.Array, *, train: bool):
-        """tokens [N h w d], support bool [N h w] -> float32 [N h w channels]."""
+    def __call__(
+        self,
+        tokens: jax.Array,
+        support: jax.Array,
+        gain: jax.Array | None = None,
+        *,
+        train: bool,
+    ):
+        """tokens [N h w d], support bool [N h w] -> float32 [N h w channels].
+
+        gain: [N h w], of the normalised tokens.
+        """
         x = BatchNorm(affine=False, name="norm")(tokens, train=train, valid=support)
+        x = weigh(x, gain)
         x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
         x = BatchNorm(affine=False, name="project_norm")(x, train=train, valid=support)
         x = nn.sigmoid(x.astype(jnp.float32))

@@ -10,6 +10,7 @@ import pytest
 
 from configs.lmgait import get_config as load
 from gaitjax import losses, models
+from gaitjax.engine import optim
 from gaitjax.models import lmgait
 from gaitjax.models.lmgait import LMGait
 from gaitjax.parts import mtcm, representation
@@ -56,8 +57,8 @@ def random_leaf(path, shape, rng):
     name = path.split("/")[-1]
     if name in ("scale", "var", "lambda1"):
         return rng.uniform(0.8, 1.2, shape)
-    if name == "tau":
-        return np.asarray(10.0)
+    if name in ("tau", "log_tau"):
+        return np.asarray(10.0 if name == "tau" else np.log(10.0))
     if name in ("bias", "mean"):
         return rng.normal(0, 0.1, shape)
     fan_in = max(np.prod(shape[:-1]), 1)
@@ -325,22 +326,119 @@ def test_text_attention_by_hand():
     vectors = jnp.asarray([[5.0, 0.0], [0.0, 5.0]])  # tau 5, two prompts
     scores = 5 * np.array([[0.6, 0.8], [0.0, 1.0]])  # [position prompt]
     expected = (1 / (1 + np.exp(-scores))).mean(1)
-    mask = representation.text_attention(features, vectors, "mask")
+    everywhere = jnp.ones((1, 1, 2), bool)
+    mask = representation.text_attention(features, vectors, everywhere, "mask")
     np.testing.assert_allclose(mask[0, 0], expected, rtol=1e-5)
-    gate = representation.text_attention(features, vectors, "gate")
+    gate = representation.text_attention(features, vectors, everywhere, "gate")
     np.testing.assert_array_equal(gate, mask)
-    fused = representation.fuse_text(features, mask, "mask")
+    fused = representation.weigh(features, representation.text_gain(mask, "mask"))
     np.testing.assert_allclose(
         fused[0, 0], np.array([[3, 4], [0, 2]]) * (1 + expected[:, None]), rtol=1e-5
     )
-    fused = representation.fuse_text(features, gate, "gate")
+    fused = representation.weigh(features, representation.text_gain(gate, "gate"))
     np.testing.assert_allclose(
         fused[0, 0], np.array([[3, 4], [0, 2]]) * expected[:, None], rtol=1e-5
     )
-    soft = representation.text_attention(features, vectors, "softmax")
+    soft = representation.text_attention(features, vectors, everywhere, "softmax")
     share = np.exp(scores) / np.exp(scores).sum(0)
     np.testing.assert_allclose(soft[0, 0], (2 * share).mean(1), rtol=1e-5)
     np.testing.assert_allclose(jnp.mean(soft), 1.0, rtol=1e-6)
+
+
+def test_softmax_fusion_is_normalised_over_the_valid_columns():
+    rng = np.random.default_rng(0)
+    features = jnp.asarray(rng.normal(size=(2, 3, 6, 4)), jnp.float32)
+    vectors = jnp.asarray(rng.normal(size=(2, 4)), jnp.float32)
+    inside = jnp.zeros((2, 3, 6), bool).at[0, :, 1:4].set(True)  # frame 1 is padding
+    soft = representation.text_attention(features, vectors, inside, "softmax")
+    crop = representation.text_attention(
+        features[:1, :, 1:4], vectors, inside[:1, :, 1:4], "softmax"
+    )
+    np.testing.assert_allclose(soft[:1, :, 1:4], crop, rtol=1e-5)
+    np.testing.assert_allclose(jnp.mean(crop), 1.0, rtol=1e-5)
+    assert not soft[1].any() and not soft[0, :, 4:].any()
+
+
+def test_the_gain_is_multiplied_in_float32():
+    x = jnp.full((1, 1, 1, 1), 128.0, jnp.bfloat16)
+    gain = jnp.full((1, 1, 1), 1 + 0.6 / 128, jnp.float32)  # bfloat16 knows 1 + 1/128
+    assert float(representation.weigh(x, gain)[0, 0, 0, 0]) == 129.0
+    gain = jnp.full((1, 1, 1), 1 + 0.4 / 128, jnp.float32)
+    assert float(representation.weigh(x, gain)[0, 0, 0, 0]) == 128.0
+    x = jnp.full((1, 1, 1, 1), 255.0, jnp.bfloat16)
+    gain = jnp.full((1, 1, 1), 1 + 0.4 / 128, jnp.float32)  # 255.8
+    assert float(representation.weigh(x, gain)[0, 0, 0, 0]) == 256.0
+
+
+def test_log_tau_is_limited_but_not_held_at_the_limit():
+    module = lmgait.TextProjection(3, 10.0, "log")
+    pooled = jnp.ones((1, 2))
+    params = module.init(jax.random.key(0), pooled)["params"]
+    assert float(params["log_tau"]) == pytest.approx(np.log(10.0))
+
+    def tau(log_tau):
+        vectors = module.apply({"params": params | {"log_tau": log_tau}}, pooled)
+        return jnp.linalg.norm(vectors)
+
+    for value, expected in ((np.log(10.0), 10.0), (0.0, 1.0), (9.0, 100.0)):
+        got, slope = jax.value_and_grad(tau)(jnp.float32(value))
+        assert float(got) == pytest.approx(expected, rel=1e-5)
+        assert float(slope) == pytest.approx(expected, rel=1e-5)  # d exp(x) = exp(x)
+
+
+@pytest.mark.parametrize("place", ["before_extractor", "after_norm", "before_mtcm"])
+def test_the_place_of_the_text_mask(place):
+    """A weak mask changes what its place says, and nothing else."""
+    batch, variables = make_batch(), variables_of(TINY)
+    silent = TINY.clone(text=TINY.text._replace(enabled=False))
+    without, _ = apply(silent, variables, batch)
+    out, _ = apply(text_row(place=place), variables, batch)
+    differs = lambda x, y: float(jnp.abs(x - y).max()) > 1e-4  # noqa: E731
+    maps = [differs(out.aux[n], without.aux[n]) for n in ("denoised", "appearance")]
+    name = "foreground_probability"
+    decoder = differs(out.aux[name], without.aux[name])
+    assert [*maps, decoder] == [place != "before_mtcm"] * 3
+    assert differs(out.embeddings, without.embeddings)
+    gradients = jax.jit(
+        functools.partial(gradients_of, text_row(place=place)), compiler_options=QUICK
+    )(variables, batch)
+    assert float(jnp.abs(gradients["text_projection_mid"]["log_tau"])) > 0
+    last = float(jnp.abs(gradients["text_projection_last"]["log_tau"]))
+    assert (last > 0) == (place != "before_mtcm")
+
+
+def test_what_the_text_branch_logs():
+    attention = jnp.asarray([[[0.9, 0.7, 0.2, 0.1, 0.5]]])  # [1 1 5]
+    person = jnp.asarray([[[True, True, False, False, False]]])
+    inside = jnp.asarray([[[True, True, True, True, False]]])
+    got = representation.mask_statistics(attention, person, inside)
+    assert float(got["text_mask/foreground"]) == pytest.approx(0.8)
+    assert float(got["text_mask/background"]) == pytest.approx(0.15)
+    deviation = np.std([0.9, 0.7, 0.2, 0.1])
+    assert float(got["text_mask/deviation"]) == pytest.approx(deviation, rel=1e-5)
+    out, _ = apply(TINY, variables_of(TINY), make_batch())
+    assert out.aux["logged"].keys() == {*got, "tau/last", "tau/mid"}
+    assert float(out.aux["logged"]["tau/mid"]) == pytest.approx(10.0, rel=1e-5)
+
+
+def test_temperature_and_adapters_are_not_decayed():
+    """A step without any gradient leaves them; a run of version 0.1 decays them."""
+    settings = load().optimizer
+    settings.update(name="sgd", learning_rate=0.5, weight_decay=0.1)
+    for temperature, decayed in (("log", False), ("plain", True)):
+        model = text_row(temperature=temperature)
+        params = jax.tree.map(jnp.ones_like, variables_of(model)["params"])
+        tx = optim.make_optimizer(settings, lambda step: 0.5, model.no_decay)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        updates, _ = tx.update(zeros, tx.init(params), params)
+        moved = {
+            name: bool(np.any(leaf))
+            for name, leaf in flax.traverse_util.flatten_dict(updates, sep="/").items()
+        }
+        names = [n for n in moved if "tau" in n or n.startswith("text_adapter_")]
+        assert len(names) == 4
+        assert {moved.pop(name) for name in names} == {decayed}
+        assert all(moved.values())
 
 
 # --- where the person is ------------------------------------------------------------
