@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "rerank.base_run": {"engine", "data", "evaluate", "restore", "run_folder", "state"},
     "rerank.train": {"rerank", "engine", "data", "losses", "run_folder"},
     "rerank.run": {"rerank", "engine", "pictures", "retrieval", "run_folder", "state"},
+    "use": {"use", "engine", "data", "evaluate", "restore", "retrieval", "run_folder"},
     "import_checkpoint": {"engine", "run_folder", "state", "weights"},
     "plan": {"engine", "rerank", "state", "train"},
     "command_line": {"engine"},
@@ -73,6 +74,7 @@ INSIDE_FUNCTIONS = {
     "tensorboardX",
     "huggingface_hub",
     "tokenizers",
+    "ai_edge_litert",
 }
 # what the engine and the folders of pure functions may import from other projects
 PURE = ("engine", "models", "parts", "losses", "retrieval", "state")
