@@ -1,13 +1,15 @@
 """Cuts the walks of people out of videos: python -m gaitjax.use.cut VIDEO... --out=DIR
 
-Each VIDEO is a video file, a folder of images, or the number of a camera. Of each
-walk that is fit for recognition, DIR/VIDEO/NN-HEADING/ has
+Each VIDEO is a video file, a folder of images (frames, or silhouettes of one person),
+or the number of a camera. Of each walk that is fit for recognition,
+DIR/VIDEO/NNNN-HEADING/ has
 
   frames/*.jpg, masks/*.png   128 x 64, the person upright and whole; same names
   silhouettes/*.png           64 x 64, aligned as gait models expect
   walk.json                   key points (COCO-17, in pixels of the frame), ratios,
                               times, quality
 
+(of silhouettes: no frames, masks and key points).
 DIR/VIDEO/walks.json lists all walks and why some were refused. It is written last: a
 video that has it is not read again.
 """
@@ -26,8 +28,8 @@ import numpy as np
 from gaitjax.engine.atomic import replacing
 from gaitjax.engine.guards import require
 from gaitjax.use import person
-from gaitjax.use.tracks import Walk, walks
-from gaitjax.use.video import Video
+from gaitjax.use.tracks import Walk, silhouette_walk, walks
+from gaitjax.use.video import Video, shows_silhouettes
 
 LIST = "walks.json"
 
@@ -55,8 +57,12 @@ def cut(source: str, out: Path, see: person.See, **options) -> dict:
     shutil.rmtree(folder, ignore_errors=True)  # a run that was killed left a part
     rows, begin = [], time.perf_counter()
     stops = KeyboardInterrupt if video.camera else ()
+    if video.files and shows_silhouettes(source):
+        found = [silhouette_walk(source)]
+    else:
+        found = walks(video, see, **options)
     with contextlib.suppress(stops):
-        for walk in walks(video, see, **options):
+        for walk in found:
             rows.append(_row(walk))
             if not walk.refusal:
                 _write(walk, folder / rows[-1]["folder"])
@@ -64,9 +70,9 @@ def cut(source: str, out: Path, see: person.See, **options) -> dict:
     seconds = time.perf_counter() - begin
     report = {
         "video": source,
-        "frames": video.count,
+        "frames": video.count or len(video.files),
         "fault": video.fault,
-        "frames_per_second": round(video.count / seconds, 1),
+        "frames_per_second": round((video.count or len(video.files)) / seconds, 1),
         "walks": rows,
     }
     with replacing(folder / LIST) as file:
@@ -98,28 +104,29 @@ def _line(walk: Walk) -> str:
 
 
 def _write(walk: Walk, folder: Path) -> None:
-    import cv2
-
-    for number, x in enumerate(walk.moments, 1):
-        _, mask = cv2.imencode(".png", x.mask)
-        _, silhouette = cv2.imencode(".png", x.silhouette)
-        files = {
-            "frames": ("jpg", x.frame),
-            "masks": ("png", mask.tobytes()),
-            "silhouettes": ("png", silhouette.tobytes()),
-        }
-        for name, (suffix, data) in files.items():
-            file = folder / name / f"{number:05d}.{suffix}"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_bytes(data)
+    record = walk.record("", "", "")
+    for number, frame in enumerate(record["frames"], 1):
+        _save(folder / "frames" / f"{number:05d}.jpg", frame)
+    for name in ("masks", "silhouettes"):
+        for number, image in enumerate(record[name], 1):
+            _save(folder / name / f"{number:05d}.png", _png(image))
     described = _row(walk) | {
         "times": [round(x.time, 4) for x in walk.moments],
-        "ratios": [round(float(x.ratio), 5) for x in walk.moments],
-        "keypoints": [
-            np.round(x.keypoints.astype(float), 3).tolist() for x in walk.moments
-        ],
+        "ratios": np.round(record["ratios"].astype(float), 5).tolist(),
+        "keypoints": np.round(record["keypoints"].astype(float), 3).tolist(),
     }
-    (folder / "walk.json").write_text(json.dumps(described))
+    _save(folder / "walk.json", json.dumps(described).encode())
+
+
+def _png(image: np.ndarray) -> bytes:
+    import cv2
+
+    return cv2.imencode(".png", image)[1].tobytes()
+
+
+def _save(file: Path, data: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(data)
 
 
 def main(arguments: list[str] | None = None) -> int:

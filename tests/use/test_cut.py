@@ -68,3 +68,16 @@ def test_two_videos_of_one_name_need_two_folders(clip, tmp_path, capsys):
 def test_mistakes_are_one_sentence(clip, tmp_path, capsys):
     assert cut.main([str(clip), f"--out={tmp_path}", "--max_rate=0"]) == 2
     assert "--max_rate=0.0 must be positive" in capsys.readouterr().err
+
+
+def test_a_folder_of_silhouettes_is_one_walk_without_frames(tmp_path):
+    (tmp_path / "anna").mkdir()
+    for t, image in enumerate(drawn.walk({"x": 100, "speed": 1}, frames=40)):
+        mask = 255 * (image[..., 0].astype(int) - image[..., 2] > 60)
+        cv2.imwrite(str(tmp_path / "anna" / f"{t}.png"), mask)
+    assert cut.main([str(tmp_path / "anna"), f"--out={tmp_path / 'out'}"]) == 0
+    (folder,) = (tmp_path / "out/anna").glob("*-*")
+    assert {x.name for x in folder.iterdir()} == {"silhouettes", "walk.json"}
+    assert len(list((folder / "silhouettes").iterdir())) == 40
+    walk = json.loads((folder / "walk.json").read_text())
+    assert walk["keypoints"] == [] and len(walk["ratios"]) == 40
