@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "rerank.base_run": {"engine", "data", "evaluate", "restore", "run_folder", "state"},
     "rerank.train": {"rerank", "engine", "data", "losses", "run_folder"},
     "rerank.run": {"rerank", "engine", "pictures", "retrieval", "run_folder"},
+    "use": {"use", "engine", "data", "evaluate", "restore", "retrieval", "run_folder"},
     "import_checkpoint": {"engine", "run_folder", "state", "weights"},
     "program": set(),
     "targets": {"engine.guards", "parts.backend"},
@@ -95,6 +96,7 @@ INSIDE_FUNCTIONS = {
     "tensorboardX",
     "huggingface_hub",
     "tokenizers",
+    "ai_edge_litert",
 }
 # what the engine and the folders of pure functions may import from other projects
 PURE = ("engine", "models", "parts", "losses", "retrieval")

@@ -44,6 +44,7 @@ BUILDERS = {
         "grew",
         "ccgr_mini",
         "kinect_gait",
+        "kth_walking",
     )
 }
 DISK = {

@@ -102,6 +102,10 @@ _CASIA_B_CROSS_VIEW = Protocol(
     excluded="subject_and_view",
     mean=True,
 )
+# real video: other clothes (d3), another place (d4), another direction (d2)
+_KTH = _one_gallery(
+    _starting("d1-"), {name: _starting(f"{name}-") for name in ("d2", "d3", "d4")}
+)
 _OUMVLP = {"NM": (_exactly("01"), _exactly("00"))}
 _ROLES = {"all": (_starting("gallery"), _starting("probe"))}
 _WHOLE: dict[str, Any] = dict(average="gallery", excluded="none")
@@ -160,4 +164,7 @@ PROTOCOLS: dict[str, Protocol] = {
         {"NM": (_exactly("1", "01"), lambda condition: condition not in ("1", "01"))},
         average="view_pairs", excluded="view", ranks=(1, 5),
     ),
+    "kth_walking": Protocol(_KTH, **_WHOLE, ranks=(1, 5)),
+    # the view is the walking direction, so equal directions are "same view"
+    "kth_walking_directions": Protocol(_KTH, average="view_pairs", excluded="view"),
 }  # fmt: skip

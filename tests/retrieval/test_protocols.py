@@ -298,6 +298,25 @@ def test_kinect_gait_gallery_is_the_first_recording():
     assert flat["kinect_gait/NM/rank1"] == flat["kinect_gait/NM/rank1_same_view"] == 100
 
 
+def test_kth_walking_compares_passes_and_names_directions_apart():
+    scenes = [f"d{n}-{i:02d}" for n in (1, 3, 4) for i in (1, 2)]
+    index = make_index("abc", scenes, ("left", "right"))
+    flat = evaluate("kth_walking", make_embeddings(index, 0.0), index)
+    assert flat["kth_walking/d3/probes"] == flat["kth_walking/d4/probes"] == 3 * 2 * 2
+    assert "kth_walking/d2/rank1" not in flat and "kth_walking/mean/rank1" not in flat
+    assert {"rank1", "rank5", "mAP"} <= {key.split("/")[2] for key in flat}
+    task = protocols.tasks("kth_walking", index)[1]
+    assert {name[:2] for name in index.condition[task.gallery]} == {"d1"}
+    assert {name[:2] for name in index.condition[task.probe]} == {"d3"}
+    # embeddings of the direction: nobody is told apart in the other one
+    facing = (index.view == "right").astype(np.float32)[:, None, None]
+    people = make_embeddings(index, 0.0)
+    told = people * (1 - facing)
+    flat = evaluate("kth_walking_directions", told + 50 * facing, index)
+    name = "kth_walking_directions/d3"
+    assert flat[f"{name}/rank1"] < 50 < flat[f"{name}/rank1_same_view"]
+
+
 def test_roles_from_lists_of_keys():
     index = make_index("abcd", ("camid0", "camid1"), ("seq0", "seq1"))
     listed = index.key[::3]
