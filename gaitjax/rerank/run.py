@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from gaitjax.engine import cluster
+from gaitjax.engine.atomic import replacing
 from gaitjax.pictures import reranking
 from gaitjax.rerank import base_run, compare, train
 from gaitjax.retrieval import protocols
@@ -71,7 +72,8 @@ def rerank(config, workdir: str) -> dict[str, Any]:
         compare.pair_score(reranker.model, reranker.params), config.evaluation,
     )  # fmt: skip
     flat = {f"{key}/{k}": x for key, item in lists.items() for k, x in item.items()}
-    np.savez(Path(workdir) / f"rankings{suffix}.npz", **flat)
+    with replacing(Path(workdir) / f"rankings{suffix}.npz", "wb") as file:
+        np.savez(file, **flat)
     print(
         f"\n{base.config.name} re-ranked on {data.name}/{report['split']}: "
         f"{report['sequences']:,} sequences of {report['identities']} identities never "
