@@ -14,16 +14,10 @@ from gaitjax.engine.guards import require
 
 _TRACEBACK = flags.DEFINE_bool("traceback", False, "Errors with their traceback.")
 
-# Errors of the user (wrong path, name, shape, field, data) are printed as one line; any
-# other error is a fault of the program and keeps its traceback.
-_USER_ERRORS = (
-    ValueError,
-    FloatingPointError,
-    FileNotFoundError,
-    PermissionError,
-    IsADirectoryError,
-    NotADirectoryError,
-)
+# Errors of the user (wrong name, shape, field, data), and those of the system that name
+# a file, are printed as one line; any other error is a fault of the program and keeps
+# its traceback.
+_USER_ERRORS = (ValueError, FloatingPointError)
 _INSTALLED = Path(__file__).parents[1]  # configs/ lies beside the package
 _HELP = {"--help", "-help", "-h", "--helpfull", "--helpshort"}
 
@@ -100,7 +94,8 @@ def _run(main, argv) -> int:
                 "checkpoints written so far are kept. Free some space or raise ulimit "
                 "-f, then run the same command again."
             )
-        if _TRACEBACK.value or not isinstance(error, _USER_ERRORS):
+        of_file = isinstance(error, OSError) and error.filename is not None
+        if _TRACEBACK.value or not (of_file or isinstance(error, _USER_ERRORS)):
             raise
         _exit(error)
 

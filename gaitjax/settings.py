@@ -375,3 +375,17 @@ def _check_best(config) -> None:
             f"config.train.keep_best={best!r} is no protocol/task/metric of "
             f"config.evaluation.protocols: {', '.join(protocols)}.",
         )
+        protocol, _, rest = best.partition("/")
+        task, _, metric = rest.partition("/")
+        definition = PROTOCOLS[protocol]
+        choose(
+            task,
+            [*definition.tasks, *(["mean"] if definition.mean else [])],
+            f"task in config.train.keep_best={best!r}:",
+        )
+        ranks = [f"rank{k}" for k in definition.ranks]
+        if definition.both:
+            ranks += [f"{name}_matched" for name in ranks]
+        pairs = definition.average == "view_pairs"
+        others = ["rank1_same_view"] if pairs else ["mAP", "mINP"]
+        choose(metric, ranks + others, f"metric in config.train.keep_best={best!r}:")

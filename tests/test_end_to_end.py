@@ -176,6 +176,10 @@ MISTAKES = {
         ["--config=configs/gaitbase.py:ccpg", "--config.data.data_dir=nowhere"],
         "./run.sh build ccpg",
     ),
+    "name of a file": (
+        [*GAITBASE, f"--config.data.data_dir=/tmp/{'a' * 300}"],
+        "File name too long: '/tmp/aaa",
+    ),
     "no run": (
         [*GAITBASE, "--config.mode=evaluate"],
         "There is no trained run",

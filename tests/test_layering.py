@@ -55,7 +55,8 @@ MAY_IMPORT = {
     "rerank.cargait": {"parts", "engine.fields"},
     "rerank.graph_methods": {"retrieval.distance"},
     "rerank.compare": {"rerank", "retrieval", "engine"},
-    "rerank.base_run": {"engine", "data", "evaluate", "restore", "run_folder", "state"},
+    "rerank.base_run": {"engine", "data", "evaluate", "restore", "run_folder", "state"}
+    | {"settings"},
     "rerank.train": {"rerank", "engine", "data", "losses", "run_folder"},
     "rerank.run": {"rerank", "engine", "pictures", "retrieval", "run_folder"},
     "use": {"use", "engine", "data", "evaluate", "restore", "retrieval", "run_folder"},

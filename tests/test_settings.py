@@ -232,6 +232,21 @@ def test_what_belongs_together_is_checked_together():
     message = "'rank1' is no protocol/task/metric of .*: ccpg_gait, ccpg_reid"
     with pytest.raises(ValueError, match=message):
         settings.check(config)
+    for best in (
+        "ccpg_gait/XY/rank1",
+        "ccpg_gait/CL/mAP",
+        "ccpg_gait/CL",
+        "ccpg_gait/",
+    ):
+        config.train.keep_best = best
+        with pytest.raises(
+            ValueError, match=f"in config.train.keep_best='{best}'.*choose"
+        ):
+            settings.check(config)
+    for best in ("ccpg_gait/mean/rank1", "ccpg_reid/mean/mAP"):
+        config.train.keep_best = best
+        settings.check(config)
+    config.train.keep_best = ""
     with config.unlocked():
         config.warmup = {"steps": 3}  # of a model without a decoder
     with pytest.raises(ValueError, match="config.warmup"):

@@ -130,14 +130,13 @@ class Checkpoints:
         checkpoints but none can be read.
         """
         steps, problem = self._order(first), ""
+
+        def compare(content: dict) -> Sequence[str]:
+            known = description is not None and differences is not None
+            return differences(content, description) if known else ()
+
         for step in steps:
-            content, stored, problem = self._read(step, target)
-            changed = []
-            if description is not None and differences and not problem:
-                try:
-                    changed = list(differences(content, description))
-                except Exception as error:  # of an old one, which has no checksum
-                    problem = f"its description is of no run ({type(error).__name__})"
+            content, stored, changed, problem = self._read(step, target, compare)
             own = np.array([not problem, not changed])
             read_by_all, same_for_all = (
                 multihost_utils.process_allgather(own).reshape(-1, 2).all(axis=0)
@@ -145,7 +144,7 @@ class Checkpoints:
             require(
                 same_for_all or not read_by_all,
                 f"The run in {self._folder.parent} was made differently: "
-                f"{'; '.join(changed) or 'another process says so'}. Name another "
+                f"{_listed(changed) or 'another process says so'}. Name another "
                 "--workdir, or remove that one to start again.",
                 DifferentRun,
             )
@@ -171,8 +170,12 @@ class Checkpoints:
         folder = epath.Path(self._folder / str(step))
         return ocp.JsonCheckpointHandler().restore(folder / "description")
 
-    def _read(self, step: int, target: Any) -> tuple[dict, Any, str]:
-        """(description, tree, what is wrong with them or "") of one checkpoint."""
+    def _read(self, step: int, target: Any, compare):
+        """(description, tree, differences, what is wrong or "") of one checkpoint.
+
+        compare: description -> differences; where there are any, the arrays may have
+        other shapes and are not read.
+        """
         folder = epath.Path(self._folder / str(step))
         try:
             # Orbax's handlers: its checkpointers end in a barrier, where the other
@@ -180,17 +183,20 @@ class Checkpoints:
             content = ocp.JsonCheckpointHandler().restore(folder / "description")
             wrong = _wrong_description(content, step)
             if wrong:
-                return {}, None, wrong
+                return {}, None, (), wrong
+            if changed := compare(content):
+                return content, None, changed, ""
             stored = ocp.StandardCheckpointHandler().restore(
                 folder / "state", args=ocp.args.StandardRestore(target)
             )
             own = stored.get("step", step) if isinstance(stored, dict) else step
             if int(own) != step:
-                return {}, None, f"its folder is named {step}, it holds step {own}"
+                wrong = f"its folder is named {step}, it holds step {own}"
+                return {}, None, (), wrong
         except Exception as error:  # whatever a truncated file makes Orbax raise
             text = str(error).partition("\n")[0].partition(" [tensorstore")[0]
-            return {}, None, f"{type(error).__name__}: {text[:300]}"
-        return content, stored, ""
+            return {}, None, (), f"{type(error).__name__}: {text[:300]}"
+        return content, stored, (), ""
 
     def _order(self, first: str) -> list[int]:
         steps = sorted(map(int, self._manager.all_steps()), reverse=True)
@@ -226,6 +232,11 @@ class Checkpoints:
                 "could not be written, older ones are kept. Free some space, then run "
                 "the same command again."
             ) from error
+
+
+def _listed(phrases: Sequence[str], most: int = 8) -> str:
+    more = f"; and {len(phrases) - most} more" if len(phrases) > most else ""
+    return "; ".join(phrases[:most]) + more
 
 
 def _wrong_description(content: Any, step: int) -> str:

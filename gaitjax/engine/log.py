@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -191,10 +192,15 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
         except (ValueError, RecursionError):
             row = None
         row = row if isinstance(row, dict) else {}
+        values = [value for name, value in row.items() if name != "kind"]
         require_whole(
-            isinstance(row.get("step"), int) and "kind" in row,
+            isinstance(row.get("step"), int)
+            and isinstance(row.get("kind"), str)
+            and all(
+                x is None or isinstance(x, Real) and abs(x) < 1e308 for x in values
+            ),
             path,
-            f"line {number} is no row with step and kind: {line[:60]!r}",
+            f"line {number} is no row of step, kind and numbers: {line[:60]!r}",
             "Remove the line.",
         )
         pairs.append((line, row))

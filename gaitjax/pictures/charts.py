@@ -63,8 +63,8 @@ def learning_curves(
     """
     train, evaluation = _train_panels(metrics), _eval_panels(metrics)
     titles = [*train, *evaluation]
-    columns = min(4, math.ceil(math.sqrt(len(titles))))
-    lines = math.ceil(len(titles) / columns)
+    columns = min(4, math.ceil(math.sqrt(len(titles)))) or 1  # empty rows, empty page
+    lines = math.ceil(len(titles) / columns) or 1
     last = max(row["step"] for row in metrics)
     ends = {name: end for name, end in (phases or {}).items() if 0 < end < last}
     with _page(path, lines, columns, 3.4 * columns, 2.4 * lines) as (_, grid):

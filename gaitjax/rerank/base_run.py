@@ -11,10 +11,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from gaitjax import evaluate, restore, run_folder
+from gaitjax import evaluate, restore, run_folder, settings
 from gaitjax.data import pipeline, source
 from gaitjax.engine.atomic import replacing
-from gaitjax.engine.guards import require
+from gaitjax.engine.guards import Damaged, require
 from gaitjax.state import Setup, TrainState, build, example_batch, model_variables
 
 
@@ -46,7 +46,7 @@ def read_config(config) -> ConfigDict:
     """The config of the run that config.base_run names, on the devices of `config`.
 
     Raises:
-      ValueError: there is no such run.
+      ValueError: there is no such run, or its config is damaged.
     """
     base_config = run_folder.read_config(config.base_run) if config.base_run else None
     require(
@@ -60,6 +60,14 @@ def read_config(config) -> ConfigDict:
         # the devices of this run, not those of the base run's training
         for name in ("mesh", "sharding", "sharding_rules"):
             base_config[name] = config[name]
+        base_config["mode"] = "evaluate"  # nothing of it is trained
+    try:
+        settings.check(base_config)
+    except ValueError as error:
+        file = Path(config.base_run) / "config.json"
+        raise Damaged(
+            file, str(error).rstrip("."), "Name another --config.base_run."
+        ) from error
     if config.data.data_dir:
         base_config.data.data_dir = config.data.data_dir
     return base_config

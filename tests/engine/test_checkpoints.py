@@ -188,6 +188,23 @@ def test_another_config_or_data_is_refused(tmp_path, shardings):
     assert restore(tmp_path, shardings, run_folder.describe(config, "data"))[1] == 1
 
 
+def test_a_run_of_another_model_is_named_and_not_called_damaged(tmp_path, shardings):
+    description = saved(tmp_path, shardings, (1,))
+    other = json.loads(json.dumps(description))
+    other["config"]["model"] = {"name": "gaitset", "channels": [2, 2, 2]}
+    target = state(0, shardings) | {"more": jnp.zeros(5)}
+    store = checkpoints.Checkpoints(str(tmp_path), 3)
+    with pytest.raises(
+        checkpoints.DifferentRun, match="differently: config.model.channels.*; and"
+    ):
+        store.restore(
+            checkpoints.abstract(target, shardings(target)),
+            other,
+            lambda *two: run_folder.differences(*two) + ["more"] * 8,
+        )
+    store.close()
+
+
 def test_other_frozen_weights_in_the_same_file_are_refused(tmp_path, shardings):
     config = gaitbase.get_config()
     config.pretrained = {"encoder": "w.safetensors", "text": ""}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gaitjax.engine import log
+from gaitjax.engine.guards import Damaged
 
 
 def _train(workdir, steps, resume_step=0):
@@ -120,3 +121,21 @@ def test_table_aligns_names_left_and_numbers_right():
         "GEI     8.50 ± 0.25      -  a"
     )
     assert log.table([{"a": 1, "b": 0.25}], ["b"], digits=1) == "  b\n---\n0.2"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"step": 3, "kind": "train", "total": "abc"}',
+        '{"step": 3, "kind": "train", "total": [1, 2]}',
+        '{"step": 3, "kind": "train", "total": {"a": 1}}',
+        '{"step": 3, "kind": "train", "total": 1' + "0" * 400 + "}",
+        '{"step": 3, "kind": 5, "total": 1}',
+        '{"step": "3", "kind": "train", "total": 1}',
+    ],
+)
+def test_a_row_with_anything_but_numbers_is_named(tmp_path, row):
+    good = '{"step": 1, "kind": "train", "total": null}\n'
+    (tmp_path / "metrics.jsonl").write_text(good + row + "\n")
+    with pytest.raises(Damaged, match="line 2 is no row of step, kind and numbers"):
+        log.read_metrics(tmp_path)

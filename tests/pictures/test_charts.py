@@ -56,6 +56,12 @@ def test_learning_curves_are_drawn_from_many_rows_or_one(tmp_path, rows):
     assert _near(_pixels(tmp_path / "deep" / "learning.png"), charts.BLUE).any()
 
 
+def test_rows_without_curves_are_an_empty_page(tmp_path):
+    rows = [{"step": 1, "kind": "note"}, {"step": 2, "kind": "eval", "loss": 1.0}]
+    charts.learning_curves(rows, tmp_path / "learning.png")
+    assert (tmp_path / "learning.png").is_file()
+
+
 def test_a_dotted_line_marks_the_end_of_a_phase(tmp_path, monkeypatch):
     """One line in each panel per phase that ends before the last row, at step 300."""
     drawn = []

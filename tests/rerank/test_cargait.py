@@ -11,8 +11,10 @@ import pytest
 
 from configs import cargait as cargait_config
 from configs import gaitbase as gaitbase_config
+from gaitjax import run_folder
 from gaitjax.data.source import Index, Source
 from gaitjax.engine import loop
+from gaitjax.engine.guards import Damaged
 from gaitjax.engine.log import read_metrics
 from gaitjax.pictures import clips, reranking
 from gaitjax.rerank import base_run, cargait, compare, methods, run, train
@@ -634,3 +636,28 @@ def test_a_missing_base_run_is_explained(tmp_path):
     config.base_run = str(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is no trained run.*run.sh train"):
         run.run(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data": 3}, "config.data must be a group"),
+        (
+            {"model": {"name": "gaitbase", "channels": "x"}},
+            "config.model.channels must",
+        ),
+        ({"model": {"name": "cargait"}}, "Unknown field of config"),
+        ({"seed": None}, "config.seed must be an integer"),
+        ({"mode": 3}, None),  # not read
+    ],
+)
+def test_a_damaged_config_of_the_base_run_is_named(tmp_path, changes, message):
+    config = toy_config()
+    config.base_run = str(tmp_path)
+    content = run_folder.plain(gaitbase_config.get_config()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    if message is None:
+        assert base_run.read_config(config).name == "gaitbase"
+        return
+    with pytest.raises(Damaged, match=f"config.json is damaged: {message}"):
+        base_run.read_config(config)
