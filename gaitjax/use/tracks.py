@@ -35,6 +35,7 @@ RETRY = 0.5  # seconds for which a region without a person is not looked at agai
 LOOK = 1.0  # seconds between looks at the whole picture, where nothing moves
 TOUCHING, SAME = 0.15, 0.7  # shared area, of the smaller box
 JUMP, GROWTH = 0.5, 1.6  # of the height; ratio: more, between frames, is someone else
+EDGE = 0.01  # of the picture's width: so close, somebody may be cut
 VISIBLE = 0.5  # visibility of an ankle that is seen
 
 
@@ -146,9 +147,11 @@ class _Track:
 
 
 def _at_edge(box, image: np.ndarray) -> bool:
+    """Whether the picture may cut the person: masks end a little before its edge."""
     height, width = image.shape[:2]
     left, top, right, bottom = box
-    return left <= 0 or top <= 0 or right >= width or bottom >= height
+    near = max(1.0, EDGE * width)
+    return min(left, top, width - right, height - bottom) <= near
 
 
 def _centre_and_height(box) -> tuple[tuple[float, float], float]:

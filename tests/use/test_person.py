@@ -82,6 +82,44 @@ def test_a_given_file_is_used_and_an_absent_one_refused(tmp_path):
         person._opencv(file)
 
 
+class Interpreter:
+    """LiteRT's, of a model whose outputs are constants in another order."""
+
+    def __init__(self, model_path):
+        self.values = {
+            7: np.zeros((1, 256, 256, 1), np.float32),
+            5: np.array([[0.75]], np.float32),
+            3: np.arange(195, dtype=np.float32)[None] / 195,
+        }
+
+    def allocate_tensors(self):
+        pass
+
+    def get_input_details(self):
+        return [{"name": "input_1", "index": 0}]
+
+    def get_output_details(self):
+        names = {"Identity_2": 7, "Identity_1": 5, "Identity": 3}
+        return [{"name": name, "index": index} for name, index in names.items()]
+
+    def set_tensor(self, index, value):
+        assert index == 0 and value.shape == (1, 256, 256, 3) and value.max() == 1
+
+    def invoke(self):
+        pass
+
+    def get_tensor(self, index):
+        return self.values[index]
+
+
+def test_outputs_are_taken_by_their_names():
+    see = person._litert(Interpreter, "model.tflite")
+    seen = see(np.full((256, 256, 3), 255, np.uint8))
+    assert seen.score == 0.75 and seen.mask.shape == (256, 256)
+    assert seen.landmarks[1, 0] == pytest.approx(5 / 195)
+    assert seen.landmarks[0, 3] == pytest.approx(1 / (1 + np.exp(-3 / 195)))
+
+
 def fetching(monkeypatch, folder, wheel=None, error=""):
     """pip is replaced: it brings `wheel` ({name: bytes}) or fails with `error`."""
 
