@@ -179,7 +179,7 @@ def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) 
         state, terms = jax.block_until_ready(compiled(state, arrays, rng))
         times.append(1e3 * (time.perf_counter() - started))
         losses.append({name: float(value) for name, value in terms.items()})
-    kept = {"params": state.params, "batch_stats": state.batch_stats}
+    kept = {"params": state.params, "batch_stats": getattr(state, "batch_stats", {})}
     kept = jax.jit(lambda x: x, out_shardings=whole)(kept)
     learned = abs(float(norm(state.params)) - first_norm)  # on all: a collective
     if jax.process_index() == 0:

@@ -93,8 +93,7 @@ def build(config, example_batch, devices=None) -> Setup:
 
     example_batch: {name: ShapeDtypeStruct or array}, global shapes of a train batch.
     devices: of the mesh; None means all of this run. config: one that `settings.check`
-    accepts. Raises ValueError where its mesh or
-    sharding does not fit the devices.
+    accepts. Raises ValueError where its mesh or sharding does not fit the devices.
     """
     mesh = sharding.make_mesh(config.mesh, devices)
     model = models.make(config)

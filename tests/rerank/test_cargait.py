@@ -11,7 +11,7 @@ import pytest
 
 from configs import cargait as cargait_config
 from configs import gaitbase as gaitbase_config
-from gaitjax import run_folder
+from gaitjax import run_folder, settings
 from gaitjax.data.source import Index, Source
 from gaitjax.engine import loop
 from gaitjax.engine.guards import Damaged
@@ -210,8 +210,10 @@ def test_nan_names_the_step_the_term_and_the_triplets():
 
 
 def test_a_wrong_head_count_is_explained():
+    config = toy_config()
+    config.model.update(hidden_size=8, num_heads=3)
     with pytest.raises(ValueError, match="hidden_size=8 is no multiple.*num_heads=3"):
-        initial(make(num_heads=3))
+        settings.check(config)
 
 
 # ---------------------------------------------------------------- lists and triplets
@@ -258,8 +260,10 @@ def test_lists_without_a_negative_are_skipped_or_filled():
     assert filled.usable.all()
     with pytest.raises(ValueError, match="without_negative=nearest"):
         lists_of(table_of([0.0, 1.0, 10.0, 11.0], list("aabb")), 1)
+    config = toy_config()
+    config.lists.without_negative = "drop"
     with pytest.raises(ValueError, match="'drop'; choose from skip, nearest"):
-        lists_of(table, 2, "drop")
+        settings.check(config)
 
 
 def test_an_identity_with_one_sequence_is_never_an_anchor():
@@ -608,19 +612,19 @@ def test_the_comparison_of_rerankers(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "rerank_other.json").exists()
 
 
-def test_wrong_options_are_named_before_anything_is_trained(tmp_path):
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("rerankers", ("kr", "magic"), r"\[1\] 'magic'; choose from kr,.*cargait"),
+        ("shortlist", 0, " must be .*1 or more; got 0"),
+        ("protocols", ("ccpg",), ".* 'ccpg'; choose from ccpg_gait"),
+    ],
+)
+def test_wrong_options_are_named_before_anything_is_trained(field, value, message):
     config = toy_config()
-    config.evaluation.rerankers = ("kr", "magic")
-    with pytest.raises(ValueError, match="rerankers 'magic'; choose from kr,.*cargait"):
-        run.rerank(config, tmp_path)
-    config.evaluation.rerankers = ("kr",)
-    for field, value, message in (
-        ("shortlist", 0, "evaluation.shortlist must be 1 or more; got 0"),
-        ("protocols", ("ccpg",), "evaluation.protocols 'ccpg'; choose from ccpg_gait"),
-    ):
-        config.evaluation[field] = value
-        with pytest.raises(ValueError, match=message):
-            run.rerank(config, tmp_path)
+    config.evaluation[field] = value
+    with pytest.raises(ValueError, match=rf"config\.evaluation\.{field}{message}"):
+        settings.check(config)
 
 
 def test_shown_probes_alternate_between_gains_and_losses():
