@@ -201,6 +201,7 @@ class PlainLoss(NamedTuple):
 
 LOSS_FIELDS = {
     "triplet": TripletLoss,
+    "triplet_hard": TripletLoss,
     "cross_entropy": CrossEntropy,
     "supcon": SupCon,
     "smoothness": Smoothness,

@@ -9,6 +9,8 @@ gradient that it sends into the mask branch.
 """
 
 import functools
+import re
+from math import isqrt
 
 import flax
 import jax
@@ -29,7 +31,7 @@ def model_of(golden: GoldenFile, *, frozen_decoder: bool, black: float):
     weights = {name: shape for name, shape, _ in golden.meta["state_dict"]}
     width, _, patch, _ = weights["backbone.patch_embed.proj.weight"]
     layers = sum(name.endswith("attn.qkv.weight") for name in weights)
-    heads = 3 if width == 48 else 6  # of the notes; no tensor's shape tells
+    (heads,) = re.findall(r"heads=(\d+)", golden.meta["note"])  # no shape tells
     stem, *channels = cfg["backbone_cfg"]["channels"]
     return lmgait.LMGait(
         num_classes=cfg["SeparateBNNecks"]["class_num"],
@@ -38,9 +40,9 @@ def model_of(golden: GoldenFile, *, frozen_decoder: bool, black: float):
         visual_encoder=lmgait.VisualEncoder(
             hidden_size=width,
             num_layers=layers,
-            num_heads=heads,
+            num_heads=int(heads),
             patch_size=patch,
-            table_size=37,
+            table_size=isqrt(weights["backbone.pos_embed"][1] - 1),
             blocks=tuple(range(layers // 4 - 1, layers, layers // 4)),
         ),
         text=lmgait.Text(enabled=False),

@@ -25,9 +25,10 @@ OWN_FOLDER = Path(__file__).parent / "goldens"
 SUFFIXES = ("@sample", "@digest", "@tokens")
 
 
-def folder() -> Path:
-    """The folder that GAITJAX_GOLDENS names, else tests/goldens."""
-    return Path(os.environ.get("GAITJAX_GOLDENS") or OWN_FOLDER)
+def folders() -> list[Path]:
+    """Those that GAITJAX_GOLDENS names (FOLDER:FOLDER), else tests/goldens."""
+    named = os.environ.get("GAITJAX_GOLDENS") or str(OWN_FOLDER)
+    return [Path(name) for name in named.split(":") if name]
 
 
 def load_formula(path: Path) -> ModuleType:

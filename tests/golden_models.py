@@ -1,6 +1,7 @@
 """Golden files of the zoo: embeddings, logits, losses, gradients, batch statistics."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from golden_files import GoldenFile
 
 from gaitjax import losses
 from gaitjax.models import MODELS
+from gaitjax.models.gpgait import PartPool
 from gaitjax.parts.heads import StripHead
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.unet import UNet
@@ -102,11 +104,14 @@ def deepgaitv2(cfg, golden):
     return "deepgaitv2", model, lambda x: {modality: images(x)}
 
 
+def widths(backbone):
+    return tuple(32 * backbone["C"] * factor for factor in (1, 2, 4, 8))
+
+
 def skeletongaitpp(cfg, golden):
-    base = 32 * cfg["Backbone"]["C"]
     model = MODELS["skeletongaitpp"](
         cfg["SeparateBNNecks"]["class_num"],
-        channels=tuple(base * factor for factor in (1, 2, 4, 8)),
+        channels=widths(cfg["Backbone"]),
         layers=tuple(cfg["Backbone"]["blocks"]),
         embedding_size=embedding_size(golden),
         retrieve=retrieve(cfg),
@@ -140,7 +145,10 @@ def gaitgraph2(cfg, golden):
 def multigaitpp(cfg, golden):
     backbone = cfg["Backbone"]
     model = MODELS["multigaitpp"](
-        cfg["SeparateBNNecks"]["class_num"], layers=tuple(backbone["blocks"])
+        cfg["SeparateBNNecks"]["class_num"],
+        channels=widths(backbone),
+        layers=tuple(backbone["blocks"]),
+        embedding_size=embedding_size(golden),
     )
     first = backbone["part1_channel"]
 
@@ -165,14 +173,16 @@ def gaitedge(cfg, golden):
     model = MODELS["gaitedge"](
         cfg["GaitGL"]["class_num"],
         channels=tuple(cfg["GaitGL"]["channels"]),
-        kernel=cfg["kernel_size"],
+        kernel=cfg["kernel_size"],  # no edge, no kernel size
         freeze_encoder=cfg["Segmentation"]["freeze_half"],
     )
     return "gaitedge", model, rgb_batch
 
 
 class Segmentation(nn.Module):
-    """GaitEdge's segmentation alone, with a frozen encoder."""
+    """GaitEdge's segmentation alone."""
+
+    freeze_encoder: bool
 
     @nn.compact
     def __call__(self, batch, *, train):
@@ -181,7 +191,7 @@ class Segmentation(nn.Module):
             frames.reshape((-1,) + frames.shape[2:]),
             train=train,
             valid=valid.reshape(-1),
-            freeze_encoder=True,
+            freeze_encoder=self.freeze_encoder,
         )
         aux = {
             "mask_probability": probability.reshape(frames.shape[:4]),
@@ -191,18 +201,25 @@ class Segmentation(nn.Module):
 
 
 def segmentation(cfg, golden):
-    return "gaitedge", Segmentation(), rgb_batch
+    freeze = cfg["backbone_cfg"].get("freeze_half", True)  # the reference's default
+    return "gaitedge", Segmentation(freeze), rgb_batch
 
 
 def biggergait(cfg, golden):
     backbone, side = cfg["backbone_cfg"], cfg["image_size"]
+    encoder = {
+        name: int(value)
+        for name, value in re.findall(r"(\w+)=(\d+)", golden.meta["note"])
+    }  # the config does not describe it
     model = MODELS["biggergait"](
         cfg["SeparateBNNecks"]["class_num"],
         image_size=(2 * side, side),
         map_size=(2 * cfg["sils_size"], cfg["sils_size"]),
         hidden_size=cfg["source_dim"],
         num_layers=cfg["total_layer_num"],
-        num_heads=3,  # of the notes
+        num_heads=encoder["num_attention_heads"],
+        patch_size=encoder["patch_size"],
+        table_size=encoder["image_size"] // encoder["patch_size"],
         layers_per_group=cfg["group_layer_num"],
         num_recognisers=cfg["head_num"],
         map_channels=cfg["num_unknown"],
@@ -220,7 +237,9 @@ def swingait(cfg, golden):
         cfg["SeparateBNNecks"]["class_num"],
         channels=tuple(cfg["Backbone"]["channels"]),
         layers=tuple(cfg["Backbone"]["layers"]),
+        token_grid=(cfg["bin_num"][0], 10),
         drop_path=0.0,
+        embedding_size=embedding_size(golden),
     )
     return "swingait", model, lambda x: {"silhouettes": images(x)}
 
@@ -236,6 +255,23 @@ def gaittr(cfg, golden):
     return "gaittr", model, lambda x: {"keypoints": jnp.asarray(x)[..., 0]}
 
 
+def gpgait(cfg, golden, name="gpgait"):
+    model = MODELS[name](
+        cfg["num_class"],
+        channels=tuple(cfg["in_channels"][1:]),
+        shared=cfg["share_num"] if name == "gpgait" else 3,  # ++ ignores it
+        part_masks=cfg.get("mask", True),
+        dropout=0.0,
+        embedding_size=cfg["in_channels"][-1],
+        retrieve="after_neck",
+    )
+
+    def entries(x):  # [n 6 t v 1]
+        return {"keypoints": jnp.moveaxis(jnp.asarray(x)[..., 0], 1, 3)[..., :5]}
+
+    return name, model, entries
+
+
 BUILDERS = {
     "Baseline": gaitbase,
     "GaitSet": gaitset,
@@ -245,8 +281,10 @@ BUILDERS = {
     "SkeletonGaitPP": skeletongaitpp,
     "GaitGraph2": gaitgraph2,
     "BiggerGait__DINOv2": biggergait,
+    "GPGait_PlusPlus": functools.partial(gpgait, name="gpgaitpp"),
     "GaitEdge": gaitedge,
     "GaitTR": gaittr,
+    "gpgait": gpgait,
     "Segmentation": segmentation,
     "MultiGaitpp": multigaitpp,
     "SwinGait": swingait,
@@ -293,13 +331,13 @@ def check_model(golden: GoldenFile) -> None:
 
 def make_batch(golden, mode, entries):
     """Sequences packed in one row are unpacked into rows, padded with garbage."""
-    inputs = read_inputs(golden, mode)
-    valid = np.ones(next(iter(inputs.values())).shape[:2], bool)
-    if mode.get("seqL"):
-        ((name, x),) = inputs.items()
-        x, valid = unpack(x[0], mode["seqL"])
-        inputs = {name: np.asarray(x)}
-    return {**entries(**inputs), "valid": jnp.asarray(valid)}
+    batch = entries(**read_inputs(golden, mode))
+    valid = np.ones(next(iter(batch.values())).shape[:2], bool)
+    if lengths := mode.get("seqL"):
+        unpacked = {name: unpack(x[0], lengths) for name, x in batch.items()}
+        batch = {name: rows for name, (rows, _) in unpacked.items()}
+        ((_, valid), *_) = unpacked.values()
+    return {**batch, "valid": jnp.asarray(valid)}
 
 
 def read_inputs(golden, mode) -> dict[str, np.ndarray]:
@@ -327,14 +365,15 @@ def evaluate(model, variables, batch, packed):
     The reference convolves over time across the borders of packed sequences. There the
     trunk sees them as one long sequence and the head gets them one by one.
     """
-    over_time = type(model).__name__ in ("SkeletonGaitPP", "MultiGaitPP") or (
+    joined_models = ("SkeletonGaitPP", "MultiGaitPP", "GPGait", "GPGaitPlusPlus")
+    over_time = type(model).__name__ in joined_models or (
         getattr(model, "kind", "2d") != "2d"
     )
     if not packed or not over_time:
         return jax.jit(lambda v, b: model.apply(v, b, train=False))(variables, batch)
 
     def split(call, arguments, keywords, context):
-        if isinstance(context.module, StripHead):
+        if isinstance(context.module, StripHead | PartPool):
             x, _ = arguments
             arguments = unpack(x[0], packed)
         return call(*arguments, **keywords)
@@ -388,11 +427,17 @@ def reference_losses(golden, output, labels):
             values[name], _ = losses.batch_all_triplet_by_label(
                 output.embeddings, labels, margin=settings["margin"]
             )
+        elif settings["type"] == "triplet_hard":
+            values[name] = losses.batch_hard_triplet(
+                output.embeddings, labels, margin=settings["margin"]
+            )
         elif settings["type"] == "ce":
             smoothing = settings.get("eps", 0.1) if settings["label_smooth"] else 0.0
-            values[name] = losses.strip_cross_entropy(
+            per_strip = losses.strip_cross_entropy(
                 output.logits, labels, scale=settings["scale"], smoothing=smoothing
-            ).mean()
+            )  # [B S]
+            stored = golden.meta["shapes"][f"train/loss.{name}"]
+            values[name] = per_strip.mean(0 if stored else None)
         elif settings["type"] == "supcon_lp":
             flat = output.embeddings[:, 0]
             values[name] = losses.supcon_loss(

@@ -1,8 +1,8 @@
 """Parity with stored numbers of the reference implementations (tests/goldens).
 
-    GAITJAX_GOLDENS=FOLDER pytest tests/test_goldens.py     # another folder
+    GAITJAX_GOLDENS=FOLDER:FOLDER pytest tests/test_goldens.py     # other folders
 
-Every *.npz of the folder is a test, whatever its name. None is skipped: a kind without
+Every *.npz of the folders is a test, whatever its name. None is skipped: a kind without
 a check fails, and so does a model that gaitjax.models does not have.
 """
 
@@ -12,7 +12,8 @@ import golden_files
 import pytest
 from conftest import ROOT
 
-FILES = sorted(golden_files.folder().glob("*.npz"))
+FOLDERS = golden_files.folders()
+FILES = [path for folder in FOLDERS for path in sorted(folder.glob("*.npz"))]
 
 
 def families(table: str = "KINDS") -> dict:
@@ -29,8 +30,9 @@ def families(table: str = "KINDS") -> dict:
     return checks
 
 
-def test_the_folder_holds_golden_files():
-    assert FILES, f"no *.npz in {golden_files.folder().resolve()} (GAITJAX_GOLDENS)"
+@pytest.mark.parametrize("folder", FOLDERS, ids=str)
+def test_the_folder_holds_golden_files(folder):
+    assert list(folder.glob("*.npz")), f"no *.npz in {folder.resolve()}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -14,7 +14,11 @@ import jax
 import jax.numpy as jnp
 
 from gaitjax.engine.guards import require
-from gaitjax.losses.contrastive import ranking_loss, supcon_loss
+from gaitjax.losses.contrastive import (
+    batch_hard_triplet,
+    ranking_loss,
+    supcon_loss,
+)
 from gaitjax.losses.maps import (
     binary_cross_entropy,
     diversity_loss,
@@ -60,6 +64,16 @@ def _triplet(output, batch, config):
         per_strip, _ = batch_all_triplet_by_label(
             x, batch["labels"], margin=margin, valid=rows
         )
+    return jnp.mean(per_strip)
+
+
+def _triplet_hard(output, batch, config):
+    per_strip = batch_hard_triplet(
+        output.embeddings,
+        batch["labels"],
+        margin=config["margin"],
+        valid=_rows(batch),
+    )
     return jnp.mean(per_strip)
 
 
@@ -126,6 +140,7 @@ def _binary_cross_entropy(output, batch, config):
 # name -> loss(output, batch, its fields in config.loss) -> scalar
 LOSSES: dict[str, Callable[[GaitOutput, Mapping, Mapping], jax.Array]] = {
     "triplet": _triplet,  # margin, seqs_per_id
+    "triplet_hard": _triplet_hard,  # margin
     "cross_entropy": _cross_entropy,  # scale, smoothing
     "supcon": _supcon,  # temperature
     "silhouette": _silhouette,

@@ -1,8 +1,9 @@
-"""Losses on pairs of embeddings or distances: supervised contrastive and ranking."""
+"""Losses on pairs of embeddings or distances: contrastive, ranking, batch-hard."""
 
 import jax
 import jax.numpy as jnp
 
+from gaitjax.losses.metric import pairwise_distances
 from gaitjax.losses.numerics import mean_where, safe_sqrt
 
 
@@ -70,3 +71,32 @@ def ranking_loss(
     gap = positive.astype(jnp.float32) - negative.astype(jnp.float32)
     weight = jnp.where(gap < 0, easy_weight, 1.0)
     return weight * jax.nn.softplus(gap)
+
+
+def batch_hard_triplet(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    *,
+    margin: float,
+    valid: jax.Array | None = None,
+) -> jax.Array:
+    """Batch-hard triplet loss, rows in any order: [B S D], int [B] -> float32 [S].
+
+    Per anchor: the furthest row of its identity (itself counts) against the nearest of
+    another; the mean over the non-zero hinges, 0 if there are none.
+
+    valid: bool [B], rows that count; None: all. Source: Hermans et al., "In Defense of
+    the Triplet Loss for Person Re-Identification" (2017), eq. 5, per strip; it takes
+    the mean over all anchors.
+    """
+    rows = jnp.ones(labels.shape, bool) if valid is None else valid
+    both = rows[:, None] & rows[None, :]
+    same = labels[:, None] == labels[None, :]
+    distance = pairwise_distances(embeddings)  # [S B B]
+    positive = jnp.max(jnp.where((both & same)[None], distance, 0), 2)
+    negative = jnp.min(jnp.where((both & ~same)[None], distance, jnp.inf), 2)  # [S B]
+    some = jnp.any(both & ~same, axis=1)[None]  # [1 B]
+    hinge = positive - jnp.where(some, negative, 0) + margin
+    hinge = jax.nn.relu(jnp.where(some, hinge, 0))
+    nonzero = jnp.sum(hinge > 0, axis=1)
+    return jnp.sum(hinge, axis=1) / jnp.maximum(nonzero, 1)

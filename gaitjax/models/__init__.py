@@ -14,6 +14,7 @@ from gaitjax.models.gaitpart import GaitPart
 from gaitjax.models.gaitset import GaitSet
 from gaitjax.models.gaittr import GaitTR
 from gaitjax.models.gei import GEI
+from gaitjax.models.gpgait import GPGait, GPGaitPlusPlus
 from gaitjax.models.lmgait import LMGait
 from gaitjax.models.multigaitpp import MultiGaitPP
 from gaitjax.models.skeletongaitpp import SkeletonGaitPP
@@ -33,6 +34,8 @@ MODELS: dict[str, type[GaitModel]] = {
     "gaitset": GaitSet,
     "gaittr": GaitTR,
     "gei": GEI,
+    "gpgait": GPGait,
+    "gpgaitpp": GPGaitPlusPlus,
     "lmgait": LMGait,
     "multigaitpp": MultiGaitPP,
     "skeletongait": DeepGaitV2,  # on heat maps

@@ -103,6 +103,37 @@ GAITGL = [
     ("neck/norm", "BNNecks.bn1d"),
     ("neck", "BNNecks"),
 ]
+
+
+def gpgait(blocks: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Rules of GPGait; blocks: module of a Block -> torch name, besides the graph."""
+    stacks = {
+        "shared": "layer_share",
+        "halves": "part_2",
+        "trunk": "part_2_2",
+        "thirds": "part_3_1",
+        "whole": "backbone",
+    }
+    graph = {
+        "graph": "asg",
+        r"graph/query(\d)": r"asg.conv_a.\3",
+        r"graph/key(\d)": r"asg.conv_b.\3",
+        r"graph/value(\d)": r"asg.conv_d.\3",
+        "graph/norm": "asg.bn",
+    }
+    return [
+        (r"(pose|bone|angle)_norm", r"\1.data_bn"),
+        *(
+            (rf"(\w+)_{ours}(\d)/{part}", rf"\1.{theirs}.\2.{torch}")
+            for ours, theirs in stacks.items()
+            for part, torch in (graph | dict(blocks)).items()
+        ),
+        ("dense", "head"),
+        ("neck/norm", "BNNecks.bn1d"),
+        ("neck", "BNNecks"),
+    ]
+
+
 # model -> ordered (regex, replacement): of our module path, the first full match wins.
 # "{strip}" in a name: one torch tensor per strip, stacked.
 RULES: dict[str, list[tuple[str, str]]] = {
@@ -291,6 +322,19 @@ RULES: dict[str, list[tuple[str, str]]] = {
         ("project", "fcn"),
     ],
 }
+RULES["gpgait"] = gpgait({"shortcut": "residual_s.0", "shortcut_norm": "residual_s.1"})
+RULES["gpgaitpp"] = gpgait(
+    {
+        "shortcut": "residual.0",
+        "shortcut_norm": "residual.1",
+        "temporal": "tcn.conv",
+        "temporal_norm": "tcn.bn",
+        "middle": "residual_s.0",
+        "middle_norm": "residual_s.1",
+        "down": "down.conv",
+        "down_norm": "down.bn",
+    }
+)
 RULES["skeletongait"] = RULES["deepgaitv2"]  # the same network on heat maps
 RESIDUAL_BLOCK = re.compile(r"(^|/)block\d*(_(2d|p3d|3d))?/")  # its modules:
 BLOCK_NAMES = {
@@ -305,8 +349,9 @@ LEAVES = {
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
+    "adaptive": "PA",
 }
-STRIP_MODULES = ("FCs", "BNNecks", "Head", "Head0", "Head1")
+STRIP_MODULES = ("FCs", "BNNecks", "Head", "Head0", "Head1", "head")
 # counters, constants that we compute, what BiggerGait lists a second time, and norms
 # that BigGait and BiggerGait do not use
 IGNORED = re.compile(
