@@ -24,7 +24,7 @@ class Regions:
     def __init__(self, seen: list[np.ndarray]):
         self._kept = collections.deque(map(small, seen), maxlen=SAMPLED)
         self._next, self._fresh = 0.0, 0
-        self._scene = self._median() if seen else None
+        self._scene: np.ndarray | None = self._median() if seen else None
 
     def _median(self) -> np.ndarray:
         self._fresh = 0
@@ -41,6 +41,7 @@ class Regions:
             self._fresh += 1
             if self._scene is None or self._fresh >= min(8, len(self._kept) // 2):
                 self._scene = self._median()
+        assert self._scene is not None  # the first image has made it
         blurred = (cv2.GaussianBlur(x, (3, 3), 0) for x in (shrunk, self._scene))
         channels = cv2.split(cv2.absdiff(*blurred))
         difference = functools.reduce(cv2.max, channels)  # [h w]
