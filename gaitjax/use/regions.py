@@ -9,7 +9,6 @@ from gaitjax.use.video import SAMPLED, small
 
 SAMPLE_EVERY = 0.5  # seconds between the images that the background is the median of
 THRESHOLD = 14.0  # grey values by which a moving pixel differs, on top of the noise
-MOST = 0.5  # of the image moves: the camera does, and regions mean nothing
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -46,9 +45,9 @@ class Regions:
         channels = cv2.split(cv2.absdiff(*blurred))
         difference = functools.reduce(cv2.max, channels)  # [h w]
         noise = float(np.median(difference))
-        moving = (difference > THRESHOLD + 2 * noise).astype(np.uint8)
-        if moving.mean() > MOST:
+        if noise > THRESHOLD:  # half of the image moves: the camera does
             return []
+        moving = (difference > THRESHOLD + 2 * noise).astype(np.uint8)
         moving = cv2.morphologyEx(moving, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
         # parts of a body lie above each other
         gap = np.ones((max(3, shrunk.shape[0] // 12), max(3, shrunk.shape[1] // 60)))
