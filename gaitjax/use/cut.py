@@ -56,12 +56,12 @@ def cut(source: str, out: Path, see: person.See, **options) -> dict:
         return report
     shutil.rmtree(folder, ignore_errors=True)  # a run that was killed left a part
     rows, begin = [], time.perf_counter()
-    stops = KeyboardInterrupt if video.camera else ()
+    stops = (KeyboardInterrupt,) if video.camera else ()
     if video.files and shows_silhouettes(source):
         found = [silhouette_walk(source)]
     else:
         found = walks(video, see, **options)
-    with contextlib.suppress(stops):
+    with contextlib.suppress(*stops):
         for walk in found:
             rows.append(_row(walk))
             if not walk.refusal:

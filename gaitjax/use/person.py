@@ -164,7 +164,9 @@ def load(file: str = "") -> See:
     """The model as a function. file: of the model; "" for the cached or fetched one."""
     path = model_file(file)
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import (  # pyright: ignore[reportMissingImports]
+            Interpreter,
+        )
     except ImportError:
         return _opencv(path)
     return _litert(Interpreter, path)

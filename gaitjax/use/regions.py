@@ -9,7 +9,6 @@ from gaitjax.use.video import SAMPLED, small
 
 SAMPLE_EVERY = 0.5  # seconds between the images that the background is the median of
 THRESHOLD = 14.0  # grey values by which a moving pixel differs, on top of the noise
-MOST = 0.5  # of the image moves: the camera does, and regions mean nothing
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -24,7 +23,7 @@ class Regions:
     def __init__(self, seen: list[np.ndarray]):
         self._kept = collections.deque(map(small, seen), maxlen=SAMPLED)
         self._next, self._fresh = 0.0, 0
-        self._scene = self._median() if seen else None
+        self._scene: np.ndarray | None = self._median() if seen else None
 
     def _median(self) -> np.ndarray:
         self._fresh = 0
@@ -41,13 +40,14 @@ class Regions:
             self._fresh += 1
             if self._scene is None or self._fresh >= min(8, len(self._kept) // 2):
                 self._scene = self._median()
+        assert self._scene is not None  # the first image has made it
         blurred = (cv2.GaussianBlur(x, (3, 3), 0) for x in (shrunk, self._scene))
         channels = cv2.split(cv2.absdiff(*blurred))
         difference = functools.reduce(cv2.max, channels)  # [h w]
         noise = float(np.median(difference))
-        moving = (difference > THRESHOLD + 2 * noise).astype(np.uint8)
-        if moving.mean() > MOST:
+        if noise > THRESHOLD:  # half of the image moves: the camera does
             return []
+        moving = (difference > THRESHOLD + 2 * noise).astype(np.uint8)
         moving = cv2.morphologyEx(moving, cv2.MORPH_OPEN, np.ones((2, 2), np.uint8))
         # parts of a body lie above each other
         gap = np.ones((max(3, shrunk.shape[0] // 12), max(3, shrunk.shape[1] // 60)))

@@ -15,14 +15,18 @@ from tfds_builders.features import MODALITIES, make_record
 
 
 class Memory:
-    """A video whose frames are in memory; images: a list, or a function of the time."""
+    """A video whose frames are in memory; images: a list, or a function of the time.
 
-    camera = False
+    live: nothing is known ahead, as of a camera.
+    """
 
-    def __init__(self, images, rate=25.0, count=None):
+    def __init__(self, images, rate=25.0, count=None, live=False):
         self.images, self.rate, self.count = images, rate, count or len(images)
+        self.live = live
 
     def sampled(self):
+        if self.live:
+            return []
         step = max(1, self.count // 40)
         return [self.image(t) for t in range(0, self.count, step)][:40]
 
@@ -134,6 +138,25 @@ def test_what_is_unfit_is_refused_with_its_reason(person, frames, why):
 
 def test_nobody_is_found_in_an_empty_scene():
     assert found(frames=40) == []
+
+
+def test_a_camera_starts_with_somebody_in_the_picture():
+    images = drawn.walk({"x": 30, "speed": 3}, frames=90)
+    fit = [x for x in walks(Memory(images, live=True), drawn.see) if not x.refusal]
+    assert len(fit) == 1 and fit[0].start < 1 and fit[0].quality.frames > 60
+
+
+def test_before_a_moving_camera_the_whole_picture_is_looked_at():
+    blocks = np.random.default_rng(0).integers(0, 255, (60, 180), np.uint8)
+    wall = np.repeat(np.kron(blocks, np.ones((4, 4), np.uint8))[..., None], 3, 2)
+
+    def image(t):
+        made = wall[:, 4 * t : 4 * t + 320].copy()
+        drawn.draw(made, 160 + t, 210, 120, 0.2 * t)
+        return made
+
+    (walk,) = walks(Memory(image, count=60), drawn.see)
+    assert not walk.refusal and walk.quality.frames > 50
 
 
 def test_hidden_ankles_refuse_a_walk():

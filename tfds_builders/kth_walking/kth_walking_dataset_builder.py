@@ -36,7 +36,9 @@ def find(
     """
     del given
     for walk in passes.listed(root, people):
-        person, scene = re.fullmatch(passes.NAME, walk.video).groups()
+        match = re.fullmatch(passes.NAME, walk.video)
+        assert match  # only such names are listed
+        person, scene = match.groups()
         condition = f"d{scene}-{walk.number:02d}" if walk.number else f"d{scene}"
         files = {"walk": str(walk.folder)}
         yield Sequence("test", person, condition, walk.heading, files, walk.problem)

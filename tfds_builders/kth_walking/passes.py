@@ -133,7 +133,9 @@ def read(sequence: Sequence, *, height: int, silhouette_size: int) -> Outcome:
         frames = [_frame(file, height) for file in files_in(folder / "frames")]
         arrays = {
             "masks": _images(folder / "masks", (height, height // 2)),
-            "silhouettes": _images(folder / "silhouettes", (silhouette_size,) * 2),
+            "silhouettes": _images(
+                folder / "silhouettes", (silhouette_size, silhouette_size)
+            ),
         }
         return outcome(
             sequence, {}, height, silhouette_size, frames=frames, **walk, **arrays
