@@ -12,13 +12,11 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from gaitjax import restore, run_folder, text_vectors
-from gaitjax.data import pipeline, source
+from gaitjax.data import clips, pipeline, source
 from gaitjax.engine import cluster, log
-from gaitjax.engine.guards import choose
 from gaitjax.phases import phases_of
 from gaitjax.pictures.run import draw
 from gaitjax.retrieval import grew_submission, protocols
-from gaitjax.retrieval.distance import METRICS
 from gaitjax.state import Setup, TrainState, build, example_batch, model_variables
 
 
@@ -68,7 +66,6 @@ def _embed(model, variables, constants, batch):
 
 def open_test_split(config) -> source.Source:
     """The test split; a ValueError if config.evaluation does not fit it."""
-    choose(config.evaluation.metric, METRICS, "config.evaluation.metric")
     data = source.open_split(
         config.data.data_dir, config.data.test_dataset, config.data.test_split,
         (*config.data.modalities, *config.evaluation.modalities),
@@ -76,6 +73,8 @@ def open_test_split(config) -> source.Source:
     source.check_modalities(data, pipeline.eval_modalities(config))
     for protocol in config.evaluation.protocols:
         protocols.tasks(protocol, data.index)
+    first = clips.load_clip(data, 0, np.arange(1), pipeline.eval_modalities(config))
+    clips.check_sizes(data.name, first, config.data)
     return data
 
 

@@ -5,7 +5,6 @@ of config.model are those of the model's class (gaitjax/models, rerank/cargait.p
 Values are in configs/.
 """
 
-import re
 from typing import Annotated, Any, Literal, NamedTuple
 
 from ml_collections import ConfigDict
@@ -25,7 +24,7 @@ from gaitjax.engine.guards import choose, require, require_regex
 from gaitjax.engine.optim import OPTIMIZERS, SCHEDULES
 from gaitjax.losses import LOSSES
 from gaitjax.losses.maps import REDUCTIONS
-from gaitjax.parts.model import NOT_IN_CONFIG
+from gaitjax.parts.model import NOT_IN_CONFIG, Size
 from gaitjax.phases import phases_of
 from gaitjax.rerank.cargait import CarGait
 from gaitjax.rerank.compare import CHOICES
@@ -48,8 +47,6 @@ Seed = Annotated[int, Between(0, 2**31 - 1)]
 Devices = Annotated[
     int, fields.Where(lambda n: n == -1 or n > 0, "-1 (the rest) or 1 or more")
 ]
-Side = Annotated[int, Between(1, 8192)]  # as the builders allow
-Size = tuple[Side, Side]  # height, width
 Modality = Literal["frames", "masks", "silhouettes", "heatmaps", "keypoints"]
 Protocol = Literal[tuple(PROTOCOLS)]
 
@@ -330,13 +327,6 @@ def check(config) -> None:
         fields.check(config.loss[name], options, f"config.loss.{name}")
     for pattern in config.frozen:
         require_regex(pattern, "config.frozen")
-    for scope, source in config.get("pretrained", {}).items():
-        require(
-            not source or any(re.search(x, f"{scope}/") for x in config.frozen),
-            f"config.pretrained.{scope}={source!r} would not be read: sources are of "
-            f"frozen parts, and config.frozen={config.frozen} has no pattern for "
-            f"{scope}/.",
-        )
     require_regex(config.train.trainable, "config.train.trainable")
     phases = phases_of(config)
     require(
@@ -354,12 +344,17 @@ def _check_losses(phase) -> None:
     field = "config.warmup.losses" if phase.method else "config.loss"
     used = [name for name, loss in phase.config.loss.items() if loss.weight > 0]
     require(used, f"{field} has no loss of weight above 0: nothing would be trained.")
-    identities = phase.config.data.ids_per_batch // phase.config.train.accumulate
+    identities, parts = phase.config.data.ids_per_batch, phase.config.train.accumulate
     require(
-        "triplet" not in used or identities != 1,
-        "config.loss.triplet compares identities, but config.data.ids_per_batch="
-        f"{phase.config.data.ids_per_batch} (or config.warmup's) in config.train."
-        f"accumulate={phase.config.train.accumulate} parts leaves one in a part.",
+        "triplet" not in used or identities > 1,
+        "config.loss.triplet compares identities, but config.data.ids_per_batch (or "
+        "config.warmup's) is 1.",
+    )
+    require(
+        identities % parts == 0,
+        f"config.train.accumulate={parts} does not divide config.data.ids_per_batch="
+        f"{identities} (or config.warmup's); a part holds whole identities, choose a "
+        "divisor.",
     )
 
 

@@ -153,6 +153,10 @@ def check_patterns(config, model, state: TrainState) -> None:
         named["warmup.trainable"] = [x for x in [warm.trainable] if x and warm.steps]
     params = merge_frozen(state.params, state.frozen)
     names = list(traverse_util.flatten_dict(params, sep="/"))
+    require(
+        config.mode != "train" or not names or jax.tree.leaves(state.params),
+        f"config.frozen={config.frozen} matches every parameter: nothing is trained.",
+    )
     names += [f"{part}/" for part in model.optional]
     for field, patterns in named.items():
         for pattern in patterns:
@@ -200,13 +204,7 @@ def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def check_batch(config, mesh) -> None:
-    """Raises ValueError where a batch cannot be split over devices and parts."""
+    """Raises ValueError if a batch's parts cannot be split over the devices."""
     identities, parts = config.data.ids_per_batch, config.train.accumulate
-    require(
-        parts >= 1 and identities % parts == 0,
-        f"config.train.accumulate={parts} does not divide config.data.ids_per_batch="
-        f"{identities} (or config.warmup's); a part holds whole identities, choose a "
-        "divisor.",
-    )
     size = identities * config.data.seqs_per_id
     sharding.check_divides(size, mesh, "config.data.ids_per_batch x seqs_per_id", parts)

@@ -172,7 +172,6 @@ def test_a_run_is_not_evaluated_by_another_embedding(tmp_path):
     [
         ({"warmup.losses": ("shape",)}, "names 'shape', config.loss has cross_entropy"),
         ({"warmup.trainable": ")"}, "config.warmup.trainable: '\\)' is no regular"),
-        ({"train.accumulate": 3}, "accumulate=3 does not divide .*ids_per_batch=2"),
     ],
 )
 def test_phases_that_cannot_run_are_refused(config, setup, change, message):

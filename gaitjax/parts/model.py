@@ -5,17 +5,18 @@
 The fields of a model are its options; their types are their domains (engine.fields).
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from flax import linen as nn
 
-from gaitjax.engine.fields import Positive, fields_of, settle
+from gaitjax.engine.fields import Between, Positive, fields_of, settle
 from gaitjax.engine.guards import require
 
 Dtype = Literal["float32", "bfloat16"]  # of convolutions and matmuls
 # which embedding evaluation returns; losses always see the one before the BN neck
 Retrieve = Literal["before_neck", "after_neck"]
-Size = tuple[Positive, Positive]  # (height, width)
+Side = Annotated[int, Between(1, 8192)]  # pixels; as the builders allow
+Size = tuple[Side, Side]  # (height, width)
 ThreeStages = tuple[Positive, Positive, Positive]
 FourStages = tuple[Positive, Positive, Positive, Positive]
 NOT_IN_CONFIG = ("num_classes", "name", "parent")  # `name` and `parent` are linen's
