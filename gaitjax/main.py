@@ -94,6 +94,7 @@ def main(argv) -> int:
         cluster.say(plan.dry_run(config, workdir, _TARGET.value))
         return 0
     checkpoints.check_folder(workdir)
+    command_line.keep_compiled()
     reads = config.mode == "evaluate" and config.model.name != "cargait"
     try:
         with contextlib.nullcontext() if reads else run_folder.locked(workdir):

@@ -68,7 +68,7 @@ class Data(NamedTuple):
     shift: Share  # of moving it by up to 10/64 of its height
     erasing: Share  # of blackening one rectangle of it
     colour: Share  # RGB: strength of recolouring whole sequences
-    workers: Positive  # reading threads
+    workers: Natural  # reading threads; 0: as many as cores, at most 16
     # unreadable sequences that training replaces by others of the same person; one more
     # is an error
     max_damaged: Natural
@@ -154,6 +154,8 @@ class Run(NamedTuple):
     sharding_rules: Any  # configs/sharding_rules.py
     pictures: bool  # draw them at the end
     model: Any
+    # train at full size (model.dtype="bfloat16") where JAX has no accelerator
+    allow_cpu: bool = False
     warmup: WarmUp = None  # of models with a decoder
     pretrained: Any = None  # encoder -> a file, a folder or a hub id; "": the seed's
 
