@@ -7,7 +7,7 @@ usage() {
 usage: run.sh [COMMAND] [ARGS]
 
   (nothing)                 install, make the embedded data set, train and evaluate LMGait
-  setup                     create .venv and install what training needs
+  setup [cuda|tpu]          create .venv and install what training needs, with JAX for NVIDIA or TPU
   build NAME[/CONFIG] [ARGS]
                             prepare a data set (--manual_dir=DIR, --data_dir=DIR, --overwrite,
                             --beam_pipeline_options=...; build --help explains them)
@@ -150,7 +150,14 @@ case "$command" in
     echo "Estimate on 2 cores: data 2 minutes (once), training 7, evaluation and pictures 1."
     echo "The first run installs packages before that, in one to three minutes."
     run_config train configs/lmgait.py ;;
-  setup) install requirements.txt ;;
+  setup)
+    case "${args[*]-}" in
+      "") install requirements.txt ;;
+      cuda | tpu) install requirements.txt "requirements-${args[0]}.txt" ;;
+      *)
+        echo "run.sh: setup takes nothing, cuda or tpu; got '${args[*]}'" >&2
+        exit 2 ;;
+    esac ;;
   build)
     install requirements.txt
     exec "$venv/bin/python" -m tfds_builders.prepare ${args[@]+"${args[@]}"} ;;
@@ -163,13 +170,13 @@ case "$command" in
     fi
     run_config launch ${args[@]+"${args[@]:1}"} ;;
   target)
-    venv="$root/.venv-target"
-    install requirements.txt requirements-target.txt
-    [ ${#args[@]} -gt 0 ] || exit 0
     if [ ${#args[@]} -eq 1 ]; then
       echo "run.sh: target needs a target and a config, for instance: ./run.sh target h100x8 configs/lmgait.py:ccpg" >&2
       exit 2
     fi
+    venv="$root/.venv-target"
+    install requirements.txt requirements-target.txt
+    [ ${#args[@]} -gt 0 ] || exit 0
     exec "$venv/bin/python" -m gaitjax.main "--config=${args[1]}" --dry_run "--target=${args[0]}" "${args[@]:2}" ;;
   test)
     install requirements.txt requirements-dev.txt

@@ -10,16 +10,18 @@ from configs.sharding_rules import SHARDING_RULES
 
 
 def _benchmark(name: str, num_classes: int, *protocols: str) -> dict:
-    # 720 frames of a walk are the field's limit in evaluation
+    # 720 frames of a walk are the field's limit in evaluation; as many reading threads
+    # as cores
     return dict(
         train_dataset=name, test_dataset=name, num_classes=num_classes,
         protocols=protocols, image_size=(256, 128), max_frames=720,
+        workers=0,
     )  # fmt: skip
 
 
 _SMALL = dict(
     train_dataset="synthetic_gait", num_classes=60, image_size=(128, 64), max_frames=48,
-    protocols=("ccpg_gait", "ccpg_reid"),
+    workers=2, protocols=("ccpg_gait", "ccpg_reid"),
 )  # fmt: skip
 # One row per data set: what every config of the zoo takes from it. `num_classes` is
 # the number of training identities of the official split.
@@ -69,7 +71,7 @@ def base(name: str, dataset: str) -> ConfigDict:
                 ordered=False, skip=0,
                 flip=0.0, perspective=0.0, rotate=0.0, shift=0.0, erasing=0.0,
                 colour=0.0,
-                workers=2, max_damaged=10,
+                workers=row["workers"], max_damaged=10,
             ),
             evaluation=dict(
                 protocols=row["protocols"], metric="euclidean", modalities=(),
@@ -88,7 +90,7 @@ def base(name: str, dataset: str) -> ConfigDict:
             frozen=(),
             mesh=dict(data=-1, model=1),
             sharding="data_parallel", sharding_rules=SHARDING_RULES,
-            pictures=True,
+            pictures=True, allow_cpu=False,
         ),
         convert_dict=True,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import os
 import re
 import sys
 from pathlib import Path
@@ -49,6 +50,19 @@ def _parse(module, arguments):
         if "--traceback" in arguments:
             raise
         _exit(error)
+
+
+def keep_compiled() -> None:
+    """Compiled programs are kept in ~/.cache/gaitjax for the next start.
+
+    JAX_COMPILATION_CACHE_DIR names another folder; JAX_ENABLE_COMPILATION_CACHE=0 keeps
+    nothing.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        import jax
+
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", f"{home}/gaitjax")
 
 
 def read_empty_tuples(config) -> None:

@@ -98,6 +98,7 @@ def main(argv) -> int:
         return 0
     checkpoints.check_folder(workdir)
     run_folder.check_entries(workdir)
+    command_line.keep_compiled()
     reads = config.mode == "evaluate" and config.model.name != "cargait"
     try:
         with contextlib.nullcontext() if reads else run_folder.locked(workdir):

@@ -75,7 +75,7 @@ class Data(NamedTuple):
     shift: Share  # probability of moving it by up to 10/64 of its height
     erasing: Share  # probability of blackening one rectangle of it
     colour: Share  # RGB: strength of recolouring whole sequences
-    workers: Annotated[int, Between(1, 1024)]  # reading threads
+    workers: Annotated[int, Between(0, 1024)]  # reading threads; 0: cores, at most 16
     # unreadable sequences that training replaces by others of the same person; one more
     # is an error
     max_damaged: Natural
@@ -166,6 +166,8 @@ class Run(NamedTuple):
     sharding_rules: dict[str, Rules]  # configs/sharding_rules.py
     pictures: bool  # draw them at the end
     model: Any
+    # train at full size (model.dtype="bfloat16") where JAX has no accelerator
+    allow_cpu: bool = False
     warmup: WarmUp = None  # of models with a decoder
     # frozen encoder -> a file, a folder or a hub id; "": the seed's values
     pretrained: dict[str, str] = None

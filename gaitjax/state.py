@@ -203,6 +203,21 @@ def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(*shapes[name]) for name in wanted}
 
 
+def check_backend(config) -> None:
+    """Raises ValueError for a training of full size without an accelerator.
+
+    Full size is config.model.dtype="bfloat16", as the published recipes of all models
+    with convolutions have it.
+    """
+    small = config.model.get("dtype") != "bfloat16" or config.get("allow_cpu")
+    require(
+        small or jax.default_backend() != "cpu",
+        "This training is of full size (config.model.dtype=bfloat16), but JAX finds a "
+        "CPU only. Install JAX for the accelerator with ./run.sh setup cuda or tpu, or "
+        "train here, very slowly, with --config.allow_cpu=True.",
+    )
+
+
 def check_batch(config, mesh) -> None:
     """Raises ValueError if a batch's parts cannot be split over the devices."""
     identities, parts = config.data.ids_per_batch, config.train.accumulate

@@ -21,6 +21,7 @@ from gaitjax.phases import Phase, phases_of
 from gaitjax.state import (
     Setup,
     build,
+    check_backend,
     check_batch,
     example_batch,
     model_variables,
@@ -129,6 +130,7 @@ def _loop_phase(phase: Phase, setup: Setup, data, damaged) -> loop.Phase:
 
 def run(config, workdir: str) -> dict[str, Any]:
     """Trains (or continues) the run in `workdir`, evaluates it, returns its results."""
+    check_backend(config)
     data = source.open_split(
         config.data.data_dir, config.data.train_dataset, config.data.train_split,
         config.data.modalities,

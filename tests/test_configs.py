@@ -213,3 +213,8 @@ def test_every_option_of_a_model_has_a_domain(name):
         path = ".".join(("config.model", *groups, field))
         with pytest.raises(ValueError, match=path):
             models.check(changed)
+
+
+def test_the_default_number_of_reading_threads_follows_the_size():
+    assert load("gaitbase").data.workers == 2
+    assert load("gaitbase", "ccpg").data.workers == 0  # as many as cores

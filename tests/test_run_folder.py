@@ -126,6 +126,8 @@ def test_one_run_writes_at_a_time_and_the_lock_ends_with_its_process(tmp_path):
         ("mesh.data", True),
         ("sharding_rules.fsdp", True),
         ("train.keep_best", True),
+        ("allow_cpu", True),
+        ("data.workers", True),
         ("train.steps", False),
         ("data.num_frames", False),
         ("model.dtype", False),
@@ -170,3 +172,12 @@ def test_a_run_of_today_keeps_its_config(tmp_path):
     config.model.text.temperature = "plain"
     assert run_folder.keep_to_run(config, tmp_path) == []
     assert run_folder.keep_to_run(gaitbase.get_config(), tmp_path) == []
+
+
+def test_a_run_from_before_allow_cpu_goes_on():
+    config = gaitbase.get_config("ccpg")
+    new = run_folder.describe(config, "data")
+    with config.unlocked():
+        del config["allow_cpu"]
+    config.data.workers = 2
+    assert run_folder.differences(run_folder.describe(config, "data"), new) == []

@@ -10,8 +10,8 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from configs import skeletongait
-from gaitjax import restore, run_folder, train
+from configs import gaitbase, skeletongait
+from gaitjax import command_line, restore, run_folder, train
 from gaitjax import state as states
 from gaitjax.data.source import Index, Source
 from gaitjax.engine import loop
@@ -228,3 +228,29 @@ def test_nan_names_the_step_the_term_and_the_sequences(config, setup):
     assert "Step 7: total, triplet not finite" in message
     assert all(key in message for key in keys)
     loop.check_finite(7, {"total": 1.0}, phase.name_rows)
+
+
+def test_a_training_of_full_size_needs_an_accelerator_or_consent(tmp_path):
+    config = gaitbase.get_config("ccpg")
+    config.data.data_dir = str(tmp_path)
+    message = "full size .*bfloat16.*run.sh setup cuda or tpu.*--config.allow_cpu=True"
+    with pytest.raises(ValueError, match=message):
+        train.run(config, str(tmp_path / "run"))
+    config.allow_cpu = True
+    with pytest.raises((ValueError, FileNotFoundError), match="ccpg") as refused:
+        train.run(config, str(tmp_path / "run"))  # goes on to the data
+    assert "allow_cpu" not in str(refused.value)
+    states.check_backend(gaitbase.get_config())  # a small one runs anywhere
+
+
+def test_compiled_programs_are_kept_in_a_folder_of_the_user(tmp_path, monkeypatch):
+    before = jax.config.jax_compilation_cache_dir
+    command_line.keep_compiled()
+    assert jax.config.jax_compilation_cache_dir == before  # the environment names it
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    try:
+        command_line.keep_compiled()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "gaitjax")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

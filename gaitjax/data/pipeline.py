@@ -5,6 +5,7 @@ continues the stream exactly. Sizes are those of config.data: a phase of trainin
 other sizes has a config of its own.
 """
 
+import os
 from collections.abc import Iterator
 
 import jax
@@ -166,13 +167,14 @@ def to_global(batch: Clip, mesh: Mesh, count: int | None = None) -> Batch:
 
 
 def _prefetch(load, numbers: range, workers: int) -> Iterator[Clip]:
-    """`load(number)` of each, in order; `workers` threads read ahead."""
+    """`load(number)` of each, in order; `workers` threads (see settings) read ahead."""
     import cv2
     import grain
 
     cv2.setNumThreads(0)  # our threads are the parallelism
     if len(numbers) == 0:
         return
+    workers = workers or min(len(os.sched_getaffinity(0)), 16)
     dataset = grain.MapDataset.range(numbers.start, numbers.stop).map(load)
     options = grain.ReadOptions(num_threads=workers, prefetch_buffer_size=2 * workers)
     yield from dataset.to_iter_dataset(options)

@@ -259,3 +259,9 @@ def test_a_damaged_frame_reaches_the_user_with_its_sequence(config):
     mesh = sharding.make_mesh(config.mesh)
     with pytest.raises(ValueError, match="Sequence ./.: frame 0 is not a decodable"):
         next(pipeline.train_batches(source, config, mesh, start_step=0, stop_step=1))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_the_number_of_reading_threads_changes_nothing(workers):
+    read = list(pipeline._prefetch(lambda number: np.array(number), range(5), workers))
+    assert [int(number) for number in read] == [0, 1, 2, 3, 4]
