@@ -44,6 +44,7 @@ FREE = (
 FORMERLY = {
     "lmgait": {
         "decoder": {"edge_rule": "published"},
+        "representation": {"direct": True},
         "text": {"place": "before_extractor", "temperature": "plain"},
     }
 }

@@ -18,6 +18,13 @@ from tests.fake_datasets import tiny_synthetic
 from tests.forked_runs import ROOT, Runs
 from tests.test_end_to_end import final_parameters
 
+# Biases that change no output, since a batch norm or a softmax takes them out: their
+# gradient is the rounding of zero, which Adam scales to full steps
+IDLE = (
+    "['appearance']['project']['bias']",
+    "['denoising']['expand']['bias']",
+    "['key']['bias']",
+)
 ARCHIVE = Path(__file__).with_name("earlier_runs.tar.gz")
 
 
@@ -67,7 +74,8 @@ def test_an_earlier_run_goes_on_to_the_parameters_it_would_have_had(
     assert step == steps
     with np.load(folder / name / "expected.npz") as expected:
         assert set(expected.files) <= set(arrays) and len(expected.files) >= 17
-        for array in expected.files:  # bit-equal on the machine that made them
+        for array in (name for name in expected.files if not name.endswith(IDLE)):
+            # bit-equal on the machine that made them
             np.testing.assert_allclose(
                 arrays[array], expected[array], rtol=1e-4, atol=1e-5, err_msg=array
             )
