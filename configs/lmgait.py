@@ -89,7 +89,7 @@ def get_config(dataset: str = "synthetic"):
             frozen=False,
             edge_rule="valid",
         ),
-        representation=dict(channels=16, hidden=768, remat=False),
+        representation=dict(channels=16, hidden=768, remat=False, direct=False),
         mtcm=dict(
             enabled=True,
             kind="mtcm",

@@ -52,6 +52,7 @@ ADDED = {
 FORMERLY = {
     "lmgait": {
         "decoder": {"edge_rule": "published"},
+        "representation": {"direct": True},
         "text": {"place": "before_extractor", "temperature": "plain"},
     }
 }

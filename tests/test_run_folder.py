@@ -149,6 +149,7 @@ def test_a_run_of_version_0_1_goes_on_as_it_began(tmp_path):
     kept = run_folder.keep_to_run(config, tmp_path)
     assert kept == [
         "config.model.decoder.edge_rule=published, not valid",
+        "config.model.representation.direct=True, not False",
         "config.model.text.temperature=plain, not log",
     ]
     assert run_folder.read_config(tmp_path) == config
@@ -158,11 +159,12 @@ def test_a_run_of_version_0_1_goes_on_as_it_began(tmp_path):
     named = run_folder.differences(stored, {"config": today, "data": "d"})
     assert named == [
         "config.model.decoder.edge_rule: published -> valid",
+        "config.model.representation.direct: True -> False",
         "config.model.text.temperature: plain -> log",
     ]
     run_folder.write_config(config, tmp_path)  # as its continuation does
     again = lmgait.get_config()
-    assert len(run_folder.keep_to_run(again, tmp_path)) == 2 and again == config
+    assert len(run_folder.keep_to_run(again, tmp_path)) == 3 and again == config
 
 
 def test_a_run_of_today_keeps_its_config(tmp_path):

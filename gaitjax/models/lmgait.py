@@ -64,8 +64,8 @@ from gaitjax.parts.representation import (
     text_attention,
     text_gain,
     unsquash,
-    weigh,
 )
+from gaitjax.parts.token_grid import Features
 
 # squashed frames are brought back to this height and their own aspect before the
 # resize to image_size, as BigGait does
@@ -164,6 +164,9 @@ class Representation(NamedTuple):
     channels: Positive = 16  # of each branch's map
     hidden: Positive = 768  # of the denoising branch
     remat: bool = False  # compute both, and the decoder, again in the backward pass
+    # True: the features are interpolated first, the plain way. False: matmuls and norms
+    # run on the tokens' own grid (parts/token_grid.py), with the same results
+    direct: bool = False
 
 
 class Motion(NamedTuple):
@@ -479,7 +482,7 @@ class LMGait(GaitModel):
         return self.text_vectors() if text is None else text
 
     def _gain(self, features, vectors, layer, inside):
-        """The text's factor of the features [N h w d] and its mask: [N h w] or None."""
+        """The text's factor of the features and its mask: [N h w] or None."""
         if vectors is None:
             return None, None
         fusion = self.text.fusion
@@ -494,21 +497,26 @@ class LMGait(GaitModel):
         return jnp.broadcast_to(inside[:, None, :], (len(inside), height, width))
 
     def _encode(self, batch, *, frozen):
-        """Last and middle features on the feature grid: [N h w d], [N h w 4d]."""
+        """Last and middle features: tokens [N h' w' d] and [N h' w' 4d]."""
         images = self._prepare(batch["frames"], batch["ratios"])  # [N H W 3]
         visual = self.visual_encoder
         grid = tuple(size // visual.patch_size for size in self.image_size)
         final, middle = self.networks.visual_encoder(images, blocks=visual.blocks)
 
-        def as_map(tokens):
+        def features(tokens):
             tokens = tokens[:, -grid[0] * grid[1] :]  # without CLS and registers
             tokens = tokens.reshape((-1, *grid, tokens.shape[-1]))  # [N h' w' d]
-            return resize_bilinear(tokens.astype(self.dtype), self.feature_grid)
+            return Features(
+                tokens.astype(self.dtype),
+                size=self.feature_grid,
+                direct=self.representation.direct,
+                chunk=0 if self.is_initializing() else visual.frames_per_chunk,
+            )
 
         mid = layer_norm(jnp.concatenate(middle, axis=-1))  # [N 1+h'w' 4d]
         if frozen:
             final, mid = jax.lax.stop_gradient((final, mid))
-        return as_map(final), as_map(mid)
+        return features(final), features(mid)
 
     def _person(self, probability, valid):
         """Probability [N h w] of the person, of the decoder's two, and what is logged.
@@ -526,7 +534,7 @@ class LMGait(GaitModel):
         return person, {"flipped_frames": share}
 
     def _maps(self, features, gain, person, valid, train):
-        """Both maps [B T h w C] of features [N h w d], zero off the person [N h w]."""
+        """Both maps [B T h w C] of the features, zero off the person [N h w]."""
         support = foreground_support(person, self.decoder.dilation)  # [N h w]
         support = support & valid.reshape(-1, 1, 1)
         maps = [
@@ -538,19 +546,20 @@ class LMGait(GaitModel):
         return [unfold(x, valid) for x in maps]
 
     def _branch(self, module, features, where, gain, *, train):
-        """module(features [N h w d], where bool [N h w]), with `remat` if asked for.
+        """module(features, where bool [N h w]), with `remat` if asked for.
 
         gain: [N h w] or None, of the features or of what the module normalises.
         """
 
-        def call(module, features, where, gain):
-            place = self.text.place
-            features = weigh(features, gain if place == "before_extractor" else None)
-            gain = gain if place == "after_norm" else None
-            return module(features, where, gain, train=train)
+        def call(module, features, where):
+            return module(features, where, train=train)
 
+        if self.text.place == "before_extractor":
+            features = features.replace(before=gain)
+        elif self.text.place == "after_norm":
+            features = features.replace(after=gain)
         call = nn.remat(call) if self.representation.remat else call
-        return call(module, features, where, gain)
+        return call(module, features, where)
 
     def _prepare(self, frames, ratios):
         """Frames [B T H W 3] as the encoder reads them: [B*T height width 3]."""
@@ -582,9 +591,8 @@ class LMGait(GaitModel):
         }
         if rebuilt is not None:
             aux["reconstruction"] = unfold(rebuilt, valid)
-            aux["reconstruction_target"] = unfold(
-                jax.lax.stop_gradient(features), valid
-            )
+            target = jax.lax.stop_gradient(features.interpolated())
+            aux["reconstruction_target"] = unfold(target, valid)
         if "masks" in batch:
             masks = batch["masks"].astype(jnp.float32)
             masks = masks.reshape((-1,) + masks.shape[2:] + (1,))  # [N H W 1]

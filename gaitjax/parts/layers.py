@@ -46,23 +46,13 @@ class BatchNorm(nn.Module):
     def __call__(
         self, x: jax.Array, *, train: bool, valid: jax.Array | None = None
     ) -> jax.Array:
-        channels = x.shape[-1]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        mean, var = running_mean.value, running_var.value
+        channels, batch = x.shape[-1], None
         if train:
             if valid is not None:
                 valid = _entries(valid, x)  # [.. 1..]
                 x = jnp.where(valid, x, 0)  # invalid entries reach no gradient
-            batch_mean, batch_var, count = _moments(x, valid)
-            mean = jnp.where(count > 0, batch_mean, mean)
-            var = jnp.where(count > 0, batch_var, var)
-            if not self.is_initializing():
-                unbiased = var * (count / jnp.maximum(count - 1, 1))
-                unbiased = jnp.where(count > 0, unbiased, var)
-                running_mean.value = _towards(running_mean.value, mean)
-                running_var.value = _towards(running_var.value, unbiased)
-        factor = lax.rsqrt(var + BATCH_NORM_EPSILON)  # [C]
+            batch = _moments(x, valid)
+        mean, factor = running_norm(self, channels, batch)
         if self.affine:
             factor = factor * self.param("scale", _scale_init, (channels,))
         y = (x.astype(jnp.float32) - _last(mean, x)) * _last(factor, x)
@@ -70,6 +60,35 @@ class BatchNorm(nn.Module):
             bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
             y = y + _last(bias, x)
         return y.astype(x.dtype)
+
+
+def running_norm(module: nn.Module, channels: int, batch):
+    """Mean and 1 / deviation [C] that a batch norm applies; moves its running ones.
+
+    batch: (mean [C], biased variance [C], count) of a training batch, or None: the
+    running ones. To be called where `module` is compact.
+    """
+    running_mean = module.variable("batch_stats", "mean", jnp.zeros, (channels,))
+    running_var = module.variable("batch_stats", "var", jnp.ones, (channels,))
+    mean, var = running_mean.value, running_var.value
+    if batch is not None:
+        batch_mean, batch_var, count = batch
+        mean = jnp.where(count > 0, batch_mean, mean)
+        var = jnp.where(count > 0, batch_var, var)
+        if not module.is_initializing():
+            unbiased = var * (count / jnp.maximum(count - 1, 1))
+            unbiased = jnp.where(count > 0, unbiased, var)
+            running_mean.value = _towards(running_mean.value, mean)
+            running_var.value = _towards(running_var.value, unbiased)
+    return mean, lax.rsqrt(var + BATCH_NORM_EPSILON)
+
+
+class RunningNorm(nn.Module):
+    """`running_norm` as a module: the variables of a BatchNorm(affine=False)."""
+
+    @nn.compact
+    def __call__(self, channels: int, batch) -> tuple[jax.Array, jax.Array]:
+        return running_norm(self, channels, batch)
 
 
 def _entries(valid, x):
@@ -196,7 +215,7 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 # ---------------- resizing
 
 
-def _interpolation(size: int, new_size: int, align_corners: bool) -> jax.Array:
+def interpolation(size: int, new_size: int, align_corners: bool = False) -> jax.Array:
     """Matrix [new_size size] of linear interpolation."""
     if align_corners:
         source = jnp.arange(new_size) * ((size - 1) / max(new_size - 1, 1))
@@ -230,7 +249,7 @@ def resize_bilinear(
         if new_size == 2 * old_size and not align_corners:
             x = _double(x, axis)
         elif new_size != old_size:
-            matrix = _interpolation(old_size, new_size, align_corners).astype(x.dtype)
+            matrix = interpolation(old_size, new_size, align_corners).astype(x.dtype)
             names = "nhwc,oh->nowc" if axis == 1 else "nhwc,ow->nhoc"
             x = jnp.einsum(names, x, matrix)
     return x  # [N h w C]

@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.parts.layers import BatchNorm
+from gaitjax.parts import token_grid
+from gaitjax.parts.layers import BatchNorm, RunningNorm
+from gaitjax.parts.token_grid import Features, Hidden, weigh
+from gaitjax.parts.transformer import DenseParameters, dense
 
 EDGE_ROWS = 5  # outermost rows, above and below, that tell the background
 
@@ -65,22 +68,20 @@ def layer_norm(x: jax.Array, eps: float = 1e-6) -> jax.Array:
 
 
 def text_attention(
-    features: jax.Array, vectors: jax.Array, inside: jax.Array, fusion: str
+    features: Features, vectors: jax.Array, inside: jax.Array, fusion: str
 ) -> jax.Array:
     """Semantic attention of each position to the prompts: float32 [N h w].
 
     Args:
-      features: visual features [N h w d].
+      features: visual features; their gain is not applied.
       vectors: [P d], each tau times a unit text vector, so that the product with a unit
         feature is tau * cos(F, z). The masks of the P prompts are averaged.
       inside: bool [N h w], the valid columns.
       fusion: "mask" and "gate": sigmoid; "softmax": softmax over the positions in
         `inside`, times their number (mean 1), and 0 elsewhere.
     """
-    features = features.astype(jnp.float32)
-    length = jnp.sqrt(jnp.sum(jnp.square(features), axis=-1) + 1e-12)  # [N h w]
-    scores = jnp.einsum("nhwd,pd->nhwp", features, vectors)  # tau * |F| * cos
-    scores = scores / length[..., None]  # [N h w P]
+    scores = token_grid.dot(features, vectors)  # tau * |F| * cos
+    scores = scores / token_grid.length(features)[..., None]  # [N h w P]
     if fusion == "softmax":
         weights = _softmax_inside(scores, inside[..., None])
     else:
@@ -99,16 +100,6 @@ def _softmax_inside(scores, inside):
 def text_gain(attention: jax.Array, fusion: str) -> jax.Array:
     """The factor of the features: 1 + a, or a for fusion "gate"; float32 [N h w]."""
     return attention if fusion == "gate" else 1.0 + attention
-
-
-def weigh(x: jax.Array, gain: jax.Array | None) -> jax.Array:
-    """x [N h w C] times gain [N h w], multiplied in float32; x where gain is None.
-
-    In bfloat16, 1 + a would be rounded to steps of 1/128.
-    """
-    if gain is None:
-        return x
-    return (x.astype(jnp.float32) * gain[..., None]).astype(x.dtype)
 
 
 def mask_statistics(
@@ -132,11 +123,36 @@ def mask_statistics(
     }
 
 
+def norm_dense(x: Features, where, features: int, name: str, dtype, train, dropout=0.0):
+    """BN -> Dense `name` of the features, in a compact scope: [N h w features].
+
+    where: bool [N h w], the positions that count in the norm's statistics. dropout: of
+    the features, which only the direct way has.
+    """
+    if not x.direct:
+        return _norm_dense_on_grid(
+            x, where, features, name, dtype, train
+        ).interpolated()
+    y = weigh(x.interpolated(), x.before)
+    y = nn.Dropout(dropout, deterministic=not train)(y)
+    y = BatchNorm(affine=False, name="norm")(y, train=train, valid=where)
+    return nn.Dense(features, dtype=dtype, name=name)(weigh(y, x.after))
+
+
+def _norm_dense_on_grid(x: Features, where, features, name, dtype, train) -> Hidden:
+    size, batch = x.tokens.shape[-1], None
+    if train:
+        batch = token_grid.moments(x.tokens, x.before, where, x.size)
+    norm = RunningNorm(name="norm")(size, batch)
+    parameters = DenseParameters(size, features, name=name)()
+    return token_grid.normed_dense(x, norm, *parameters, dtype)
+
+
 class Decoder(nn.Module):
-    """The mask branch: tokens -> probabilities of (foreground, background).
+    """The mask branch: features -> probabilities of (foreground, background).
 
     dropout -> BN -> Dense 2 -> softmax; with supervision "reconstruction" (BigGait) an
-    autoencoder: a further Dense rebuilds the tokens from the two probabilities.
+    autoencoder: a further Dense rebuilds the features from the two probabilities.
     """
 
     supervision: str = "silhouette"
@@ -144,28 +160,22 @@ class Decoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        tokens: jax.Array,
-        valid: jax.Array,
-        gain: jax.Array | None = None,
-        *,
-        train: bool,
-    ):
-        """tokens [N h w d], valid bool [N h w]; gain [N h w] of the normalised tokens.
+    def __call__(self, features: Features, valid: jax.Array, *, train: bool):
+        """valid: bool [N h w].
 
         Returns probabilities [N h w 2], zero outside `valid`, and the reconstruction
         [N h w d] or None.
         """
-        hidden = nn.Dropout(self.dropout, deterministic=not train)(tokens)
-        hidden = BatchNorm(affine=False, name="norm")(hidden, train=train, valid=valid)
-        hidden = weigh(hidden, gain)
-        logits = nn.Dense(2, dtype=self.dtype, name="classify")(hidden)
+        if train and self.dropout > 0:
+            features = features.replace(direct=True)
+        logits = norm_dense(
+            features, valid, 2, "classify", self.dtype, train, self.dropout
+        )
         probabilities = nn.softmax(logits.astype(jnp.float32), axis=-1)  # [N h w 2]
         reconstruction = None
         if self.supervision == "reconstruction":
             reconstruction = nn.Dense(
-                tokens.shape[-1], dtype=self.dtype, name="reconstruct"
+                features.tokens.shape[-1], dtype=self.dtype, name="reconstruct"
             )(probabilities).astype(jnp.float32)  # [N h w d]
         return jnp.where(valid[..., None], probabilities, 0.0), reconstruction
 
@@ -231,24 +241,25 @@ class Denoising(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        tokens: jax.Array,
-        support: jax.Array,
-        gain: jax.Array | None = None,
-        *,
-        train: bool,
-    ):
-        """tokens [N h w d], support bool [N h w] -> float32 [N h w channels].
+    def __call__(self, features: Features, support: jax.Array, *, train: bool):
+        """support: bool [N h w]; float32 [N h w channels]."""
+        first = (features, support, self.hidden, "expand", self.dtype, train)
+        if features.direct:
+            x = norm_dense(*first)
+            norm = BatchNorm(affine=False, name="hidden_norm")
+            x = nn.gelu(norm(x, train=train, valid=support), approximate=False)
+            x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
+        else:
+            hidden = _norm_dense_on_grid(*first)
+            batch = hidden.moments(support) if train else None
+            hidden = hidden.normed(*RunningNorm(name="hidden_norm")(self.hidden, batch))
+            project = DenseParameters(self.hidden, self.channels, name="project")()
 
-        gain: [N h w], of the normalised tokens.
-        """
-        x = BatchNorm(affine=False, name="norm")(tokens, train=train, valid=support)
-        x = weigh(x, gain)
-        x = nn.Dense(self.hidden, dtype=self.dtype, name="expand")(x)
-        x = BatchNorm(affine=False, name="hidden_norm")(x, train=train, valid=support)
-        x = nn.gelu(x, approximate=False)
-        x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
+            def finish(x):
+                x = nn.gelu(x.astype(self.dtype), approximate=False)
+                return dense(x, *project)
+
+            x = hidden.mapped(finish)
         parts = nn.softmax(x.astype(jnp.float32), axis=-1)
         return jnp.where(support[..., None], parts, 0.0)  # [N h w channels]
 
@@ -260,21 +271,9 @@ class Appearance(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(
-        self,
-        tokens: jax.Array,
-        support: jax.Array,
-        gain: jax.Array | None = None,
-        *,
-        train: bool,
-    ):
-        """tokens [N h w d], support bool [N h w] -> float32 [N h w channels].
-
-        gain: [N h w], of the normalised tokens.
-        """
-        x = BatchNorm(affine=False, name="norm")(tokens, train=train, valid=support)
-        x = weigh(x, gain)
-        x = nn.Dense(self.channels, dtype=self.dtype, name="project")(x)
+    def __call__(self, features: Features, support: jax.Array, *, train: bool):
+        """support: bool [N h w]; float32 [N h w channels]."""
+        x = norm_dense(features, support, self.channels, "project", self.dtype, train)
         x = BatchNorm(affine=False, name="project_norm")(x, train=train, valid=support)
         x = nn.sigmoid(x.astype(jnp.float32))
         return jnp.where(support[..., None], x, 0.0)  # [N h w channels]

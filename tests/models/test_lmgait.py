@@ -15,6 +15,7 @@ from gaitjax.models import lmgait
 from gaitjax.models.lmgait import LMGait
 from gaitjax.parts import mtcm, representation
 from gaitjax.parts.clip_image import CLIP_IMAGE_SIZES, CLIPImage
+from gaitjax.parts.token_grid import Features
 
 TINY = LMGait(
     num_classes=5,
@@ -184,7 +185,8 @@ def test_every_tensor_of_the_data_flow_at_full_size():
     assert final.shape == (6, 1 + 512, 384)
     assert [x.shape for x in middle] == [(6, 513, 384)] * 4
     last, mid = inner["_encode"][0]
-    assert (last.shape, mid.shape) == ((6, 64, 32, 384), (6, 64, 32, 1536))
+    assert last.tokens.shape == (6, 32, 16, 384) and last.size == (64, 32)
+    assert mid.tokens.shape == (6, 32, 16, 1536)
     assert output.aux["text_mask"].shape == (2, 3, 64, 32)
     assert inner["decoder"]["__call__"][0][0].shape == (6, 64, 32, 2)
     assert shape("denoising") == shape("appearance") == (6, 64, 32, 16)
@@ -252,9 +254,10 @@ def test_masked_batch_norm_equals_numpy_on_the_ragged_token_list():
     tokens = rng.normal(2.0, 3.0, (3, 4, 5, 6)).astype(np.float32)
     support = rng.random((3, 4, 5)) < 0.4
     module = representation.Appearance(channels=4)
-    variables = module.init(jax.random.key(0), tokens, support, train=True)
+    features = Features(jnp.asarray(tokens), size=(4, 5))
+    variables = module.init(jax.random.key(0), features, support, train=True)
     out, state = module.apply(
-        variables, tokens, support, train=True, mutable=["batch_stats"]
+        variables, features, support, train=True, mutable=["batch_stats"]
     )
     ragged = tokens[support].astype(np.float64)  # [M 6]
     dense = variables["params"]["project"]
@@ -326,10 +329,10 @@ def test_text_attention_by_hand():
     vectors = jnp.asarray([[5.0, 0.0], [0.0, 5.0]])  # tau 5, two prompts
     scores = 5 * np.array([[0.6, 0.8], [0.0, 1.0]])  # [position prompt]
     expected = (1 / (1 + np.exp(-scores))).mean(1)
-    everywhere = jnp.ones((1, 1, 2), bool)
-    mask = representation.text_attention(features, vectors, everywhere, "mask")
+    everywhere, tokens = jnp.ones((1, 1, 2), bool), Features(features, size=(1, 2))
+    mask = representation.text_attention(tokens, vectors, everywhere, "mask")
     np.testing.assert_allclose(mask[0, 0], expected, rtol=1e-5)
-    gate = representation.text_attention(features, vectors, everywhere, "gate")
+    gate = representation.text_attention(tokens, vectors, everywhere, "gate")
     np.testing.assert_array_equal(gate, mask)
     fused = representation.weigh(features, representation.text_gain(mask, "mask"))
     np.testing.assert_allclose(
@@ -339,7 +342,7 @@ def test_text_attention_by_hand():
     np.testing.assert_allclose(
         fused[0, 0], np.array([[3, 4], [0, 2]]) * expected[:, None], rtol=1e-5
     )
-    soft = representation.text_attention(features, vectors, everywhere, "softmax")
+    soft = representation.text_attention(tokens, vectors, everywhere, "softmax")
     share = np.exp(scores) / np.exp(scores).sum(0)
     np.testing.assert_allclose(soft[0, 0], (2 * share).mean(1), rtol=1e-5)
     np.testing.assert_allclose(jnp.mean(soft), 1.0, rtol=1e-6)
@@ -350,10 +353,10 @@ def test_softmax_fusion_is_normalised_over_the_valid_columns():
     features = jnp.asarray(rng.normal(size=(2, 3, 6, 4)), jnp.float32)
     vectors = jnp.asarray(rng.normal(size=(2, 4)), jnp.float32)
     inside = jnp.zeros((2, 3, 6), bool).at[0, :, 1:4].set(True)  # frame 1 is padding
-    soft = representation.text_attention(features, vectors, inside, "softmax")
-    crop = representation.text_attention(
-        features[:1, :, 1:4], vectors, inside[:1, :, 1:4], "softmax"
-    )
+    whole = Features(features, size=(3, 6))
+    cut = Features(features[:1, :, 1:4], size=(3, 3))
+    soft = representation.text_attention(whole, vectors, inside, "softmax")
+    crop = representation.text_attention(cut, vectors, inside[:1, :, 1:4], "softmax")
     np.testing.assert_allclose(soft[:1, :, 1:4], crop, rtol=1e-5)
     np.testing.assert_allclose(jnp.mean(crop), 1.0, rtol=1e-5)
     assert not soft[1].any() and not soft[0, :, 4:].any()
@@ -773,6 +776,25 @@ def test_gradients_are_finite_and_stop_at_what_is_frozen():
     }
     assert size.pop("visual_encoder") == 0.0
     assert all(value > 0 for value in size.values()), size
+
+
+def test_the_extractor_on_the_tokens_grid_equals_the_direct_way():
+    """In training, values and gradients, with chunks of frames."""
+    visual = TINY.visual_encoder._replace(frames_per_chunk=5)
+    model = TINY.clone(visual_encoder=visual)
+    direct = model.clone(representation=model.representation._replace(direct=True))
+    variables, batch = variables_of(TINY), make_batch()
+
+    def both(variables, batch):
+        return [gradients_of(each, variables, batch) for each in (model, direct)]
+
+    found, wanted = jax.jit(both, compiler_options=QUICK)(variables, batch)
+    scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(wanted))
+    for name in wanted:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * scale),
+            found[name], wanted[name],
+        )  # fmt: skip
 
 
 SOFT = TINY.clone(decoder=TINY.decoder._replace(support="soft"))
