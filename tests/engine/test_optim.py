@@ -57,13 +57,6 @@ def test_no_decay_and_decoupled_decay():
     assert float(updates["a"]["bias"]) == 0.0
 
 
-@pytest.mark.parametrize("field", ["name", "schedule"])
-def test_unknown_names_list_the_choices(field):
-    settings = config(**{field: "magic"})
-    with pytest.raises(ValueError, match="magic.*choose from"):
-        optim.make_optimizer(settings, optim.make_schedule(settings, 10))
-
-
 def test_cosine_ends_at_decay_steps():
     settings = config(
         schedule="cosine", learning_rate=0.2, final_learning_rate=0.02, decay_steps=4
