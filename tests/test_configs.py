@@ -45,6 +45,10 @@ PARAMETERS = {
     ("gaitset", "casia_b"): (2_594_592, 0),
     ("gaittr", ""): (38_746, 0),
     ("gaittr", "grew"): (544_906, 0),
+    ("gpgait", ""): (103_660, 0),
+    ("gpgait", "casia_b"): (3_654_810, 0),
+    ("gpgaitpp", ""): (128_031, 0),
+    ("gpgaitpp", "casia_b"): (5_227_539, 0),
     ("multigaitpp", ""): (142_812, 0),
     ("multigaitpp", "ccpg"): (11_510_272, 0),  # ours reads 1 + 2 channels
     ("skeletongait", ""): (158_144, 0),
