@@ -111,8 +111,8 @@ def test_every_variant_is_complete_and_consistent(name):
         assert set(config.evaluation.protocols) <= set(PROTOCOLS)
         assert config.name == (name if variant == "synthetic" else f"{name}_{variant}")
         if variant not in ("synthetic", "cmu_walk"):
-            # the published evaluations: 720 frames, of CCPG 250 with BigGait's code, all
-            # with FastPoseGait's
+            # the published evaluations: 720 frames, of CCPG 250 with BigGait's code,
+            # all with FastPoseGait's
             short = variant == "ccpg" and name in ("biggait", "lmgait")
             most = 0 if name in ("gpgait", "gpgaitpp") else 720
             assert config.evaluation.max_frames == (250 if short else most)
