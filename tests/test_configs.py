@@ -45,6 +45,10 @@ PARAMETERS = {
     ("gaitset", "casia_b"): (2_594_592, 0),
     ("gaittr", ""): (38_746, 0),
     ("gaittr", "grew"): (544_906, 0),
+    ("gpgait", ""): (103_660, 0),
+    ("gpgait", "casia_b"): (3_654_810, 0),
+    ("gpgaitpp", ""): (128_031, 0),
+    ("gpgaitpp", "casia_b"): (5_227_539, 0),
     ("multigaitpp", ""): (142_812, 0),
     ("multigaitpp", "ccpg"): (11_510_272, 0),  # ours reads 1 + 2 channels
     ("skeletongait", ""): (158_144, 0),
@@ -107,9 +111,11 @@ def test_every_variant_is_complete_and_consistent(name):
         assert set(config.evaluation.protocols) <= set(PROTOCOLS)
         assert config.name == (name if variant == "synthetic" else f"{name}_{variant}")
         if variant not in ("synthetic", "cmu_walk"):
-            # the published evaluations: 720 frames, of CCPG 250 with BigGait's code
+            # the published evaluations: 720 frames, of CCPG 250 with BigGait's code,
+            # all with FastPoseGait's
             short = variant == "ccpg" and name in ("biggait", "lmgait")
-            assert config.evaluation.max_frames == (250 if short else 720)
+            most = 0 if name in ("gpgait", "gpgaitpp") else 720
+            assert config.evaluation.max_frames == (250 if short else most)
         if config.model.name == "gei":
             continue  # nothing is trained
         assert data.ids_per_batch <= data.num_classes and steps > 0

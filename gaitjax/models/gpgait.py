@@ -99,13 +99,13 @@ class PartAwareConv(nn.Module):
         adaptive = self.param("adaptive", nn.initializers.constant(1e-6), graph.shape)
         frames = jnp.maximum(jnp.sum(valid, axis=1), 1)[:, None, None, None]
 
-        def conv(x, features, name):
-            return Conv(features, 1, use_bias=True, dtype=self.dtype, name=name)(x)
+        def conv(x, features, name, dtype=jnp.float32):
+            return Conv(features, 1, use_bias=True, dtype=dtype, name=name)(x)
 
         total = 0
         for hop in range(len(graph)):
             query, key = (
-                mask_frames(conv(x, inner, f"{name}{hop}"), valid).astype(jnp.float32)
+                mask_frames(conv(x, inner, f"{name}{hop}"), valid)
                 for name in ("query", "key")
             )  # [B T V c]
             scores = jnp.einsum("btic,btjc->btij", query, key) / inner
@@ -115,7 +115,7 @@ class PartAwareConv(nn.Module):
             edges = (nn.softmax(scores, axis=-2) + fixed) * mask[None, None]
             edges = jnp.broadcast_to(edges, x.shape[:2] + mask.shape)
             mixed = jnp.einsum("btic,btij->btjc", x, edges.astype(x.dtype))
-            total = total + conv(mixed, self.features, f"value{hop}")
+            total = total + conv(mixed, self.features, f"value{hop}", self.dtype)
         return mish(BatchNorm(name="norm")(total, train=train, valid=valid))
 
 

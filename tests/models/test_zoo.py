@@ -20,6 +20,7 @@ from gaitjax.models.gaitgraph2 import GaitGraph2
 from gaitjax.models.gaitpart import GaitPart
 from gaitjax.models.gaitset import GaitSet
 from gaitjax.models.gaittr import GaitTR
+from gaitjax.models.gpgait import GPGait, GPGaitPlusPlus
 from gaitjax.models.multigaitpp import MultiGaitPP
 from gaitjax.models.skeletongaitpp import SkeletonGaitPP
 from gaitjax.models.swingait import SwinGait
@@ -60,6 +61,11 @@ MODELS = {
     ),
     "gaitgraph2": (GaitGraph2(IDS, (8, 4), (8, 12), 2, 6), 1, 18, False),
     "gaittr": (GaitTR(IDS, (8, 8, 16), 2, 0.0, 6), 1, 6, False),
+    "gpgait": (GPGait(IDS, (8, 8), 1, embedding_size=6), 19, 6, True),
+    "gpgaitpp": (
+        GPGaitPlusPlus(IDS, (8, 8), 1, dropout=0.0, embedding_size=6),
+        *(19, 6, True),
+    ),
 }
 each_model = pytest.mark.parametrize("name", MODELS)
 
@@ -374,6 +380,15 @@ PARAMETERS = {  # sizes that test_configs does not count already
         GaitGraph2(0, (64, 64, 32), (128,) * 3 + (256,) * 3, 4),
         760_000,
     ),
+    "gpgait oumvlp": (
+        GPGait(5153, (64, 128, 128, 128, 128, 256, 256), 4),
+        32_479_008,
+    ),
+    "gpgait grew": (
+        GPGait(20000, (64, 128, 128, 128, 128, 256, 256)),
+        105_222_370,
+    ),
+    "gpgaitpp gait3d": (GPGaitPlusPlus(3000, (64, 64, 128, 128, 256)), 20_532_043),
     "skeletongaitpp deep": (SkeletonGaitPP(3000, layers=DEEP), 25_568_608),
 }
 
