@@ -15,7 +15,6 @@ paper's size.
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import socket
@@ -273,7 +272,8 @@ def run_retrieval(layout: str, output: Path) -> None:
 def on_devices(count: int):
     """Within this block meshes are made of the first `count` devices."""
     make = sharding.make_mesh
-    sharding.make_mesh = functools.partial(make, devices=jax.devices()[:count])
+    first = jax.devices()[:count]
+    sharding.make_mesh = lambda axes, devices=None: make(axes, devices or first)
     try:
         yield
     finally:
