@@ -35,7 +35,7 @@ RETRY = 0.5  # seconds for which a region without a person is not looked at agai
 LOOK = 1.0  # seconds between looks at the whole picture, where nothing moves
 TOUCHING, SAME = 0.15, 0.7  # shared area, of the smaller box
 JUMP, GROWTH = 0.5, 1.6  # of the height; ratio: more, between frames, is someone else
-EDGE = 0.01  # of the picture's width: so close, somebody may be cut
+EDGE = 0.01  # of the person's height: so close to the edge, they may be cut
 VISIBLE = 0.5  # visibility of an ankle that is seen
 
 
@@ -150,7 +150,7 @@ def _at_edge(box, image: np.ndarray) -> bool:
     """Whether the picture may cut the person: masks end a little before its edge."""
     height, width = image.shape[:2]
     left, top, right, bottom = box
-    near = max(1.0, EDGE * width)
+    near = max(1.0, EDGE * (bottom - top))
     return min(left, top, width - right, height - bottom) <= near
 
 
