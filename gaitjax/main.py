@@ -117,12 +117,9 @@ def _function_of(config):
 
     settings.check(config)
     if config.model.name == "cargait":
-        rerank = rerank_run.rerank
-        modes = {"train": rerank_run.run, "rerank": rerank, "evaluate": rerank}
-    else:
-        modes = {"train": train.run, "evaluate": evaluate.run}
-        modes["import"] = import_checkpoint.run
-    return modes[config.mode]
+        return rerank_run.run if config.mode == "train" else rerank_run.rerank
+    modes = {"train": train, "evaluate": evaluate, "import": import_checkpoint}
+    return modes[config.mode].run
 
 
 def run() -> None:

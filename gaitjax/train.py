@@ -150,9 +150,7 @@ def run(config, workdir: str) -> dict[str, Any]:
         target=stored_part(abstract(setup.abstract_state, setup.shardings)),
         stored=stored_part,
         restored=lambda state, stored: state._replace(**stored),
-        describe=lambda state: run_folder.describe(
-            config, data.fingerprint, state.frozen
-        ),
+        describe=lambda x: run_folder.describe(config, data.fingerprint, x.frozen),
         differences=run_folder.differences,
         derived=lambda state: text_vectors.to_description(setup.model, state),
         gauges=lambda: {"damaged_sequences": len(damaged)} if damaged else {},
