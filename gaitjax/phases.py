@@ -10,24 +10,27 @@ from ml_collections import ConfigDict
 from gaitjax.engine.guards import require, require_regex
 
 
-class Phase(NamedTuple):
-    """Steps first .. last - 1. method: of the model, run in place of __call__."""
+class PhaseConfig(NamedTuple):
+    """Steps first .. last - 1. method: of the model, run in place of __call__. section:
+    of the run's config, where the fields of the phase are."""
 
     name: str
     first: int
     last: int
     config: ConfigDict
     method: str | None
+    section: str
 
 
-def phases_of(config) -> list[Phase]:
+def phases_of(config) -> list[PhaseConfig]:
     """The decoder's warm-up, if the config has one, and the training itself."""
     warm, found, first = config.get("warmup"), [], 0
     if warm and warm.steps:
         first = warm.steps
-        found.append(Phase("warm-up", 0, first, _warm_up(config), "warm_up"))
+        own = _warm_up(config)
+        found.append(PhaseConfig("warm-up", 0, first, own, "warm_up", "warmup"))
     last = first + config.train.steps
-    return [*found, Phase("training", first, last, config, None)]
+    return [*found, PhaseConfig("training", first, last, config, None, "train")]
 
 
 def _warm_up(config) -> ConfigDict:

@@ -16,6 +16,7 @@ from gaitjax import models
 from gaitjax.engine import optim, sharding
 from gaitjax.engine.guards import require
 from gaitjax.parts.model import TEXT_VECTORS
+from gaitjax.phases import phases_of
 from gaitjax.weights import encoders
 
 
@@ -145,12 +146,12 @@ def check_patterns(config, model, state: TrainState) -> None:
     """
     named = {
         "frozen": config.frozen,
-        "train.trainable": [x for x in [config.train.trainable] if x],
         "optimizer.no_decay": config.optimizer.no_decay,
         "optimizer.rates": [pattern for pattern, _ in config.optimizer.rates],
     }
-    if warm := config.get("warmup"):
-        named["warmup.trainable"] = [x for x in [warm.trainable] if x and warm.steps]
+    for phase in phases_of(config):
+        if pattern := phase.config.train.trainable:
+            named[f"{phase.section}.trainable"] = [pattern]
     params = merge_frozen(state.params, state.frozen)
     names = list(traverse_util.flatten_dict(params, sep="/"))
     require(

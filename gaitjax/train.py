@@ -17,7 +17,7 @@ from gaitjax.engine import cluster, loop, optim, sharding
 from gaitjax.engine.checkpoints import abstract
 from gaitjax.engine.guards import require
 from gaitjax.losses import total_loss
-from gaitjax.phases import Phase, phases_of
+from gaitjax.phases import PhaseConfig, phases_of
 from gaitjax.state import (
     Setup,
     build,
@@ -94,7 +94,7 @@ def loop_phases(config, setup: Setup, data=None, damaged=None) -> list[loop.Phas
     return [_loop_phase(phase, setup, data, damaged) for phase in phases_of(config)]
 
 
-def _loop_phase(phase: Phase, setup: Setup, data, damaged) -> loop.Phase:
+def _loop_phase(phase: PhaseConfig, setup: Setup, data, damaged) -> loop.Phase:
     config = phase.config
     check_batch(config, setup.mesh)
     schedule = optim.make_schedule(config.optimizer, config.train.steps)

@@ -23,10 +23,10 @@ MAY_IMPORT = {
     "data": {"data", "engine"},
     "weights": {"weights", "engine.guards", "engine.atomic"},
     "run_folder": {"engine"},
-    "state": {"engine", "models", "parts.model", "weights"},
+    "state": {"engine", "models", "parts.model", "phases", "weights"},
     "text_vectors": {"parts.model", "run_folder", "state"},
     "pictures": {"pictures", "data", "retrieval"},
-    "pictures.charts": set(),
+    "pictures.charts": {"engine.atomic"},
     "phases": {"engine.guards"},
     "restore": {"engine", "run_folder", "state", "text_vectors"},
     "settings": {
@@ -96,12 +96,11 @@ INSIDE_FUNCTIONS = {
     "matplotlib",
     "tensorboardX",
     "huggingface_hub",
-    "tokenizers",
     "ai_edge_litert",
 }
 # what the engine and the folders of pure functions may import from other projects
 PURE = ("engine", "models", "parts", "losses", "retrieval")
-PURE_IMPORTS = {"jax", "flax", "optax", "orbax", "numpy", "ml_collections", "jaxtyping"}
+PURE_IMPORTS = {"jax", "flax", "optax", "orbax", "numpy", "ml_collections"}
 ENGINE_IMPORTS = PURE_IMPORTS | {"absl", "etils", "tqdm"}
 
 

@@ -10,10 +10,11 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from gaitjax.engine.atomic import replacing
 
 DPI = 100
 MAX_BYTES = 400_000
@@ -421,5 +422,5 @@ def _page(
         Image.fromarray(shades).save(png, "png")
         if png.tell() <= MAX_BYTES:
             break
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(png.getvalue())
+    with replacing(path, "wb") as file:
+        file.write(png.getvalue())
