@@ -173,9 +173,14 @@ MISTAKES = {
         "Unknown config.model.name 'x'",
     ),
     "data": (
-        ["--config=configs/gaitbase.py:ccpg", "--config.data.data_dir=nowhere"],
+        [
+            "--config=configs/gaitbase.py:ccpg",
+            "--config.data.data_dir=nowhere",
+            "--config.allow_cpu=True",
+        ],
         "./run.sh build ccpg",
     ),
+    "full size": (["--config=configs/gaitbase.py:ccpg"], "--config.allow_cpu=True"),
     "name of a file": (
         [*GAITBASE, f"--config.data.data_dir=/tmp/{'a' * 300}"],
         "File name too long: '/tmp/aaa",

@@ -26,6 +26,7 @@ from gaitjax.parts.model import Dtype, GaitModel, Size, check_stages, check_stri
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.representation import Decoder, layer_norm
 from gaitjax.parts.resnet import Stem, residual_stages
+from gaitjax.parts.token_grid import Features
 
 FOREGROUND = 1  # channel of the mask branch
 
@@ -225,7 +226,8 @@ class BiggerGait(GaitModel):
         valid = batch["valid"]  # [B T]
         tokens = self._as_map(layer_norm(state))  # [N h' w' d]
         inside = jnp.broadcast_to(valid.reshape(-1, 1, 1), tokens.shape[:3])
-        probabilities, _ = self.decoder(tokens, inside, train=train)
+        features = Features(tokens, size=tokens.shape[1:3], direct=True)
+        probabilities, _ = self.decoder(features, inside, train=train)
         shape = valid.shape + tokens.shape[1:3]
         aux = {
             "foreground_probability": probabilities[..., FOREGROUND].reshape(shape),
