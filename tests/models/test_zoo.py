@@ -108,7 +108,7 @@ def variables_of(name):
         if name == "p":
             return jnp.full(leaf.shape, 6.5)
         fan = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 1
-        values = random.standard_normal(leaf.shape) * (fan > 1) / fan**0.5
+        values = random.standard_normal(leaf.shape) * (leaf.ndim > 1) / fan**0.5
         return jnp.asarray(values, jnp.float32)
 
     return {"batch_stats": {}, **jax.tree_util.tree_map_with_path(fill, abstract)}
