@@ -177,7 +177,8 @@ def run_layout(model: str, layout: str, steps: int, output: Path, accumulate=1) 
         started = time.perf_counter()
         state, terms = jax.block_until_ready(compiled(state, arrays, rng))
         times.append(1e3 * (time.perf_counter() - started))
-        losses.append({name: float(value) for name, value in terms.items()})
+        # without what a model logs beside them: statistics over binary masks jump
+        losses.append({k: float(v) for k, v in terms.items() if "/" not in k})
     kept = {"params": state.params, "batch_stats": getattr(state, "batch_stats", {})}
     kept = jax.jit(lambda x: x, out_shardings=whole)(kept)
     learned = abs(float(norm(state.params)) - first_norm)  # on all: a collective
@@ -260,6 +261,8 @@ def run_retrieval(layout: str, output: Path) -> None:
         arrays |= {"embeddings": embeddings, "rows": rows}
         arrays["values"] = values[:, 1:]  # a distance to itself is rounding alone
         logged = log.read_metrics(output / layout)
+        for row in logged:
+            row.pop("wait_share", None)  # seconds of this machine
         numbers = [x for row in logged for x in row.values() if not isinstance(x, str)]
         arrays["history"] = np.array(numbers)
         norms = [row["gradient_norm"] for row in logged if row["kind"] == "train"]
