@@ -261,6 +261,7 @@ def test_diversity_by_hand_and_by_loop():
 
 CONFIG = {
     "triplet": {"weight": 1.0, "margin": 0.3},
+    "triplet_hard": {"weight": 1.0, "margin": 0.3},
     "cross_entropy": {"weight": 1.0, "scale": 4.0, "smoothing": 0.1},
     "supcon": {"weight": 0.5, "temperature": 0.5},
     "silhouette": {"weight": 1.0},

@@ -9,6 +9,7 @@ import pytest
 from configs.common import base
 from gaitjax import evaluate as evaluation
 from gaitjax.data import source
+from gaitjax.models.gei import GEI
 from gaitjax.retrieval import grew_submission, metrics, protocols
 from gaitjax.retrieval.distance import pairwise_distance
 from gaitjax.retrieval.protocols import PROTOCOLS, Index, evaluate, evaluate_tasks
@@ -359,14 +360,15 @@ def test_grew_submission(tmp_path, monkeypatch):
         grew_submission.write(path, x[:-3], gallery)
 
     # names are quoted, and none is a formula of a table program
+    other = tmp_path / "odd.csv"
     odd = index._replace(view=np.where(index.view == "vA", 'v"A,1', index.view))
-    grew_submission.write(path, x, odd)
-    assert path.read_text().splitlines()[1].startswith('"v""A,1",')
-    before = path.read_bytes()
+    grew_submission.write(other, x, odd)
+    assert other.read_text().splitlines()[1].startswith('"v""A,1",')
+    before = other.read_bytes()
     odd = index._replace(view=np.where(index.view == "vB", "=1+1", index.view))
     with pytest.raises(ValueError, match="GREW has no such video ids: '=1.1'"):
-        grew_submission.write(path, x, odd)
-    assert path.read_bytes() == before
+        grew_submission.write(other, x, odd)
+    assert other.read_bytes() == before
 
     # an evaluation writes it where the data set has such probes
     config = base("gaitbase", "grew")
@@ -379,7 +381,8 @@ def test_grew_submission(tmp_path, monkeypatch):
         )
         monkeypatch.setattr(evaluation, "evaluate_state", lambda *_, made=made: made)
         state = SimpleNamespace(step=1, params={})
-        evaluation.finish(config, SimpleNamespace(), state, str(folder))
+        setup = SimpleNamespace(model=GEI(0))
+        evaluation.finish(config, setup, state, str(folder))
         assert (folder / "grew_submission.csv").exists() == written
     same = tmp_path / "run_True" / "grew_submission.csv"
     assert same.read_text() == path.read_text()
