@@ -102,7 +102,7 @@ def test_every_field_refuses_what_is_outside_of_its_domain(name):
         ("optimizer.milestones", (30, 30), "each above the one before; got .30, 30"),
         ("optimizer.learning_rate", 1e300, "does not fit into 32 bits; it must be a f"),
         ("data.min_frames", 9, "min_frames=9 is above config.data.num_frames=8"),
-        ("data.workers", 1_000_000, "from 1 to 1024; got 1000000"),
+        ("data.workers", 1_000_000, "from 0 to 1024; got 1000000"),
         ("data.silhouette_size", (10**8, 10**8), "from 1 to 8192"),
         ("name", "../escaped", "printable, no path out of runs/"),
         ("name", "/escaped", "printable, no path out of runs/"),
