@@ -46,7 +46,6 @@ def test_mutants_of_a_config_are_read_or_named(tmp_path):
     assert len(messages) > 100
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax
 @pytest.mark.parametrize("part", ["state", "description"])
 def test_mutants_of_a_checkpoint_are_skipped(tmp_path, shardings, part):
     """The newest is damaged in one file: it is read as it was, or the one before is."""
