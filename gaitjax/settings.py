@@ -47,7 +47,9 @@ Seed = Annotated[int, Between(0, 2**31 - 1)]
 Devices = Annotated[
     int, fields.Where(lambda n: n == -1 or n > 0, "-1 (the rest) or 1 or more")
 ]
-Modality = Literal["frames", "masks", "silhouettes", "heatmaps", "keypoints"]
+Modality = Literal[
+    "frames", "masks", "silhouettes", "heatmaps", "keypoints", "regions", "captions"
+]
 Protocol = Literal[tuple(PROTOCOLS)]
 
 
@@ -204,6 +206,7 @@ LOSS_FIELDS = {
     "cross_entropy": CrossEntropy,
     "supcon": SupCon,
     "smoothness": Smoothness,
+    "captions": SupCon,
 }
 
 

@@ -19,6 +19,8 @@ from gaitjax.parts.model import TEXT_VECTORS
 from gaitjax.phases import phases_of
 from gaitjax.weights import encoders
 
+CAPTION_LENGTH = 32  # tokens, as the builders store captions
+
 
 class TrainState(NamedTuple):
     """Everything a step reads and writes; `frozen` is never written to checkpoints."""
@@ -196,6 +198,8 @@ def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
         "silhouettes": (lead + tuple(data.silhouette_size), jnp.uint8),
         "heatmaps": (lead + tuple(data.silhouette_size) + (2,), jnp.uint8),
         "keypoints": (lead + (joints, 3), jnp.float32),  # x, y, confidence
+        "regions": (lead + (height, width), jnp.uint8),
+        "captions": (lead + (CAPTION_LENGTH,), jnp.int32),
         "ratios": (lead, jnp.float32),
         "valid": (lead, jnp.bool_),
         "labels": ((sequences,), jnp.int32),

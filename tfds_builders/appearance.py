@@ -11,6 +11,8 @@ import numpy as np
 
 # materials: rows of the texture atlas
 SKIN, HAIR, UPPER, LOWER, SHOES, BAG = range(6)
+# what surrounds the person; BESIDE: black, beside the detector's box
+WALL, PANEL, FLOOR, SKY, BESIDE = range(5)
 TILE = 32  # texels per side of a texture
 
 
@@ -64,7 +66,7 @@ class Scene(NamedTuple):
     the person in the detector's box, as a share of the box's height. jitter: standard
     deviation of the box's position per frame, in the same unit. noise: standard
     deviation of the sensor's noise, in grey levels (0..255). seed: for background and
-    noise.
+    noise. outdoors: before a sky, not before a wall.
     """
 
     azimuth: float
@@ -78,6 +80,7 @@ class Scene(NamedTuple):
     blur: float
     noise: float
     seed: tuple[int, ...]
+    outdoors: bool = False
 
 
 def draw_upper(rng: np.random.Generator) -> Upper:
@@ -189,33 +192,50 @@ def atlas(
 
 
 def draw_background(
-    rng: np.random.Generator, height: int, width: int, horizon: float
-) -> np.ndarray:
-    """A wall with panels and stains above a floor, uint8 [height width 3].
+    rng: np.random.Generator, height: int, width: int, horizon: float,
+    outdoors: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """A wall with panels and stains above a floor, or a sky above the ground.
 
     horizon: the row where the floor begins; it may lie outside the image.
+
+    Returns the picture, uint8 [height width 3], and WALL, PANEL, FLOOR or SKY of each
+    pixel, uint8 [height width].
     """
     image = np.empty((height, width, 3), np.float32)
+    kind = np.full((height, width), SKY if outdoors else WALL, np.uint8)
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     wall, far = _dull(draw_colour(rng)), _dull(draw_colour(rng))
+    if outdoors:
+        wall, far = _sky(rng, wall), _sky(rng, far)
     image[:] = wall + (far - wall) * rows * np.float32(rng.uniform(0, 0.5))
-    for _ in range(rng.integers(2, 7)):  # doors, windows, posters
+    for _ in range(0 if outdoors else rng.integers(2, 7)):  # doors, windows, posters
         x, y = rng.integers(0, width), rng.integers(-height // 4, height)
         w, h = rng.integers(8, 60), rng.integers(10, 90)
         share = np.float32(rng.uniform(0.1, 0.4))
-        patch = image[max(y, 0) : max(y + h, 0), x : x + w]
-        patch[:] = patch * (1 - share) + _dull(draw_colour(rng)) * share
+        place = slice(max(y, 0), max(y + h, 0)), slice(x, x + w)
+        image[place] = image[place] * (1 - share) + _dull(draw_colour(rng)) * share
+        kind[place] = PANEL
     edge = int(np.clip(horizon, 0, height))
     if edge < height:
         floor, depth = _dull(draw_colour(rng)), rows[edge:] - rows[edge]
         image[edge:] = floor * (1 - np.float32(rng.uniform(0, 0.6)) * depth)
+        kind[edge:] = FLOOR
     for cells in (3, 10, 40):  # large stains, shrubs, grain
         shape = (max(2, cells * height // 128), max(2, cells * width // 128))
         grey = rng.standard_normal(shape, np.float32) * rng.uniform(1, 4)
         hue = rng.normal(1, 0.12, 3).astype(np.float32)
         noise = cv2.resize(grey, (width, height), interpolation=cv2.INTER_CUBIC)
         image += noise[..., None] * hue
-    return np.clip(image, 0, 255).astype(np.uint8)
+    return np.clip(image, 0, 255).astype(np.uint8), kind
+
+
+def _sky(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
+    """A blue to white sky, a little of `colour` in it."""
+    blue = np.array([120, 175, 235], np.float32)
+    white = np.array([225, 232, 240], np.float32)
+    share = np.float32(rng.uniform(0, 1))
+    return 0.85 * (blue + (white - blue) * share) + 0.15 * colour
 
 
 def _dull(colour: np.ndarray) -> np.ndarray:

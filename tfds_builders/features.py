@@ -41,20 +41,28 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def record_features(
-    height: int, width: int, silhouette_size: int = SILHOUETTE_SIZE
+    height: int, width: int, silhouette_size: int = SILHOUETTE_SIZE, caption: int = 0
 ) -> tfds.features.FeaturesDict:
     """The features of a record whose frames and masks are `height` x `width` pixels.
 
     An absent modality is stored with T = 0 (`masks`, `silhouettes`, `keypoints`) or as
     an empty list (`frames`). All present modalities have T = len(ratios).
+
+    caption: tokens of a caption; then records also have `captions` [T caption] and
+    `regions` [T height width] (walker.Walk).
     """
     if height != 2 * width:
         raise ValueError(
             f"Frames are twice as high as wide, got {height} x {width}: pad them with "
             "black to height = 2 x width (tfds_builders.frames.fit_crop)."
         )
+    described = {
+        "captions": _array((None, caption), np.int32),
+        "regions": _array((None, height, width), np.uint8),
+    }
     return tfds.features.FeaturesDict(
-        {
+        (described if caption else {})
+        | {
             "subject": tfds.features.Text(),
             "condition": tfds.features.Text(),
             "view": tfds.features.Text(),
@@ -88,6 +96,7 @@ def make_record(
     silhouettes: np.ndarray | None = None,
     keypoints: np.ndarray | None = None,
     silhouette_size: int = SILHOUETTE_SIZE,
+    **described: np.ndarray,
 ) -> tuple[str, dict]:
     """(key, record) of one sequence; absent modalities become empty arrays.
 
@@ -95,6 +104,8 @@ def make_record(
     silhouettes: uint8 [T 64 64] (or 128), normalised (`frames.normalise_silhouettes`).
     keypoints: float32 [T 17 3], x and y in pixels of the frame, confidence in 0..1.
     ratios: float32 [T], width / height of the person crop before padding.
+    described: captions int32 [T L] and regions uint8 [T H W], where the data set has
+    them (`record_features`).
 
     The camera is the part of `view` before its first underscore (CCPG's convention).
     Raises ValueError if modalities differ in T, and for names that no file should have:
@@ -112,6 +123,7 @@ def make_record(
         "masks": _or_empty(masks, (height, width), np.uint8),
         "silhouettes": _or_empty(silhouettes, (size, size), np.uint8),
         "keypoints": _or_empty(keypoints, (points, 3), np.float32),
+        **described,
     }
     lengths = {name: len(value) for name, value in record.items() if len(value)}
     lengths["ratios"] = len(ratios)

@@ -16,6 +16,11 @@ JOINTS = ("pelvis", "chest", "neck", "head", "nose") + tuple(
     f"{side}_{part}" for part in SIDES for side in ("left", "right")
 )
 BAGS = ("backpack", "shoulder bag", "suitcase")
+# part 0 is what surrounds the person (appearance.WALL and on)
+PARTS = (
+    "surroundings", "head", "torso", "upper arm", "forearm", "hand", "thigh", "shank",
+    "foot", "bag",
+)  # fmt: skip
 STATURES = 0.8, 2.5  # metres; others are no person
 REACH = 3.0  # metres from the pelvis; a joint beyond is no person's
 PLACES = 100.0  # metres from the origin; a recording leaves no room
@@ -90,16 +95,23 @@ def of_human_size(points: np.ndarray, pelvis: int) -> np.ndarray:
 
 
 class Cones:
-    """Collects round cones: end points [T 3], radii in metres, material."""
+    """Collects round cones: end points [T 3], radii in metres, material, body part."""
 
     def __init__(self):
         self.start, self.end, self.radii, self.material = [], [], [], []
+        self.part, self._part = [], 0
+
+    def of(self, part: str) -> "Cones":
+        """The part of the cones that follow, one of PARTS."""
+        self._part = PARTS.index(part)
+        return self
 
     def add(self, start, end, start_radius, end_radius, material):
         self.start.append(start)
         self.end.append(end)
         self.radii.append((start_radius, end_radius))
         self.material.append(material)
+        self.part.append(self._part)
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
@@ -130,6 +142,7 @@ def dress(joints, body, upper, lower, head, bag) -> Cones:
 def _add_trunk(cones, at, body, upper, left, left_chest, forward):
     trunk = at["chest"] - at["pelvis"]
     loose = upper.loose_torso
+    cones.of("torso")
     levels = []
     for share, width, depth, belly in zip(
         (0.02, 0.40, 0.72), body.width, body.depth, (0.0, body.belly, 0.0)
@@ -154,7 +167,8 @@ def _add_leg(cones, at, body, lower):
     calf = knee + 0.3 * (ankle - knee)
     bare = lower.kind != "trousers"
     thigh, shank = lower.loose_thigh, lower.loose_shank
-    cones.add(hip, knee, body.thigh + thigh, body.knee + thigh, LOWER)
+    cones.of("thigh").add(hip, knee, body.thigh + thigh, body.knee + thigh, LOWER)
+    cones.of("shank")
     if bare:
         cones.add(knee, calf, body.knee, body.calf, SKIN)
         cones.add(calf, ankle, body.calf, body.ankle, SKIN)
@@ -164,7 +178,7 @@ def _add_leg(cones, at, body, lower):
         cones.add(calf, low, body.calf + shank, body.ankle + shank, LOWER)
     radius = body.foot + lower.shoe_height
     ball = at["heel"] + 0.72 * (at["toe"] - at["heel"])
-    cones.add(at["heel"], ball, radius * 1.15, radius * 1.2, SHOES)
+    cones.of("foot").add(at["heel"], ball, radius * 1.15, radius * 1.2, SHOES)
     cones.add(ball, at["toe"], radius * 1.2, radius * 0.8, SHOES)
     cones.add(ankle, ball, body.ankle, radius, SHOES)
 
@@ -173,14 +187,20 @@ def _add_arm(cones, at, body, upper):
     shoulder, elbow, wrist = at["shoulder"], at["elbow"], at["wrist"]
     loose = upper.loose_arm
     if upper.sleeve >= 1:
-        cones.add(shoulder, elbow, body.upper_arm + loose, body.elbow + loose, UPPER)
-        cones.add(elbow, wrist, body.elbow + loose, body.wrist + loose, UPPER)
+        cones.of("upper arm").add(
+            shoulder, elbow, body.upper_arm + loose, body.elbow + loose, UPPER
+        )
+        cones.of("forearm").add(
+            elbow, wrist, body.elbow + loose, body.wrist + loose, UPPER
+        )
     else:
         cuff = shoulder + 2 * upper.sleeve * 0.6 * (elbow - shoulder)
-        cones.add(shoulder, cuff, body.upper_arm + loose, body.upper_arm + loose, UPPER)
-        cones.add(shoulder, elbow, body.upper_arm, body.elbow, SKIN)
-        cones.add(elbow, wrist, body.elbow, body.wrist, SKIN)
-    cones.add(wrist, at["hand"], body.wrist * 1.15, body.wrist * 1.25, SKIN)
+        cones.of("upper arm").add(
+            shoulder, cuff, body.upper_arm + loose, body.upper_arm + loose, UPPER
+        )
+        cones.of("upper arm").add(shoulder, elbow, body.upper_arm, body.elbow, SKIN)
+        cones.of("forearm").add(elbow, wrist, body.elbow, body.wrist, SKIN)
+    cones.of("hand").add(wrist, at["hand"], body.wrist * 1.15, body.wrist * 1.25, SKIN)
 
 
 def _add_hems(cones, at, body, upper, lower):
@@ -189,15 +209,18 @@ def _add_hems(cones, at, body, upper, lower):
     drop = knees - at["pelvis"]
     if lower.kind == "skirt":
         radius = 0.8 * width + loose
-        cones.add(at["pelvis"], at["pelvis"] + 0.55 * drop, radius, radius, LOWER)
+        cones.of("thigh").add(
+            at["pelvis"], at["pelvis"] + 0.55 * drop, radius, radius, LOWER
+        )
         for side in ("left", "right"):
             hip, knee = at[f"{side}_hip"], at[f"{side}_knee"]
             hem = hip + 0.9 * (0.6 * (knee - hip) + 0.4 * drop)
             cones.add(hip, hem, radius * 0.8, radius * 0.75, LOWER)
-    cones.add(  # the seat of the lower garment
+    cones.of("torso").add(  # the seat of the lower garment
         at["left_hip"], at["right_hip"], body.depth[0] + loose, body.depth[0] + loose,
         LOWER,
     )  # fmt: skip
+    cones.of("thigh")
     if upper.hem > 0.02:
         for side in ("left", "right"):
             hip, knee = at[f"{side}_hip"], at[f"{side}_knee"]
@@ -214,7 +237,9 @@ def _add_head(cones, at, body, upper, head):
         at["head"] - 0.5 * radius * axis + 0.25 * radius * face,
         at["head"] + 0.45 * radius * axis,
     )
-    cones.add(at["neck"] - 0.04 * axis, at["head"], body.neck, body.neck, SKIN)
+    cones.of("head").add(
+        at["neck"] - 0.04 * axis, at["head"], body.neck, body.neck, SKIN
+    )
     cones.add(chin, crown, radius * 0.78, radius, SKIN)
     cones.add(at["head"], at["nose"], 0.2 * radius, 0.14 * radius, SKIN)
     back = crown - 0.22 * radius * face + 0.08 * radius * axis
@@ -225,10 +250,11 @@ def _add_head(cones, at, body, upper, head):
     )
     if upper.hood:
         hood = at["neck"] - 0.045 * face - 0.02 * axis
-        cones.add(hood, hood - 0.05 * axis, 0.06, 0.07, UPPER)
+        cones.of("torso").add(hood, hood - 0.05 * axis, 0.06, 0.07, UPPER)
 
 
 def _add_bag(cones, at, body, bag, up, left, forward):
+    cones.of("bag")
     if bag == "backpack":
         out = body.depth[2] + 0.07
         top = at["chest"] - out * forward

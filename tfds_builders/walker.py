@@ -17,6 +17,7 @@ from tfds_builders.frames import normalise_silhouettes
 from tfds_builders.rasteriser import rasterise, visible_pixels
 
 HEIGHT, WIDTH = 128, 64
+MATERIALS_PER_PART = 8  # number of a region = 8 * figure.PARTS + material
 CANVAS = 96  # silhouettes see the whole stride; frames are cut from here to WIDTH
 
 
@@ -26,6 +27,7 @@ class Walk(NamedTuple):
     frames: uint8 [T 128 64 3]. masks: uint8 [T 128 64], 0/255. silhouettes: uint8
     [T 64 64], normalised. keypoints: float32 [T 17 3], COCO order, pixels of the frame;
     confidence 1 visible, 0.5 hidden by the body, 0 outside. ratios: float32 [T].
+    regions: uint8 [T 128 64], what each pixel shows: 8 * part + material (`region`).
     """
 
     frames: np.ndarray
@@ -33,6 +35,7 @@ class Walk(NamedTuple):
     silhouettes: np.ndarray
     keypoints: np.ndarray
     ratios: np.ndarray
+    regions: np.ndarray
 
 
 class _Camera(NamedTuple):
@@ -105,7 +108,7 @@ def render(joints, body, upper, lower, head, scene, bag="", bag_texture=None) ->
     )  # fmt: skip
     feet, feet_distance = camera.project(_floor_points(joints))
     feet = to_pixels(feet, feet_distance)[:, 0]
-    images = _backgrounds(rng, camera, target, box, origin, scale, feet)
+    images, kinds = _backgrounds(rng, camera, target, box, origin, scale, feet, scene)
     images.reshape(-1, 3)[seen.pixel] = colours
     ratios = (box[:, 2] - box[:, 0]) / (box[:, 3] - box[:, 1])
     masks = np.where(surface.owner >= 0, 255, 0).astype(np.uint8)
@@ -118,12 +121,15 @@ def render(joints, body, upper, lower, head, scene, bag="", bag_texture=None) ->
     inside = slice(cut, cut + WIDTH)
     frames = _expose(rng, images[:, :, inside], ratios, scene)
     inside_box = _columns_inside(ratios)[:, None]
+    codes = MATERIALS_PER_PART * np.array(cones.part) + np.array(cones.material)
+    regions = np.where(masks, codes[surface.owner], kinds)[:, :, inside]
     return Walk(
         frames,
         np.where(inside_box, masks[:, :, inside], 0).astype(np.uint8),
         normalise_silhouettes(masks),
         keypoints.astype(np.float32),
         ratios.astype(np.float32),
+        np.where(inside_box, regions, appearance.BESIDE).astype(np.uint8),
     )
 
 
@@ -181,8 +187,8 @@ def _shade(seen, ends, material, lengths, textures, forward, light, scene):
     return np.minimum(colours, 255).astype(np.uint8)
 
 
-def _backgrounds(rng, camera, target, box, origin, scale, feet):
-    """The scene behind each crop, uint8 [T 128 CANVAS 3].
+def _backgrounds(rng, camera, target, box, origin, scale, feet, scene):
+    """The scene behind each crop, uint8 [T 128 CANVAS 3], and its kinds [T 128 CANVAS].
 
     All crops are cut from one still picture; each gets a shadow on the floor.
     """
@@ -192,10 +198,11 @@ def _backgrounds(rng, camera, target, box, origin, scale, feet):
     extent = np.minimum(np.ceil((high - low) * typical).astype(int), 640)  # x, y
     behind = camera.axes[2] * np.array([1.0, 0.0, 1.0]) * -rng.uniform(1.5, 8)
     wall, _ = camera.project(target * np.array([1.0, 0.0, 1.0]) + behind)
-    picture = appearance.draw_background(
-        rng, extent[1], extent[0], (wall[1] - low[1]) * typical
+    picture, kind = appearance.draw_background(
+        rng, extent[1], extent[0], (wall[1] - low[1]) * typical, scene.outdoors
     )
     images = np.empty((len(box), HEIGHT, CANVAS, 3), np.uint8)
+    kinds = np.empty((len(box), HEIGHT, CANVAS), np.uint8)
     depth = rng.uniform(0.25, 0.65)  # of the shadow
     row, column = np.mgrid[-12:13, -48:49].astype(np.float32)
     shadow = 1 - depth * np.exp(-((column / 22) ** 2) - (row / 5) ** 2)
@@ -204,15 +211,19 @@ def _backgrounds(rng, camera, target, box, origin, scale, feet):
         shift = (origin[i] - low) * typical
         factor = typical / scale[i]
         matrix = np.array([[factor, 0, shift[0]], [0, factor, shift[1]]])
-        images[i] = cv2.warpAffine(
-            picture,
-            matrix,
-            (CANVAS, HEIGHT),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-            borderMode=cv2.BORDER_REPLICATE,
-        )
+        for source, out, how in (
+            (picture, images, cv2.INTER_LINEAR),
+            (kind, kinds, cv2.INTER_NEAREST),
+        ):
+            out[i] = cv2.warpAffine(
+                source,
+                matrix,
+                (CANVAS, HEIGHT),
+                flags=how | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
         _darken(images[i], shadow, feet[i])
-    return images
+    return images, kinds
 
 
 def _darken(image, factor, centre):

@@ -15,6 +15,7 @@ IMAGES = {  # modality -> the field of config.data with its (height, width)
     "masks": "image_size",
     "silhouettes": "silhouette_size",
     "heatmaps": "silhouette_size",
+    "regions": "image_size",
 }
 
 

@@ -53,7 +53,8 @@ class Source(NamedTuple):
     present: Mapping[str, np.ndarray] = {}
 
 
-ARRAYS = ("masks", "silhouettes", "keypoints")  # compressed in a record
+# compressed in a record
+ARRAYS = ("masks", "silhouettes", "keypoints", "regions", "captions")
 STORED = ("frames", *ARRAYS)  # modalities that a sequence may lack
 NAMES = ("subject", "condition", "view", "key")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -90,9 +91,12 @@ def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Sourc
     check_shards(name, shards)
     found = builder.info.splits[split].num_examples
     require(found, f"{name}: split {split!r} has no sequences.")
-    bare = builder.as_data_source(split, decoders=_left_compressed(()))
+    names = set(builder.info.features)
+    bare = builder.as_data_source(split, decoders=_left_compressed((), names))
     index, fingerprint, present = _index(folder, split, bare, shards)
-    records = builder.as_data_source(split, decoders=_left_compressed(modalities))
+    records = builder.as_data_source(
+        split, decoders=_left_compressed(modalities, names)
+    )
     return Source(name, records, index, fingerprint, tuple(shards), present)
 
 
@@ -126,12 +130,14 @@ def check_modalities(
         )
 
 
-def _left_compressed(modalities) -> dict[str, Any]:
-    """TFDS decoders that inflate of ARRAYS only what these modalities are made of."""
+def _left_compressed(modalities, names) -> dict[str, Any]:
+    """TFDS decoders that inflate of ARRAYS only what these modalities are made of.
+
+    names: of the data set's features."""
     import tensorflow_datasets as tfds
 
     read = {"keypoints" if name == "heatmaps" else name for name in modalities}
-    return {name: tfds.decode.SkipDecoding() for name in ARRAYS if name not in read}
+    return {name: tfds.decode.SkipDecoding() for name in names & {*ARRAYS} - read}
 
 
 def check_shards(name: str, shards: Sequence[Path]) -> None:
@@ -229,7 +235,7 @@ def _scan(folder: Path, split: str, records) -> tuple[list[tuple], np.ndarray]:
             for name, text in zip(NAMES, names):
                 _check_name(name, text)
             rows.append((*names, len(record["ratios"])))
-            has.append([_has(record[name]) for name in STORED])
+            has.append([_has(record.get(name, ())) for name in STORED])
         except Exception as error:  # array_record's own, for damaged bytes
             raise ValueError(
                 f"{folder}: record {number} of split {split!r} cannot be read "

@@ -10,8 +10,10 @@ import numpy as np
 
 from gaitjax.engine.guards import require
 
-IMAGE_LIKE = ("frames", "masks", "silhouettes", "heatmaps")  # width is axis 2
-MODALITIES = (*IMAGE_LIKE, "keypoints")
+# width is axis 2
+IMAGE_LIKE = ("frames", "masks", "silhouettes", "heatmaps", "regions")
+CHOICES = ("masks", "regions")  # no value lies between two of theirs
+MODALITIES = (*IMAGE_LIKE, "keypoints", "captions")
 # COCO-17 with left and right exchanged
 MIRRORED = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 # How far the transforms go, as in OpenGait: shares of the width, degrees, shares of the
@@ -145,7 +147,7 @@ def warp(
     for name in arrays.keys() & set(IMAGE_LIKE):
         height, width = arrays[name].shape[1:3]
         matrix = change.matrix(height, width)
-        flags = cv2.INTER_NEAREST if name == "masks" else cv2.INTER_LINEAR
+        flags = cv2.INTER_NEAREST if name in CHOICES else cv2.INTER_LINEAR
         done[name] = np.stack(
             [
                 cv2.warpPerspective(image, matrix, (width, height), flags=flags)

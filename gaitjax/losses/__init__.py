@@ -30,6 +30,12 @@ from gaitjax.losses.metric import (
     strip_cross_entropy,
 )
 from gaitjax.losses.numerics import mean_where
+from gaitjax.losses.words import (
+    balanced_cross_entropy,
+    caption_loss,
+    joint_loss,
+    soft_cross_entropy,
+)
 from gaitjax.parts.output import GaitOutput
 
 __all__ = ["LOSSES", "ranking_loss", "total_loss"]
@@ -137,6 +143,36 @@ def _binary_cross_entropy(output, batch, config):
     return mean_where(per_pixel, batch["valid"])
 
 
+def _words(output, batch, config):
+    share = _aux(output, "word_share", "words")  # [N P K]
+    share = share.reshape(-1, share.shape[-1])
+    found = [
+        jnp.mean(balanced_cross_entropy(scores.reshape(share.shape), share))
+        for scores in _aux(output, "word_scores", "words").values()
+    ]
+    return sum(found) / len(found)
+
+
+def _parts(output, batch, config):
+    logits, share = (_aux(output, f"part_{x}", "parts") for x in ("logits", "share"))
+    return jnp.mean(soft_cross_entropy(logits, share))
+
+
+def _joints(output, batch, config):
+    names = ("joint_places", "joint_targets", "joint_seen")
+    return joint_loss(*(_aux(output, name, "joints") for name in names))
+
+
+def _captions(output, batch, config):
+    ids = _aux(output, "caption_ids", "captions")  # [N L]
+    return caption_loss(
+        output.aux["image_vectors"],
+        output.aux["caption_vectors"],
+        jnp.all(ids[:, None] == ids[None], axis=-1),
+        config["temperature"],
+    )
+
+
 # name -> loss(output, batch, its fields in config.loss) -> scalar
 LOSSES: dict[str, Callable[[GaitOutput, Mapping, Mapping], jax.Array]] = {
     "triplet": _triplet,  # margin, seqs_per_id
@@ -148,6 +184,10 @@ LOSSES: dict[str, Callable[[GaitOutput, Mapping, Mapping], jax.Array]] = {
     "smoothness": _smoothness,  # reduce
     "diversity": _diversity,
     "binary_cross_entropy": _binary_cross_entropy,
+    "words": _words,
+    "parts": _parts,
+    "joints": _joints,
+    "captions": _captions,  # temperature
 }
 
 

@@ -24,23 +24,20 @@ Differences from the paper:
   `decoder.support="soft"`, which the small grid of the embedded default needs.
 """
 
-import math
 import re
-from functools import partial
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.engine.fields import Above, Natural, Odd, Positive, Share, Some
+from gaitjax.engine.fields import Odd, Positive, Share, Some
 from gaitjax.engine.guards import require
-from gaitjax.parts.clip_image import CLIP_IMAGE_MEAN, CLIP_IMAGE_STD, CLIPImage
 from gaitjax.parts.clip_text import CLIPText
 from gaitjax.parts.clip_tokenizer import token_ids
-from gaitjax.parts.dinov2 import DINOv2
 from gaitjax.parts.gait_network import GaitNetwork
-from gaitjax.parts.layers import COLOUR_MEAN, COLOUR_STD, resize_bilinear
+from gaitjax.parts.language import Text, TextProjection, check_tokens
+from gaitjax.parts.layers import resize_bilinear
 from gaitjax.parts.model import (
     TEXT_VECTORS,
     Dtype,
@@ -66,77 +63,11 @@ from gaitjax.parts.representation import (
     unsquash,
 )
 from gaitjax.parts.token_grid import Features
+from gaitjax.parts.visual_encoder import VisualEncoder, normalised, visual_encoder
 
 # squashed frames are brought back to this height and their own aspect before the
 # resize to image_size, as BigGait does
 CANVAS_HEIGHT = 256
-TAU_MAX = 100.0  # of the text mask, as CLIP limits its temperature
-IMAGENET = (COLOUR_MEAN, COLOUR_STD)
-# kind of visual encoder -> its module, and the mean and standard deviation of the
-# colours (0 to 255) that it was trained with. The kinds of DINOv2 differ in how they
-# resize the positional table (parts/dinov2.py)
-VISUAL_ENCODERS = {
-    # as in the original repository and in BigGait
-    "dinov2": (DINOv2, *IMAGENET),
-    # as in transformers
-    "dinov2_huggingface": (
-        partial(DINOv2, position_interpolation="huggingface_torch"),
-        *IMAGENET,
-    ),
-    "dinov2_registers": (
-        partial(DINOv2, num_registers=4, position_interpolation="registers"),
-        *IMAGENET,
-    ),
-    "dinov2_giant": (partial(DINOv2, swiglu=True), *IMAGENET),
-    # LMGait, Table 7
-    "clip_image": (CLIPImage, CLIP_IMAGE_MEAN, CLIP_IMAGE_STD),
-}
-
-
-class VisualEncoder(NamedTuple):
-    """The image encoder. The defaults are DINOv2 ViT-S/14, as published."""
-
-    kind: Literal[*VISUAL_ENCODERS] = "dinov2"  # pyright: ignore
-    hidden_size: Positive = 384
-    num_layers: Positive = 12
-    num_heads: Positive = 6
-    patch_size: Positive = 14
-    table_size: Positive = 37  # side of the positional table
-    blocks: Some[Natural] = (2, 5, 8, 11)  # whose outputs are the middle features
-    frozen: bool = True  # no gradient into it, except in the decoder's warm-up
-    frames_per_chunk: Natural = 0  # that it sees at once; 0: all frames of a batch
-    remat: bool = False  # compute its blocks again in the backward pass
-
-
-class Text(NamedTuple):
-    """The language branch. The defaults are the text tower of CLIP ViT-B/16."""
-
-    enabled: bool = True  # False: Table 4 and 6, without the text branch
-    mam: bool = True  # False: Table 6, without MAM
-    prompts: tuple[str, ...] = ()
-    # (prompt, its token ids): these prompts need no vocabulary
-    shipped: tuple[tuple[str, tuple[Natural, ...]], ...] = ()
-    vocabulary: str = ""  # CLIP's vocabulary file or folder, for any other prompt
-    token_ids: tuple[tuple[Natural, ...], ...] = ()  # made of the three above
-    # F (1 + a), F a, or F (1 + a) with a softmax over positions as a
-    fusion: Literal["mask", "gate", "softmax"] = "mask"
-    # what is weighted: the features; the features that each branch has normalised; the
-    # two maps that enter MTCM
-    place: Literal["before_extractor", "after_norm", "before_mtcm"] = "before_extractor"
-    pooling: Literal["eot", "mean"] = "eot"  # the end token, or the mean over tokens
-    # CLIP's table, or eq. 3 to the letter
-    positions: Literal["learned", "sinusoidal"] = "learned"
-    width: Positive = 512
-    num_layers: Positive = 12
-    num_heads: Positive = 8
-    vocabulary_size: Positive = 49408
-    context_length: Positive = 77
-    adapter_size: Positive = 64  # r of MAM
-    tau_init: Annotated[float, Above(0)] = 10.0  # temperature of the text mask
-    # "log": log tau is learned, tau at most 100, and weight decay spares it and MAM.
-    # "plain": tau is learned and decayed, which takes it to 0 whatever the loss says;
-    # for runs of version 0.1
-    temperature: Literal["log", "plain"] = "log"
 
 
 class DecoderOptions(NamedTuple):
@@ -191,33 +122,6 @@ class Gait(NamedTuple):
     embedding_size: Positive = 256
 
 
-class TextProjection(nn.Module):
-    """z_text = H^(L) W_proj (eq. 7), made a unit vector times the temperature tau."""
-
-    features: int
-    tau_init: float
-    temperature: str
-
-    @nn.compact
-    def __call__(self, pooled: jax.Array) -> jax.Array:
-        """pooled [P d] -> tau * unit text vectors, float32 [P features]."""
-        vectors = nn.Dense(self.features, use_bias=False, name="dense")(
-            pooled.astype(jnp.float32)
-        )
-        tau = self._tau()
-        squared = jnp.sum(jnp.square(vectors), axis=-1, keepdims=True)
-        return tau * vectors * jax.lax.rsqrt(squared + 1e-12)
-
-    def _tau(self):
-        if self.temperature == "plain":
-            return self.param("tau", nn.initializers.constant(self.tau_init), ())
-        init = nn.initializers.constant(math.log(self.tau_init))
-        log_tau = self.param("log_tau", init, ())
-        # no gradient beyond the limit would hold it there for ever
-        limited = jnp.minimum(log_tau, math.log(TAU_MAX))
-        return jnp.exp(log_tau + jax.lax.stop_gradient(limited - log_tau))
-
-
 class Networks(nn.Module):
     """The networks of an LMGait, by their names in the parameter tree.
 
@@ -236,17 +140,7 @@ class Networks(nn.Module):
 
     def setup(self):
         visual, mask, maps, dtype = self.visual, self.mask, self.maps, self.dtype
-        self.visual_encoder = VISUAL_ENCODERS[visual.kind][0](
-            hidden_size=visual.hidden_size,
-            num_layers=visual.num_layers,
-            num_heads=visual.num_heads,
-            patch_size=visual.patch_size,
-            table_size=visual.table_size,
-            remat=visual.remat,
-            # a loop over chunks would only slow down the tracing of init
-            frames_per_chunk=0 if self.is_initializing() else visual.frames_per_chunk,
-            dtype=dtype,
-        )
+        self.visual_encoder = visual_encoder(visual, dtype, self.is_initializing())
         if self.language.enabled:
             self._setup_language(self.language)
         self.decoder = Decoder(mask.supervision, mask.dropout, dtype=dtype)
@@ -565,9 +459,7 @@ class LMGait(GaitModel):
         """Frames [B T H W 3] as the encoder reads them: [B*T height width 3]."""
         frames = frames.reshape((-1,) + frames.shape[2:])  # [N H W 3]
         if jnp.issubdtype(frames.dtype, jnp.integer):
-            _, mean, std = VISUAL_ENCODERS[self.visual_encoder.kind]
-            mean, std = jnp.asarray([mean, std]).reshape(2, 1, 1, 1, 3)
-            frames = (frames.astype(jnp.float32) - mean) / std
+            frames = normalised(frames, self.visual_encoder.kind)
         frames = self._unsquash(frames, ratios)
         return resize_bilinear(frames, self.image_size)
 
@@ -610,23 +502,3 @@ class LMGait(GaitModel):
 def unfold(x: jax.Array, valid: jax.Array) -> jax.Array:
     """[B*T *rest] -> [B T *rest], for valid [B T]."""
     return x.reshape(valid.shape + x.shape[1:])
-
-
-def check_tokens(text: Text) -> None:
-    """There must be prompts, which fit the text encoder."""
-    require(
-        text.token_ids,
-        "config.model.text.prompts must hold at least one text; got none. Set them, or "
-        "config.model.text.enabled=False.",
-    )
-    length, largest = len(text.token_ids[0]), max(map(max, text.token_ids))
-    require(
-        length <= text.context_length,
-        f"A prompt has {length} tokens, config.model.text.context_length is "
-        f"{text.context_length}.",
-    )
-    require(
-        largest < text.vocabulary_size,
-        f"A prompt has the token {largest}, config.model.text.vocabulary_size is "
-        f"{text.vocabulary_size}.",
-    )

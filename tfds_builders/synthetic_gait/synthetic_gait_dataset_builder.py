@@ -7,7 +7,11 @@ import tensorflow_datasets as tfds
 from tfds_builders import walker
 from tfds_builders.features import RecordBuilder, record_features
 from tfds_builders.parallel import ordered_map
-from tfds_builders.synthetic_gait import sequences
+from tfds_builders.synthetic_gait import captions, sequences
+
+# of the pocket encoders' walkers. Everything random of a walker is drawn from (seed,
+# ...), so no person, outfit or scene of another seed is among them
+POCKET_SEED = 1000
 
 
 @dataclasses.dataclass
@@ -20,6 +24,8 @@ class SyntheticGaitConfig(tfds.core.BuilderConfig):
     num_frames: int = 24
     fps: float = 12.0
     seed: int = 0
+    outdoors: float = 0.0  # share of the scenes before a sky
+    described: bool = False  # with regions and captions
 
     @property
     def plan(self) -> sequences.Plan:
@@ -43,11 +49,38 @@ class Builder(RecordBuilder):
             num_cameras=2,
             num_frames=8,
         ),
+        SyntheticGaitConfig(
+            name="pocket",
+            description="Regions and captions, to train the pocket encoders.",
+            train_subjects=200,
+            test_subjects=30,
+            num_frames=4,
+            fps=2.7,  # an odd part of a stride: the poses differ
+            seed=POCKET_SEED,
+            outdoors=0.35,
+            described=True,
+        ),
+        SyntheticGaitConfig(
+            name="pocket_tiny",
+            description="The same of 4 + 4 identities, for tests.",
+            train_subjects=4,
+            test_subjects=4,
+            num_cameras=2,
+            num_frames=2,
+            fps=2.7,
+            seed=POCKET_SEED,
+            outdoors=0.35,
+            described=True,
+        ),
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            features=record_features(walker.HEIGHT, walker.WIDTH)
+            features=record_features(
+                walker.HEIGHT,
+                walker.WIDTH,
+                caption=captions.LENGTH if self.builder_config.described else 0,
+            )
         )
 
     def _split_generators(self, dl_manager):

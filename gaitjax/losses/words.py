@@ -1,0 +1,48 @@
+"""Losses between what frames show and what texts name (models/pocket_encoders.py)."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def balanced_cross_entropy(scores: jax.Array, share: jax.Array) -> jax.Array:
+    """Cross-entropy of sigmoid(scores) with `share`, both [N K] -> float32 [K].
+
+    Column k (a phrase) is the mean over what shows it, weighted by its share, plus the
+    mean over the rest: a hand counts as much as a wall. A phrase that nothing shows has
+    the second mean alone.
+    """
+    scores, share = scores.astype(jnp.float32), share.astype(jnp.float32)
+
+    def mean(values, weights):
+        total = jnp.sum(weights, axis=0)
+        return jnp.sum(values * weights, axis=0) / jnp.maximum(total, 1e-6)
+
+    there = mean(jax.nn.softplus(-scores), share)
+    return there + mean(jax.nn.softplus(scores), 1.0 - share)
+
+
+def soft_cross_entropy(logits: jax.Array, share: jax.Array) -> jax.Array:
+    """Cross-entropy of a softmax over the last axis with a distribution, [...]."""
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), share)
+
+
+def joint_loss(places, targets, seen) -> jax.Array:
+    """Mean distance |x| + |y| of the joints that are seen: [N J 2], bool [N J]."""
+    apart = jnp.sum(jnp.abs(places - targets), axis=-1)
+    return jnp.sum(jnp.where(seen, apart, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
+
+
+def caption_loss(
+    images: jax.Array, captions: jax.Array, same: jax.Array, temperature: float
+) -> jax.Array:
+    """CLIP's loss over unit vectors [N D], where same bool [N N] names the right pairs.
+
+    The mean of both directions; several right captions share the probability.
+    """
+    logits = images @ captions.T / temperature
+    right = same.astype(jnp.float32)
+    right = right / jnp.sum(right, axis=1, keepdims=True)
+    rows = soft_cross_entropy(logits, right)
+    columns = soft_cross_entropy(logits.T, right)  # `same` is symmetric
+    return (jnp.mean(rows) + jnp.mean(columns)) / 2
