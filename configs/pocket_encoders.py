@@ -5,7 +5,7 @@
     python -m benchmarks.pocket_encoders runs/pocket_encoders      # measures, stores
 
 They learn from rendered walkers of another seed than any that is evaluated
-(gaitjax/models/pocket_encoders.py says what). About 40 minutes on one CPU core.
+(gaitjax/models/pocket_encoders.py says what).
 """
 
 from configs import common, prompts, words
@@ -45,7 +45,7 @@ def get_config(variant: str = "pocket"):
         words=tuple(sorted(known)),
         phrases=tuple(words.token_ids(text) for text, _ in texts),
         meanings=tuple(tuple(sorted(named)) for _, named in texts),
-        phrases_per_step=48,
+        phrases_per_step=32,
         cells=4,
         caption_size=64,
     )  # fmt: skip
@@ -57,8 +57,8 @@ def get_config(variant: str = "pocket"):
     )
     config.optimizer.update(
         name="adamw", learning_rate=1.5e-3, weight_decay=1e-2, schedule="onecycle",
-        rise_steps=150, clip_norm=1.0,
+        rise_steps=100, clip_norm=1.0,
     )  # fmt: skip
-    config.train.update(steps=2500, log_every=10, checkpoint_every=250)
+    config.train.update(steps=1000, log_every=10, checkpoint_every=100)
     config.pictures = False
     return config

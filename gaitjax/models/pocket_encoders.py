@@ -61,7 +61,7 @@ class PocketEncoders(GaitModel):
     words: Some[Natural] = (0,)
     phrases: Some[tuple[Natural, ...]] = ((0,),)
     meanings: Some[tuple[Natural, ...]] = ((),)
-    phrases_per_step: Positive = 48  # drawn at random
+    phrases_per_step: Positive = 32  # drawn at random
     cells: Positive = 4  # a patch has cells x cells cells
     caption_size: Positive = 64
     dtype: Dtype = "float32"
@@ -111,7 +111,7 @@ class PocketEncoders(GaitModel):
           regions word_share [N P K], the share of the patch that shows what the phrase
           names; part_logits, part_share [N P cells^2 NUM_PARTS]; joint_logits [N P 17],
           joint_places, joint_targets [N 17 2] in image heights, joint_seen [N 17];
-          image_vectors, caption_vectors [N D], unit length, caption_ids [N L].
+          image_vectors, caption_vectors [B D], unit length, caption_ids [B L].
         """
         valid = batch["valid"]
         images = normalised(
@@ -136,7 +136,7 @@ class PocketEncoders(GaitModel):
                 (min(self.phrases_per_step, len(phrases)),), replace=False,
             )  # fmt: skip
         texts = self.read(jnp.asarray(phrases)[chosen])
-        captions = batch["captions"].reshape(-1, batch["captions"].shape[-1])
+        captions = batch["captions"][:, 0]  # [B L]; a walk has one
         caption_vectors = self.caption_head(self.read(captions))
         shares = region_shares(batch["regions"], self.visual_encoder.patch_size)
         aux = {
@@ -149,7 +149,7 @@ class PocketEncoders(GaitModel):
             "part_share": part_shares(
                 batch["regions"], self.visual_encoder.patch_size, self.cells
             ),
-            "image_vectors": vectors,
+            "image_vectors": unit(embeddings),
             "caption_vectors": unit(caption_vectors),
             "caption_ids": captions,
         }
