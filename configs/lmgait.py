@@ -120,6 +120,10 @@ def get_config(dataset: str = "synthetic"):
         text_encoder="openai/clip-vit-base-patch16",
     )
     config.frozen = ("^visual_encoder/", "^text_encoder/")
+    # results.json and maps.png compare the masks of these prompts
+    config.evaluation.prompts = {
+        name: prompts.PROMPTS[name] for name in ("correct", "wrong")
+    }
     if dataset in SMALL:
         _shrink(config)
         return config
@@ -136,34 +140,33 @@ def get_config(dataset: str = "synthetic"):
 def _shrink(config):
     """The sizes of the embedded default."""
     model = config.model
-    model.image_size, model.feature_grid = (64, 32), (16, 8)
+    model.image_size, model.feature_grid = (128, 64), (32, 16)
     model.dtype = "float32"
     model.visual_encoder.update(
-        hidden_size=32, num_layers=2, num_heads=1, patch_size=4, table_size=8,
-        blocks=(0, 1), frozen=True, frames_per_chunk=0,
+        hidden_size=96, num_layers=4, num_heads=3, patch_size=8, table_size=16,
+        blocks=(1, 3), frames_per_chunk=0,
     )  # fmt: skip
     model.decoder.update(target="coverage", support="soft", dropout=0.1)
     model.black_augmentation = 0.0  # the run is too short to gain from it
-    model.text.update(width=64, num_layers=2, num_heads=2, adapter_size=16)
-    config.pretrained = dict(visual_encoder="", text_encoder="")
-    model.representation.hidden = 32
+    model.text.update(width=96, num_layers=3, num_heads=3, adapter_size=16)
+    config.pretrained = dict(  # configs/pocket_encoders.py trains them
+        visual_encoder="pocket/visual_encoder",
+        text_encoder="pocket/text_encoder",
+        text_projection_last="pocket/text_projection_last",
+        text_projection_mid="pocket/text_projection_mid",
+    )
+    model.representation.hidden = 64
     model.gait.update(
-        stem=16, squeeze=4, channels=(32, 64, 64), strides=(1, 2, 1), num_strips=8,
+        stem=16, squeeze=4, channels=(32, 64, 64), strides=(2, 2, 1), num_strips=8,
         embedding_size=64,
     )  # fmt: skip
-    config.frozen = ("^text_encoder/",)
     config.data.ids_per_batch, config.data.seqs_per_id = 8, 4
     config.data.num_frames = 6
-    config.data.colour = 0.6
+    config.data.colour = 0.2
     config.evaluation.frame_multiple = 24
     config.evaluation.batch_size = 16
     config.evaluation.every_steps = 400
-    # the encoder learns from silhouettes during the warm-up, then it is frozen
-    config.warmup.update(
-        steps=1000, trainable="^(decoder|visual_encoder)/", ids_per_batch=4,
-        num_frames=3, learning_rate=8e-3,
-    )  # fmt: skip
-    config.train.trainable = "^(?!visual_encoder/)"
+    config.warmup.update(steps=100, ids_per_batch=4, num_frames=3, learning_rate=1e-2)
     config.optimizer.update(
         name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="onecycle",
         rise_steps=50,

@@ -11,7 +11,7 @@ from absl import logging
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from gaitjax import restore, run_folder, text_vectors
+from gaitjax import restore, run_folder, text_masks, text_vectors
 from gaitjax.data import clips, pipeline, source
 from gaitjax.engine import cluster, log
 from gaitjax.phases import phases_of
@@ -131,7 +131,7 @@ def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, A
         "metric": config.evaluation.metric,
         "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "evaluation_seconds": round(evaluation.seconds, 1),
-        **text_vectors.origin(setup.model, state),
+        **text_masks.report(config, setup, state, evaluation.data),
         "results": evaluation.metrics,
     }
     variables = model_variables(state)
@@ -153,9 +153,10 @@ def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, A
         path = folder / log.FILE_NAME
         history = log.read_metrics(path) if path.exists() else ()
         phases = {phase.name: phase.last for phase in phases_of(config)[:-1]}
+        texts = text_masks.vectors(config, setup.model, variables)
         names = draw(
             config, setup.model, variables, evaluation.data, embeddings,
-            folder / "pictures", history=history, phases=phases,
+            folder / "pictures", history=history, phases=phases, texts=texts,
         )  # fmt: skip
         print(f"pictures: {folder / 'pictures'}/ ({', '.join(names)})")
     if "grew" in config.evaluation.protocols and (index.subject == "probe").any():

@@ -92,6 +92,8 @@ class Evaluation(NamedTuple):
     max_frames: Natural  # frames beyond are not read; 0: all are
     every_steps: Natural  # during training, not in a warm-up; 0: only at the end
     checkpoint: Literal["newest", "best"]  # of a finished run; best: by train.keep_best
+    # name -> prompts: texts whose masks are compared, of a model with a text branch
+    prompts: dict[str, tuple[str, ...]] = None
 
 
 class Optimizer(NamedTuple):

@@ -33,11 +33,13 @@ def draw(
     *,
     history: Sequence[Mapping[str, Any]] = (),
     phases: Mapping[str, int],
+    texts: Mapping[str, Any] = {},
 ) -> list[str]:
     """Draws all pictures of a run into `folder`; returns their file names.
 
     embeddings: [n S D], rows as in data. history: rows of metrics.jsonl. phases: {name
-    of a phase of the training: its last step}.
+    of a phase of the training: its last step}. texts: {prompt: text vectors} whose
+    masks are drawn beside each other (text_masks.vectors).
     """
     drawn = []
     if history:
@@ -46,7 +48,7 @@ def draw(
     drawn += _matches(config, data, embeddings, folder)
     if "frames" in config.data.modalities:
         title = f"{config.name} on {data.index.key[0]} of {data.name}"
-        frames, maps = _maps(model, variables, data)
+        frames, maps = _maps(model, variables, data, texts)
         charts.frame_maps(frames, maps, folder / "maps.png", title)
         drawn.append("maps.png")
     return drawn
@@ -103,12 +105,20 @@ def _ranked_lists(config, data: Source, embeddings, task: protocols.Task):
     return rows
 
 
-def _maps(model, variables, data: Source):
+def _maps(model, variables, data: Source, texts):
     """(frames [T H W 3], {title: [T h w]}) of the first sequence of the split."""
+
+    def look(**text):
+        return model.apply(variables, batch, train=False, **text).aux
+
     frames = np.arange(min(MAP_FRAMES, data.index.num_frames[0]))
     clip = pipeline.load_clip(data, 0, frames, ("frames",))
     batch = {name: value[None] for name, value in clip.items()}
     batch["valid"] = np.ones((1, len(frames)), bool)
-    aux = model.apply(variables, batch, train=False).aux
-    maps = {title: np.asarray(aux[key][0]) for key, title in MAPS.items() if key in aux}
-    return clip["frames"], maps
+    aux = look()
+    maps = {title: aux[key][0] for key, title in MAPS.items() if key in aux}
+    if texts:
+        maps.pop(MAPS["text_mask"], None)
+    for name, vectors in texts.items():
+        maps[f"text mask, {name} prompt"] = look(text=vectors)["text_mask"][0]
+    return clip["frames"], {title: np.asarray(values) for title, values in maps.items()}

@@ -13,6 +13,9 @@ Every weight of the model must be in the file with its exact shape, and every we
 the file must be used: anything else raises ValueError with the names. Of a CLIP file
 the other tower and `logit_scale` are not read, nor are a projection or a position table
 that the model was built without.
+
+The source "pocket/NAME" is a file of this package (gaitjax/weights/pocket/), trained on
+rendered walkers: small encoders for small machines.
 """
 
 import os
@@ -38,6 +41,10 @@ FILES = (
     "flax_model.msgpack",
     "pytorch_model.bin",
 )
+POCKET = Path(__file__).parent / "pocket"
+# in a file whose table has the rows of these tokens only; other rows are zero
+TOKEN_IDS = "token_ids"
+TABLE = "text_model/embeddings/token_embedding/embedding"
 # size of model.safetensors on the hub: 4 bytes per parameter (CLIP: both towers)
 HUB_MEGABYTES = {
     "facebook/dinov2-small": 88,
@@ -110,7 +117,19 @@ def load(source: str | Path, expected: Mapping) -> dict:
             f"bytes in float32, the first {first} {tuple(leaves[first].shape)}; found: "
             f"a file of {file.stat().st_size} bytes."
         ) from error
+    if TOKEN_IDS in tensors:
+        tensors = _whole_table(dict(tensors), expected)
     return to_parameters(tensors, expected, str(file))
+
+
+def _whole_table(tensors: dict, expected: Mapping) -> dict:
+    """The tensors with a row of the embedding table for every token."""
+    ids, rows = tensors.pop(TOKEN_IDS), tensors[TABLE]
+    wanted = traverse_util.flatten_dict(expected, sep="/").get(TABLE, rows)
+    size = max(wanted.shape[0], int(ids.max()) + 1)
+    tensors[TABLE] = np.zeros((size, rows.shape[1]), np.float32)
+    tensors[TABLE][ids] = rows
+    return tensors
 
 
 def to_parameters(
@@ -197,6 +216,15 @@ def locate(source: str | Path, count: int = 0) -> Path:
     `count` is the model's number of parameters, for the error's estimate of the size.
     """
     path = Path(os.path.expanduser(source))
+    if str(source).startswith("pocket/") and not path.exists():
+        path = (POCKET / path.name).with_suffix(".safetensors")
+        there = ", ".join(sorted(file.stem for file in POCKET.glob("*.safetensors")))
+        require(
+            path.is_file(),
+            f"No pocket weights {path.stem!r} in {POCKET}; there are {there or 'none'}. "
+            "Install the package again, or name DINOv2 and CLIP in config.pretrained.",
+            FileNotFoundError,
+        )
     if os.path.isfile(path):
         return path
     if os.path.isdir(path):
