@@ -48,7 +48,7 @@ def load_clip(source: Source, row: int, frames: np.ndarray, modalities) -> Clip:
             "ratios; modalities must match in time.",
             DamagedRecord,
         )
-        clip[name] = _decode(source.name, key, name, stored, record[stored], frames)
+        clip[name] = _decode(source, key, name, stored, record[stored], frames)
     return clip
 
 
@@ -63,13 +63,16 @@ def _read(source: Source, row: int, key: str):
         ) from error
 
 
-def _decode(data_set, key, name: str, stored: str, values, frames) -> np.ndarray:
+def _decode(source, key, name: str, stored: str, values, frames) -> np.ndarray:
     """The chosen frames of a modality as models read them. values: all, as stored."""
-    if name == "frames":
+    files = {"frames": transforms.decode_frames}
+    if source.packed_masks:
+        files["masks"] = transforms.decode_masks
+    if name in files:
         try:
-            return transforms.decode_frames([values[i] for i in frames], key)
+            return files[name]([values[i] for i in frames], key)
         except ValueError as error:
-            raise DamagedRecord(f"{data_set}: {error}") from error
+            raise DamagedRecord(f"{source.name}: {error}") from error
     values = np.asarray(values)
     if name != stored:  # heat maps, drawn from key points
         values = heatmaps.impute(values)[frames]

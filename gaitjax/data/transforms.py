@@ -4,6 +4,7 @@ Arrays are numpy, time first. Every augmentation treats all modalities of a sequ
 alike, so frames, masks, silhouettes and heat maps stay registered.
 """
 
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -24,15 +25,34 @@ def decode_frames(encoded: list[bytes], key: str) -> np.ndarray:
     """JPEG or PNG bytes of one sequence -> RGB uint8 [T H W 3]."""
     import cv2
 
-    images = []
+    return _decode_images(encoded, cv2.IMREAD_COLOR_RGB, f"Sequence {key}: frame")
+
+
+def decode_masks(encoded: list[bytes], key: str) -> np.ndarray:
+    """Deflated PBM files of one sequence, white is the person -> uint8 [T H W], 0/1."""
+    import cv2
+
+    name = f"Sequence {key}: mask"
+    try:
+        files = [zlib.decompress(data) for data in encoded]
+    except zlib.error as error:
+        raise ValueError(f"{name}s cannot be inflated ({error}).") from error
+    return _decode_images(files, cv2.IMREAD_GRAYSCALE, name) // 255
+
+
+def _decode_images(encoded: list[bytes], flags: int, name: str) -> np.ndarray:
+    """Image files of equal size -> uint8 [T H W ...], each decoded in its place."""
+    import cv2
+
+    images = None
     for number, data in enumerate(encoded):
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        decoded = f"Sequence {key}: frame {number} is not a decodable image."
-        require(image is not None, decoded)
-        images.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-    same = len({image.shape for image in images}) == 1
-    require(same, f"Sequence {key}: frames differ in size.")
-    return np.stack(images)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        require(image is not None, f"{name} {number} is not a decodable image.")
+        if images is None:
+            images = np.empty((len(encoded), *image.shape), np.uint8)
+        require(image.shape == images.shape[1:], f"{name}s differ in size.")
+        images[number] = image
+    return images
 
 
 def cut_silhouettes(silhouettes: np.ndarray, key: str) -> np.ndarray:
