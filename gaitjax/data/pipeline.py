@@ -86,7 +86,7 @@ def host_batches(
         order = part_order(len(rows), config.train.accumulate, devices)
         if mesh is not None:
             order = order[sharding.own_rows(len(rows), mesh)]
-        batch = stack([clips.load(step, int(i), int(rows[i])) for i in order])
+        batch = clips.batch(step, order, rows[order])
         return batch | {"labels": identity[rows[order]]}
 
     yield from _prefetch(load, range(start_step, stop_step), config.data.workers)

@@ -43,6 +43,8 @@ class Source(NamedTuple):
     shards: the files behind `records`, to tell a vanished file from a damaged record.
     present: modality -> bool [n], which sequences have it; of other modalities this is
     unknown.
+    packed_masks: masks are files, one per frame, as frames are. Data sets prepared
+    before that was so, and records made in memory, have one array [T H W].
     """
 
     name: str
@@ -51,6 +53,7 @@ class Source(NamedTuple):
     fingerprint: str
     shards: tuple[Path, ...] = ()
     present: Mapping[str, np.ndarray] = {}
+    packed_masks: bool = False
 
 
 # compressed in a record
@@ -91,13 +94,13 @@ def open_split(data_dir: str, name: str, split: str, modalities=ARRAYS) -> Sourc
     check_shards(name, shards)
     found = builder.info.splits[split].num_examples
     require(found, f"{name}: split {split!r} has no sequences.")
-    names = set(builder.info.features)
-    bare = builder.as_data_source(split, decoders=_left_compressed((), names))
+    features = builder.info.features
+    bare = builder.as_data_source(split, decoders=_left_compressed(features, ()))
     index, fingerprint, present = _index(folder, split, bare, shards)
-    records = builder.as_data_source(
-        split, decoders=_left_compressed(modalities, names)
-    )
-    return Source(name, records, index, fingerprint, tuple(shards), present)
+    left = _left_compressed(features, modalities)
+    records = builder.as_data_source(split, decoders=left)
+    packed = isinstance(features["masks"], tfds.features.Sequence)
+    return Source(name, records, index, fingerprint, tuple(shards), present, packed)
 
 
 def check_modalities(
@@ -130,14 +133,17 @@ def check_modalities(
         )
 
 
-def _left_compressed(modalities, names) -> dict[str, Any]:
-    """TFDS decoders that inflate of ARRAYS only what these modalities are made of.
-
-    names: of the data set's features."""
+def _left_compressed(features, modalities) -> dict[str, Any]:
+    """TFDS decoders that inflate of ARRAYS only what these modalities are made of."""
     import tensorflow_datasets as tfds
 
     read = {"keypoints" if name == "heatmaps" else name for name in modalities}
-    return {name: tfds.decode.SkipDecoding() for name in names & {*ARRAYS} - read}
+    return {
+        name: tfds.decode.SkipDecoding()
+        for name in ARRAYS
+        if name in features and name not in read
+        if isinstance(features[name], tfds.features.Tensor)
+    }
 
 
 def check_shards(name: str, shards: Sequence[Path]) -> None:
@@ -260,7 +266,7 @@ def _check_name(field: str, text: str) -> None:
 
 
 def _has(value) -> bool:
-    """Whether a modality is stored. value: list of frames, or compressed array."""
+    """Whether a modality is stored. value: list of files, or compressed array."""
     if isinstance(value, bytes):
         return bool(zlib.decompressobj().decompress(value, 1))
     return len(value) > 0

@@ -4,6 +4,7 @@ Arrays are numpy, time first. Every augmentation treats all modalities of a sequ
 alike, so frames, masks, silhouettes and heat maps stay registered.
 """
 
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -22,19 +23,46 @@ PERSPECTIVE, ROTATION, SHIFT = 10 / 44, 10.0, 10 / 64
 ERASED_AREA, ERASED_ASPECT = (0.05, 0.2), (0.3, 3.3)
 
 
-def decode_frames(encoded: list[bytes], key: str) -> np.ndarray:
-    """JPEG or PNG bytes of one sequence -> RGB uint8 [T H W 3]."""
+def decode_frames(
+    encoded: list[bytes], key: str, place: np.ndarray | None = None
+) -> np.ndarray:
+    """JPEG or PNG bytes of one sequence -> RGB uint8 [T H W 3], in `place` if it fits."""
     import cv2
 
-    images = []
+    flags, name = cv2.IMREAD_COLOR_RGB, f"Sequence {key}: frame"
+    return _decode_images(encoded, flags, name, place)
+
+
+def decode_masks(
+    encoded: list[bytes], key: str, place: np.ndarray | None = None
+) -> np.ndarray:
+    """Deflated PBM files of one sequence, white is the person -> uint8 [T H W], 0/1."""
+    import cv2
+
+    name = f"Sequence {key}: mask"
+    try:
+        files = [zlib.decompress(data) for data in encoded]
+    except zlib.error as error:
+        raise ValueError(f"{name}s cannot be inflated ({error}).") from error
+    masks = _decode_images(files, cv2.IMREAD_GRAYSCALE, name, place)
+    return np.floor_divide(masks, 255, out=masks)
+
+
+def _decode_images(encoded: list[bytes], flags: int, name: str, place) -> np.ndarray:
+    """Image files of equal size -> uint8 [T H W ...], in `place` if it is as large."""
+    import cv2
+
+    images = None
     for number, data in enumerate(encoded):
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        decoded = f"Sequence {key}: frame {number} is not a decodable image."
-        require(image is not None, decoded)
-        images.append(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
-    same = len({image.shape for image in images}) == 1
-    require(same, f"Sequence {key}: frames differ in size.")
-    return np.stack(images)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        require(image is not None, f"{name} {number} is not a decodable image.")
+        if images is None:
+            shape = (len(encoded), *image.shape)
+            fits = place is not None and place.shape == shape
+            images = place if fits else np.empty(shape, np.uint8)
+        require(image.shape == images.shape[1:], f"{name}s differ in size.")
+        images[number] = image
+    return images
 
 
 def cut_silhouettes(silhouettes: np.ndarray, key: str) -> np.ndarray:
@@ -56,15 +84,17 @@ def cut_silhouettes(silhouettes: np.ndarray, key: str) -> np.ndarray:
 def flip(
     arrays: dict[str, np.ndarray], frame_width: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Mirrors every modality left to right, all frames of the sequence.
+    """Mirrors every modality left to right, all frames of the sequence; images in place.
 
     frame_width: of the frames whose pixels the key points are in; needed for keypoints
     only. Missing key points stay missing.
     """
-    mirrored = {
-        name: np.ascontiguousarray(value[:, :, ::-1]) if name in IMAGE_LIKE else value
-        for name, value in arrays.items()
-    }
+    import cv2
+
+    mirrored = dict(arrays)
+    for name in arrays.keys() & set(IMAGE_LIKE):
+        for image in arrays[name]:  # a tenth of the time of numpy's [:, :, ::-1]
+            image[:] = cv2.flip(image, 1)
     if "keypoints" in arrays:
         points = arrays["keypoints"][:, list(MIRRORED)]  # [T 17 3]
         place = points.copy()
@@ -227,7 +257,7 @@ def augment(
 ) -> dict[str, np.ndarray]:
     """Training augmentation of one sequence; draws from `rng` in a fixed order.
 
-    perspective, rotate, shift, erasing: probabilities for the whole sequence. An
+    The arrays may be changed in place (by the flip). perspective, rotate, shift, erasing: probabilities for the whole sequence. An
     augmentation that is off draws nothing, so switching it on leaves the draws before
     it as they were. frame_size: (H, W) of the frames whose pixels key points are in.
     """

@@ -9,7 +9,7 @@ import pytest
 from fake_datasets import tiny_synthetic
 
 from tfds_builders import appearance, prepare
-from tfds_builders.features import make_record, record_features
+from tfds_builders.features import make_record, record_features, unpack_mask
 from tfds_builders.figure import JOINTS
 from tfds_builders.frames import decode_jpeg
 from tfds_builders.synthetic_gait import fairness, gait, sequences
@@ -49,13 +49,13 @@ def test_records_follow_the_schema(splits):
     for record in list(splits["test"])[:3]:
         frames = np.stack([decode_jpeg(frame) for frame in record["frames"]])
         assert frames.shape == (8, 128, 64, 3)
-        assert record["masks"].shape == (8, 128, 64)
+        masks = np.stack([unpack_mask(mask) for mask in record["masks"]])
+        assert masks.shape == (8, 128, 64) and set(np.unique(masks)) == {0, 255}
         assert record["silhouettes"].shape == (8, 64, 64)
         assert record["keypoints"].shape == (8, 17, 3)
         assert record["ratios"].shape == (8,)
         assert record["camera"] == record["view"].split(b"_")[0]
-        covered = (record["masks"] > 0).mean()
-        assert 0.1 < covered < 0.6
+        assert 0.1 < (masks > 0).mean() < 0.6
 
 
 def test_reading_imports_no_tensorflow(folder):
@@ -79,6 +79,10 @@ def test_modalities_must_agree_in_length():
         make_record(
             "1", "a", "v", ratios=ratios, height=8, width=4, masks=np.zeros((2, 8, 4))
         )
+    with pytest.raises(ValueError, match=r"Masks are \(9, 4\), frames \(8, 4\)"):
+        make_record(
+            "1", "a", "v", ratios=ratios, height=8, width=4, masks=np.zeros((3, 9, 4))
+        )
     for name in ("", ".", "..", "1/2", "1\\2", "1\n", "1\0", "1\x7f", "\udc80"):
         for names in ((name, "a", "v"), ("1", name, "v"), ("1", "a", name)):
             with pytest.raises(ValueError, match="are printable names other than"):
@@ -87,7 +91,7 @@ def test_modalities_must_agree_in_length():
         record_features(128, 128)
     key, record = make_record("1", "a", "02_x", ratios=ratios, height=8, width=4)
     assert key == "1/a/02_x" and record["camera"] == "02"
-    assert record["masks"].shape == (0, 8, 4) and record["frames"] == []
+    assert record["masks"] == record["frames"] == []
 
 
 def _garments(monkeypatch, task):

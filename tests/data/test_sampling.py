@@ -92,14 +92,15 @@ def test_cut_takes_the_central_columns_and_is_never_done_twice():
 
 def test_flip_mirrors_all_modalities_of_a_sequence():
     arrays = {
-        "frames": np.random.default_rng(0).integers(0, 255, (3, 8, 4, 3)),
-        "masks": np.arange(3 * 8 * 4).reshape(3, 8, 4),
+        "frames": np.random.default_rng(0).integers(0, 255, (3, 8, 4, 3), np.uint8),
+        "masks": np.arange(3 * 8 * 4, dtype=np.uint8).reshape(3, 8, 4),
         "ratios": np.ones(3),
     }
     never = np.random.default_rng(0)
     options = dict(colour_strength=0.0, rng=never)
     same = transforms.augment(arrays, flip_probability=0.0, **options)
-    flipped = transforms.augment(arrays, flip_probability=1.0, **options)
+    copies = {name: value.copy() for name, value in arrays.items()}  # changed in place
+    flipped = transforms.augment(copies, flip_probability=1.0, **options)
     np.testing.assert_array_equal(same["frames"], arrays["frames"])
     np.testing.assert_array_equal(flipped["frames"], arrays["frames"][:, :, ::-1])
     np.testing.assert_array_equal(flipped["masks"], arrays["masks"][:, :, ::-1])

@@ -39,6 +39,7 @@ class Table(NamedTuple):
 
 def describe(records) -> Table:
     """Reads every record of a data source once."""
+    from tfds_builders.features import unpack_mask
     from tfds_builders.frames import decode_jpeg
 
     rows = []
@@ -48,7 +49,8 @@ def describe(records) -> Table:
         small = mean_image.reshape(16, 8, 8, 8, 3).mean((1, 3))  # [16 8 3]
         energy = record["silhouettes"][:, :, 10:54].mean(0, dtype=np.float32)
         names = [record[n].decode() for n in ("subject", "condition", "camera")]
-        person = images[record["masks"] > 0].mean(0, dtype=np.float32)  # [3]
+        inside = np.stack([unpack_mask(mask) for mask in record["masks"]]) > 0
+        person = images[inside].mean(0, dtype=np.float32)  # [3]
         features = (mean_image.mean((0, 1)), person, small.ravel(), energy.ravel())
         rows.append((*names, *features))
     subject, condition, camera, *features = map(np.array, zip(*rows))
