@@ -54,7 +54,7 @@ PURE = 0.9
 
 
 def measure(model, variables, data) -> dict:
-    """Retrieval of ASKED over WALKS walks of `data`, by the last and by the mid mask."""
+    """Retrieval of ASKED over WALKS walks of `data`, by the last and the mid mask."""
     from gaitjax.models import pocket_encoders as pocket
 
     meanings = np.zeros((len(ASKED), pocket.NUM_REGIONS), np.float32)
@@ -134,6 +134,7 @@ def main(argv=None):
     parser.add_argument("run")
     parser.add_argument("--store", action="store_true")
     parser.add_argument("--data_dir", default="")
+    parser.add_argument("--hours", type=float, help="what the training took")
     args = parser.parse_args(argv)
     config = run_folder.read_config(args.run)
     config.data.data_dir = args.data_dir or config.data.data_dir
@@ -148,15 +149,15 @@ def main(argv=None):
     if not args.store:
         return
     rows = log.read_metrics(Path(args.run) / log.FILE_NAME)
-    rows = [row for row in rows if row.get("tag", "train") == "train"]
+    rows = [row for row in rows if row["kind"] == "train"]
     builder = importlib.import_module(
         "tfds_builders.synthetic_gait.synthetic_gait_dataset_builder"
     )
     kept = ("words", "parts", "joints", "captions", "total")
     card = {
         "name": "pocket encoders",
-        "what": "a small image encoder (DINOv2's architecture) and text tower (CLIP's), "
-        "trained on rendered walkers",
+        "what": "a small image encoder (DINOv2's architecture) and text tower "
+        "(CLIP's), trained on rendered walkers",
         "not": "no DINOv2 and no CLIP: no weight and no image of either was used. They "
         "know the renderer's world only. Numbers reached with them are no benchmark "
         "numbers.",
@@ -169,6 +170,7 @@ def main(argv=None):
         },
         "seed": config.seed,
         "steps": int(state.step),
+        "hours": args.hours,
         "stored": time.strftime("%Y-%m-%d"),
         "parameters": {
             part: sum(x.size for x in jax.tree.leaves(variables["params"][part]))

@@ -46,6 +46,8 @@ ADDED = {
     "model.retrieve": "before_neck",
     "model.joint_format": "coco",
     "model.max_pool": False,
+    "pretrained.text_projection_last": "",
+    "pretrained.text_projection_mid": "",
 }
 # Fields of config.model that runs of version 0.1 lack, and what those runs did: they go
 # on, and are evaluated, with these values

@@ -28,7 +28,11 @@ SMALLER = """
 LMGAIT = (
     ["--config=configs/lmgait.py", *SMALLER]
     + """
-    --config.warmup.steps=2
+    --config.warmup.steps=2 --config.pretrained.visual_encoder=
+    --config.pretrained.text_encoder= --config.pretrained.text_projection_last=
+    --config.pretrained.text_projection_mid= --config.model.image_size=(64,32)
+    --config.model.feature_grid=(16,8) --config.model.gait.strides=(1,2,1)
+    --config.model.visual_encoder.num_heads=1 --config.model.text.num_heads=1
     --config.model.visual_encoder.hidden_size=16
     --config.model.visual_encoder.num_layers=2
     --config.model.visual_encoder.blocks=(0,1)

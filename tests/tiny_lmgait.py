@@ -12,10 +12,16 @@ def tiny_config():
     config = lmgait.get_config()
     config.data.update(ids_per_batch=2, seqs_per_id=2, num_frames=3, num_classes=3)
     config.data.image_size = (32, 16)
+    config.pretrained = {part: "" for part in config.pretrained}
     model = config.model
     model.image_size, model.feature_grid = (32, 16), (8, 4)
     model.visual_encoder.update(
-        hidden_size=8, num_layers=1, blocks=(0,), patch_size=4, num_heads=1
+        hidden_size=8,
+        num_layers=1,
+        blocks=(0,),
+        patch_size=4,
+        num_heads=1,
+        table_size=8,
     )
     model.text.update(width=8, num_layers=1, num_heads=1, adapter_size=2)
     model.text.vocabulary_size = 49_408

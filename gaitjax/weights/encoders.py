@@ -218,10 +218,10 @@ def locate(source: str | Path, count: int = 0) -> Path:
     path = Path(os.path.expanduser(source))
     if str(source).startswith("pocket/") and not path.exists():
         path = (POCKET / path.name).with_suffix(".safetensors")
-        there = ", ".join(sorted(file.stem for file in POCKET.glob("*.safetensors")))
+        there = sorted(file.stem for file in POCKET.glob("*.safetensors"))
         require(
             path.is_file(),
-            f"No pocket weights {path.stem!r} in {POCKET}; there are {there or 'none'}. "
+            f"No pocket weights {path.stem!r} in {POCKET}, which has {', '.join(there) or 'none'}. "
             "Install the package again, or name DINOv2 and CLIP in config.pretrained.",
             FileNotFoundError,
         )

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from configs import lmgait
+from gaitjax import run_folder
 from tests.fake_datasets import tiny_synthetic
 from tests.forked_runs import ROOT, Runs
 from tests.test_end_to_end import final_parameters, train_rows
@@ -38,6 +40,8 @@ def program(folder):
     arguments = json.loads((folder / "args.json").read_text())
 
     def run(name, *more):
+        if name == "lmgait":
+            more = (*more, *as_before(folder / name))
         where = [
             f"--workdir={folder / name}",
             f"--config.data.data_dir={folder / 'data'}",
@@ -48,6 +52,23 @@ def program(folder):
 
     yield run
     runs.close()
+
+
+def as_before(run) -> list[str]:
+    """Arguments that give today's default LMGait the settings of an earlier run.
+
+    Since then its encoders are frozen and pretrained, and its sizes are others. Fields
+    that the run lacks are left to `run_folder`.
+    """
+    stored = run_folder.flat(json.loads((run / "config.json").read_text()))
+    today = run_folder.flat(run_folder.plain(lmgait.get_config()))
+    sources = {name: "" for name in today if name.startswith("pretrained.")}
+    changed = {name: value for name, value in stored.items() if name in today}
+    return [
+        f"--config.{name}={tuple(value) if isinstance(value, list) else value}"
+        for name, value in (sources | changed).items()
+        if today[name] != value
+    ]
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def specs(tree, rules):
 def test_golden_partition_specs(model):
     if model == "lmgait":
         config = lmgait.get_config()
+        config.frozen = ("^text_encoder/",)
         setup, golden = state.build(config, state.example_batch(config)), GOLDEN
     else:
         setup = train_reranker.build(cargait.get_config(), 8, 64, 40, "euclidean")
