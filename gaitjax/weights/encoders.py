@@ -221,7 +221,7 @@ def locate(source: str | Path, count: int = 0) -> Path:
         there = sorted(file.stem for file in POCKET.glob("*.safetensors"))
         require(
             path.is_file(),
-            f"No pocket weights {path.stem!r} in {POCKET}, which has {', '.join(there) or 'none'}. "
+            f"No pocket weights {path.stem!r} in {POCKET}; there: {there or 'none'}. "
             "Install the package again, or name DINOv2 and CLIP in config.pretrained.",
             FileNotFoundError,
         )
