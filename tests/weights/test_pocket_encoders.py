@@ -151,7 +151,7 @@ def test_word_losses_by_hand():
     vectors, same = jnp.eye(2), jnp.eye(2, dtype=bool)
     right = np.log1p(np.exp(-10.0))
     np.testing.assert_allclose(
-        word_losses.caption_loss(vectors, vectors, same, 0.1), right, rtol=1e-4
+        word_losses.caption_loss(vectors, vectors, same, 0.1), right, rtol=1e-3
     )
     both = word_losses.caption_loss(vectors, vectors, jnp.ones((2, 2), bool), 0.1)
     np.testing.assert_allclose(both, 5 + right, rtol=1e-5)  # two right ones share it
