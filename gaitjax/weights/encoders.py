@@ -161,7 +161,7 @@ def to_parameters(
     }
     faults["missing"] = [f"{k} {tuple(wanted[k].shape)}" for k in faults["missing"]]
     out = {
-        name: np.ascontiguousarray(value, dtype=np.float32)
+        name: np.asarray(value, dtype=np.float32, order="C")
         for name, value in found.items()
         if name in wanted
     }
@@ -200,7 +200,7 @@ def save(path: str | Path, parameters: Mapping) -> None:
     from safetensors.numpy import save as to_bytes
 
     flat = traverse_util.flatten_dict(parameters, sep="/")
-    flat = {name: np.ascontiguousarray(value) for name, value in flat.items()}
+    flat = {name: np.asarray(value, order="C") for name, value in flat.items()}
     with replacing(path, "wb") as file:
         file.write(to_bytes(flat, metadata={"format": "gaitjax"}))
 
