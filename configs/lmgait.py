@@ -140,7 +140,7 @@ def get_config(dataset: str = "synthetic"):
 def _shrink(config):
     """The sizes of the embedded default."""
     model = config.model
-    model.image_size, model.feature_grid = (128, 64), (32, 16)
+    model.image_size, model.feature_grid = (128, 64), (16, 8)
     model.dtype = "float32"
     model.visual_encoder.update(
         hidden_size=96, num_layers=4, num_heads=3, patch_size=8, table_size=16,
@@ -155,9 +155,9 @@ def _shrink(config):
         text_projection_last="pocket/text_projection_last",
         text_projection_mid="pocket/text_projection_mid",
     )
-    model.representation.hidden = 64
+    model.representation.update(channels=32, hidden=64)
     model.gait.update(
-        stem=16, squeeze=4, channels=(32, 64, 64), strides=(2, 2, 1), num_strips=8,
+        stem=32, squeeze=4, channels=(48, 64, 64), strides=(1, 2, 1), num_strips=8,
         embedding_size=64,
     )  # fmt: skip
     config.data.ids_per_batch, config.data.seqs_per_id = 8, 4
@@ -169,6 +169,6 @@ def _shrink(config):
     config.warmup.update(steps=100, ids_per_batch=4, num_frames=3, learning_rate=1e-2)
     config.optimizer.update(
         name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="onecycle",
-        rise_steps=50,
+        rise_steps=50, rates=(("^text_", 0.02),),  # pretrained: they need little
     )  # fmt: skip
     config.train.update(steps=800, log_every=10, checkpoint_every=100)

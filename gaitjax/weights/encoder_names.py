@@ -140,7 +140,7 @@ def to_huggingface(parameters: Tensors) -> dict[str, np.ndarray]:
             value = value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)
         if leaf in ("kernel", "scale", "embedding"):
             leaf = "weight"
-        out[f"{parent}.{leaf}" if parent else leaf] = np.ascontiguousarray(value)
+        out[f"{parent}.{leaf}" if parent else leaf] = np.asarray(value, order="C")
     return out
 
 

@@ -461,7 +461,7 @@ def fit(
             continue
         value = np.stack(pieces) if len(names) > 1 else pieces[0]
         key = jax.tree_util.keystr(key_path, simple=True, separator="/")
-        values[key] = np.ascontiguousarray(value, np.float32)
+        values[key] = np.asarray(value, np.float32, order="C")
         parity.matched.extend(names)
     unknown = (n for n in state if n not in expected and not IGNORED.match(n))
     parity.extra.extend(unknown)
