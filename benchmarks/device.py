@@ -370,7 +370,8 @@ def main() -> None:
         if result is not None:
             arguments.out.write_text(json.dumps(result))
         return
-    report = run_all(arguments.parts, arguments.tiny, arguments.seconds, arguments.out)
+    seconds = arguments.seconds or LIMIT * (PATIENCE if arguments.tiny else 1)
+    report = run_all(arguments.parts, arguments.tiny, seconds, arguments.out)
     print(json.dumps(report))
 
 

@@ -167,8 +167,8 @@ assumption). {CARDS} cards with {STEP} sequences each read {needed:,.0f} sequenc
 """
 
 
-def report(result: dict) -> str:
-    """Markdown: the rates of each kind, and the arithmetic."""
+def table(result: dict) -> str:
+    """Markdown: the rates of each kind of clip."""
     threads = [n for n in THREADS if f"rgb_{n}_workers" in result]
     head = ["clip", "a core", *(f"{n} thread{'s' * (n > 1)}" for n in threads)]
     rows = [
@@ -176,7 +176,7 @@ def report(result: dict) -> str:
         for kind in MODALITIES
         for columns in [["a_core", *(f"{n}_workers" for n in threads)]]
     ]
-    return tables.markdown(head, rows) + "\n" + feeding(result["rgb_masks_a_core"])
+    return tables.markdown(head, rows)
 
 
 def wait_of(name: str, data_dir: str, steps: int) -> dict[str, float | None]:
@@ -207,11 +207,12 @@ def main() -> None:
     result["cores"] = len(os.sched_getaffinity(0))
     for name, value in result.items():
         print(f"  {name:38} {value}")
+    text = table(result) + "\n" + feeding(result["rgb_masks_a_core"])
     if arguments.store:
         tables.add(STORE, "rates", result)
-        tables.put(memory.DOCUMENT, "input_pipeline", report(result))
+        tables.put(memory.DOCUMENT, "input_pipeline", text)
     else:
-        print(report(result))
+        print(text)
     print(json.dumps(result))
 
 
