@@ -1,16 +1,19 @@
-"""Milliseconds per forward pass and per training step of the models.
+"""Milliseconds per forward pass and per training step, beside PyTorch's.
 
     python -m benchmarks.zoo                        # all models, 2 threads
-    python -m benchmarks.zoo --models gaitset gaitpart --repeats 3
+    python -m benchmarks.zoo --models gaitset gaitpart --repeats 5 --store
 
 Published sizes, float32, random input: 8 sequences x 30 frames x 64x44 (skeletons: 30
-frames of key points). A step is forward, losses, backward, update. `ratio` is the time
-of OpenGait's PyTorch (2.13, eager, 2 threads, forward + loss + backward) divided by
-ours: above 1 we are faster, the goal is 0.9. PyTorch was measured on another idle
-machine with 2 cores, to about 25 %, as CPU time / threads. `CPU` is the ratio with our
-CPU time / threads, which other programs on the machine disturb little.
-GiB: what a step needs besides its arguments, from the compiler's memory plan.
-The last line is JSON: {model: {forward_ms, step_ms, step_gib}}.
+frames of key points). A step is forward, losses, backward, update. Where PyTorch is
+installed, networks of the same shape and size (benchmarks/torch_networks.py: eager,
+channels last, the same threads) run in the same process, in turns with ours: one call
+of ours, one of theirs, and so on. `ratio` is their time divided by ours, above 1 we are
+faster; null without PyTorch and for models that have no such network.
+
+Times are medians of this process's CPU time / threads, which other programs on the
+machine disturb less than the clock; wall_ratio compares the clock. GiB: what our step
+needs besides its arguments, from the compiler's memory plan. The last line is JSON.
+--store keeps it in docs/zoo_speed.json and writes the table of docs/zoo.md.
 """
 
 import argparse
@@ -26,27 +29,29 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import tables
+
+DOCUMENT, STORE = tables.DOCS / "zoo.md", tables.DOCS / "zoo_speed.json"
 SEQUENCES, FRAMES, THREADS = 8, 30, 2
-# config -> (variant, PyTorch's (forward ms, step ms) or None)
-MODELS = {
-    "gaitset": ("casia_b", (920, 2_240)),
-    "gaitpart": ("casia_b", (1_340, 3_740)),
-    "gaitgl": ("casia_b", None),
-    "gaitbase": ("casia_b", (4_820, 14_980)),
-    "deepgaitv2": ("gait3d", (11_825, 37_455)),
-    "swingait": ("gait3d", None),
-    "skeletongait": ("gait3d", None),
-    "skeletongaitpp": ("gait3d", (15_655, 45_530)),
-    "multigaitpp": ("gait3d", None),
-    "gaitgraph2": ("gait3d", None),
-    "gaittr": ("gait3d", None),
+MODELS = {  # config -> variant
+    "gaitset": "casia_b",
+    "gaitpart": "casia_b",
+    "gaitgl": "casia_b",
+    "gaitbase": "casia_b",
+    "deepgaitv2": "gait3d",
+    "swingait": "gait3d",
+    "skeletongait": "gait3d",
+    "skeletongaitpp": "gait3d",
+    "multigaitpp": "gait3d",
+    "gaitgraph2": "gait3d",
+    "gaittr": "gait3d",
 }
 
 
-def model_config(name: str):
+def model_config(name: str, sequences: int = SEQUENCES):
     """configs/NAME.py at its published size, with the benchmark's batch."""
-    config = importlib.import_module(f"configs.{name}").get_config(MODELS[name][0])
-    config.data.ids_per_batch, config.data.seqs_per_id = 2, SEQUENCES // 2
+    config = importlib.import_module(f"configs.{name}").get_config(MODELS[name])
+    config.data.ids_per_batch, config.data.seqs_per_id = 2, sequences // 2
     config.data.num_frames = FRAMES
     config.model.dtype = "float32"
     return config
@@ -64,16 +69,14 @@ def random_state(setup):
     )
 
 
-def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]]:
-    """{"forward_ms", "step_ms", "step_gib"}, medians after compilation and one warm
-    call: of wall time, and of the process's CPU time / THREADS."""
+def our_calls(config) -> tuple[dict, float]:
+    """({"forward", "step"}: functions that run one to its end, GiB of a step)."""
     import jax
 
     from benchmarks.train_step import random_batches
     from gaitjax import state as states
     from gaitjax import train
 
-    config = model_config(name)
     setup = states.build(config, states.example_batch(config))
     batch = jax.device_put(next(random_batches(config)))
     state = jax.device_put(random_state(setup))
@@ -87,33 +90,102 @@ def measure(name: str, repeats: int) -> tuple[dict[str, float], dict[str, float]
     step = jax.jit(train.loop_phases(config, setup)[-1].step.__wrapped__)
     step = step.lower(state, batch, rng).compile()
     variables = states.model_variables(state)
+    forward = functools.partial(forward, variables, batch)
+    step_call = functools.partial(step, state, batch, rng)
     calls = {
-        "forward_ms": functools.partial(forward, variables, batch),
-        "step_ms": functools.partial(step, state, batch, rng),
+        "forward": lambda: jax.block_until_ready(forward()),
+        "step": lambda: jax.block_until_ready(step_call()),
     }
-    wall, processor = {}, {}
-    for kind, call in calls.items():
-        jax.block_until_ready(call())  # compiles
-        seconds, own = [], []
-        for _ in range(repeats):
-            started, started_own = time.perf_counter(), time.process_time()
-            jax.block_until_ready(call())
-            seconds.append(time.perf_counter() - started)
-            own.append((time.process_time() - started_own) / THREADS)
-        wall[kind] = round(1e3 * statistics.median(seconds), 1)
-        processor[kind] = round(1e3 * statistics.median(own), 1)
-    planned = step.memory_analysis().temp_size_in_bytes
-    return wall | {"step_gib": round(planned / 2**30, 2)}, processor
+    return calls, step.memory_analysis().temp_size_in_bytes / 2**30
 
 
-def ratio(reference: float | None, ours: float) -> str:
-    return f"{reference / ours:.2f}" if reference else ""
+def their_network(name: str, config):
+    """PyTorch's network of this shape, images and labels for it, or None."""
+    import numpy as np
+
+    try:
+        from benchmarks import torch_networks
+    except ImportError:  # PyTorch is not installed
+        return None
+    if name not in torch_networks.NETWORKS:
+        return None
+    with_classes = name in ("gaitbase", "deepgaitv2")
+    options = {"classes": config.data.num_classes} if with_classes else {}
+    network = torch_networks.NETWORKS[name](frames=config.data.num_frames, **options)
+    people, walks = config.data.ids_per_batch, config.data.seqs_per_id
+    shape = (people * walks * config.data.num_frames, 1, *config.data.silhouette_size)
+    images = np.random.default_rng(0).random(shape, np.float32)
+    return network, images, np.repeat(np.arange(people), walks)
+
+
+def their_calls(name: str, config) -> dict:
+    """As `our_calls`, of PyTorch's network; {} without PyTorch or such a network."""
+    theirs = their_network(name, config)
+    if theirs is None:
+        return {}
+    import torch
+
+    from benchmarks import torch_networks
+
+    torch.set_num_threads(THREADS)
+    return torch_networks.calls(*theirs)
+
+
+def timed(calls: dict, repeats: int) -> dict[str, tuple[float, float]]:
+    """name -> (median CPU ms / threads, median ms by the clock), in turns."""
+    for call in calls.values():
+        call()  # compiles, allocates
+    found = {name: ([], []) for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            wall, own = time.perf_counter(), time.process_time()
+            call()
+            found[name][0].append(1e3 * (time.process_time() - own) / THREADS)
+            found[name][1].append(1e3 * (time.perf_counter() - wall))
+    return {name: tuple(map(statistics.median, x)) for name, x in found.items()}
+
+
+def measure(name: str, repeats: int, sequences: int) -> dict:
+    """A row of the store: our times, theirs, the ratios."""
+    config = model_config(name, sequences)
+    ours, gib = our_calls(config)
+    theirs = their_calls(name, config)
+    row = {"step_gib": round(gib, 2), "sequences": sequences, "repeats": repeats}
+    for kind, call in ours.items():
+        calls = {"ours": call} | ({"theirs": theirs[kind]} if theirs else {})
+        times = timed(calls, repeats)
+        own, wall = times["ours"]
+        row[f"{kind}_ms"], row[f"{kind}_wall_ms"] = round(own, 1), round(wall, 1)
+        theirs_own, theirs_wall = times.get("theirs", (None, None))
+        row[f"{kind}_torch_ms"] = theirs_own and round(theirs_own, 1)
+        row[f"{kind}_ratio"] = theirs_own and round(theirs_own / own, 2)
+        row[f"{kind}_wall_ratio"] = theirs_wall and round(theirs_wall / wall, 2)
+    return row
+
+
+def table(rows: dict[str, dict]) -> str:
+    """Markdown of the rows that were measured, in the order of MODELS."""
+    head = ["model", "sequences", "forward ms", "PyTorch", "ratio"]
+    head += ["step ms", "PyTorch", "ratio", "step GiB"]
+    lines = []
+    for name, variant in MODELS.items():
+        if name in rows:
+            row = rows[name]
+            cells = [f"`{name}:{variant}`", row["sequences"]]
+            for kind in ("forward", "step"):
+                numbers = row[f"{kind}_ms"], row[f"{kind}_torch_ms"]
+                cells += [f"{x:,.0f}" if x else "" for x in numbers]
+                cells.append(row[f"{kind}_ratio"] or "")
+            lines.append([*cells, f"{row['step_gib']:.1f}"])
+    return tables.markdown(head, lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--sequences", type=int, default=SEQUENCES, help="even")
+    parser.add_argument("--store", action="store_true", help="write it into docs/")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):  # before the backend counts its threads
         cores = sorted(os.sched_getaffinity(0))[:THREADS]
@@ -121,20 +193,17 @@ def main() -> None:
     import jax
 
     print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, {THREADS} threads")
-    print("| model | forward ms | ratio | CPU | step ms | ratio | CPU | GiB |")
-    print("|---" * 8 + "|")
     results = {}
     for name in arguments.models:
-        results[name], own = measure(name, arguments.repeats)
-        reference = MODELS[name][1] or (None, None)
-        cells = [
-            f"{results[name][kind]:,.0f} | {ratio(torch, results[name][kind])} | "
-            f"{ratio(torch, own[kind])}"
-            for torch, kind in zip(reference, own)
-        ]
-        cells.append(f"{results[name]['step_gib']:.1f}")
-        print(f"| {name} {MODELS[name][0]} | {' | '.join(cells)} |", flush=True)
+        results[name] = measure(name, arguments.repeats, arguments.sequences)
+        print(name, json.dumps(results[name]), flush=True)
+        if arguments.store:
+            tables.add(STORE, name, results[name])
         jax.clear_caches()
+    if arguments.store:
+        tables.put(DOCUMENT, "zoo", table(tables.stored(STORE)))
+    else:
+        print(table(results))
     print(json.dumps(results))
 
 

@@ -28,8 +28,9 @@ def load_clip(
 ) -> Clip:
     """The chosen frames of one sequence and their ratios; only these are decoded.
 
-    place: arrays into which images are decoded if they fit, for the speed. Raises DamagedRecord, naming the sequence, if a modality is absent, cannot be
-    read or decoded, or differs in length from the others.
+    place: arrays into which images are decoded if they fit, for the speed.
+    Raises DamagedRecord, naming the sequence, if a modality is absent, cannot be read
+    or decoded, or differs in length from the others.
     """
     key = str(source.index.key[row])
     record = _read(source, row, key)

@@ -26,7 +26,7 @@ ERASED_AREA, ERASED_ASPECT = (0.05, 0.2), (0.3, 3.3)
 def decode_frames(
     encoded: list[bytes], key: str, place: np.ndarray | None = None
 ) -> np.ndarray:
-    """JPEG or PNG bytes of one sequence -> RGB uint8 [T H W 3], in `place` if it fits."""
+    """JPEG or PNG bytes of a sequence -> RGB uint8 [T H W 3], in `place` if it fits."""
     import cv2
 
     flags, name = cv2.IMREAD_COLOR_RGB, f"Sequence {key}: frame"
@@ -84,7 +84,7 @@ def cut_silhouettes(silhouettes: np.ndarray, key: str) -> np.ndarray:
 def flip(
     arrays: dict[str, np.ndarray], frame_width: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Mirrors every modality left to right, all frames of the sequence; images in place.
+    """Mirrors every modality of a sequence left to right; images in place.
 
     frame_width: of the frames whose pixels the key points are in; needed for keypoints
     only. Missing key points stay missing.
@@ -257,9 +257,10 @@ def augment(
 ) -> dict[str, np.ndarray]:
     """Training augmentation of one sequence; draws from `rng` in a fixed order.
 
-    The arrays may be changed in place (by the flip). perspective, rotate, shift, erasing: probabilities for the whole sequence. An
-    augmentation that is off draws nothing, so switching it on leaves the draws before
-    it as they were. frame_size: (H, W) of the frames whose pixels key points are in.
+    The arrays may be changed in place (by the flip). perspective, rotate, shift,
+    erasing: probabilities for the whole sequence. An augmentation that is off draws
+    nothing, so switching it on leaves the draws before it as they were. frame_size:
+    (H, W) of the frames whose pixels key points are in.
     """
     if rng.random() < flip_probability:
         arrays = flip(arrays, frame_size[1] if frame_size else None)
