@@ -6,7 +6,9 @@
 Each person is followed by the person model: what it saw says where to look next. New
 people are found as moving regions before a still camera, or, where nothing moves, once
 a second in the whole picture. Where two people overlap, both walks end and new ones
-begin once they are apart: who is who after a crossing is not guessed.
+begin once they are apart: who is who after a crossing is not guessed. A region that is
+much wider than the person in it is searched for a second one, because two people who
+come together are one region; often it is their shadow.
 """
 
 from collections.abc import Iterator
@@ -34,6 +36,7 @@ GAP = 1.0  # seconds without a usable frame that end a walk
 RETRY = 0.5  # seconds for which a region without a person is not looked at again
 LOOK = 1.0  # seconds between looks at the whole picture, where nothing moves
 TOUCHING, SAME = 0.15, 0.7  # shared area, of the smaller box
+BESIDE = 0.2  # of the height: a region that reaches so far beyond a person is searched
 JUMP, GROWTH = 0.5, 1.6  # of the height; ratio: more, between frames, is someone else
 EDGE = 0.01  # of the person's height: so close to the edge, they may be cut
 VISIBLE = 0.5  # visibility of an ankle that is seen
@@ -154,6 +157,16 @@ def _at_edge(box, image: np.ndarray) -> bool:
     return min(left, top, width - right, height - bottom) <= near
 
 
+def _beside(region: Box, person: Box) -> list[Box]:
+    """The parts of a region to the left and right of the person in it, if wide."""
+    if overlap(region, person) < SAME:
+        return []
+    left, top, right, bottom = region
+    least = BESIDE * (person[3] - person[1])
+    parts = (left, top, person[0], bottom), (person[2], top, right, bottom)
+    return [part for part in parts if part[2] - part[0] > least]
+
+
 def _centre_and_height(box) -> tuple[tuple[float, float], float]:
     left, top, right, bottom = box
     return ((left + right) / 2, (top + bottom) / 2), bottom - top
@@ -209,7 +222,8 @@ class _Watcher:
         if not known and not moving and frame.time >= self.look_at:
             self.look_at = frame.time + LOOK
             moving, taken = [(0.0, 0.0, float(width), float(height))], []
-        for box in moving:
+        beside = [x for box in moving for one in known for x in _beside(box, one)]
+        for box in [*moving, *beside]:
             low = box[3] - box[1] < 0.6 * self.limits.min_height
             if low or any(overlap(box, other) > share for other, share in taken):
                 continue
