@@ -11,7 +11,7 @@ much wider than the person in it is searched for a second one, because two peopl
 come together are one region; often it is their shadow.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,14 @@ from gaitjax.use.quality import (
     refusal,
 )
 from gaitjax.use.regions import Box, Regions, iou, overlap
-from gaitjax.use.video import FOLDER_RATE, Frame, Video, image_files, read_image
+from gaitjax.use.video import (
+    FOLDER_RATE,
+    Frame,
+    Images,
+    Video,
+    image_files,
+    read_image,
+)
 
 PATIENCE = 0.4  # seconds for which a person may be out of sight
 APART = 0.4  # seconds for which people must be apart after a crossing
@@ -82,19 +89,32 @@ class Walk(NamedTuple):
             "ratios": np.array([x.ratio for x in self.moments], np.float32),
         }
 
+    def thumbnail(self) -> bytes:
+        """The middle frame (JPEG), or silhouette (PNG) if there are no frames."""
+        import cv2
+
+        middle = self.moments[len(self.moments) // 2]
+        return middle.frame or cv2.imencode(".png", middle.silhouette)[1].tobytes()
+
 
 def _stacked(arrays: list[np.ndarray], shape, dtype) -> np.ndarray:
     return np.stack(arrays) if arrays else np.zeros((0, *shape), dtype)
 
 
 def walks(
-    video: Video, see: See, limits: Limits = LIMITS, max_rate: float = 30.0
+    video: Video | Images,
+    see: See,
+    limits: Limits = LIMITS,
+    max_rate: float = 30.0,
+    regions: Callable[[float, np.ndarray], list[Box]] | None = None,
 ) -> Iterator[Walk]:
     """The walks of a video, each as it ends; memory does not grow with the video.
 
-    max_rate: frames/s that are looked at; more are left out.
+    max_rate: frames/s that are looked at; more are left out. regions: (time, image) ->
+    boxes where people may be; None: what moves.
     """
-    watcher = _Watcher(see, limits, Regions(video.sampled()))
+    regions = regions or Regions(video.sampled())
+    watcher = _Watcher(see, limits, regions)
     due = 0.0
     for frame in video:
         if frame.time >= due - 1e-6:
@@ -175,7 +195,7 @@ def _centre_and_height(box) -> tuple[tuple[float, float], float]:
 class _Watcher:
     """Follows everybody in a video, frame by frame."""
 
-    def __init__(self, see: See, limits: Limits, regions: Regions):
+    def __init__(self, see: See, limits: Limits, regions):
         self.see, self.limits, self.regions = see, limits, regions
         self.tracks: list[_Track] = []
         self.empty: list[tuple[Box, float]] = []  # regions without a person, until when
@@ -294,13 +314,22 @@ def _assigned(tracks: list[_Track], moving: list[Box]) -> dict[int, Box]:
 
 def silhouette_walk(folder: str, limits: Limits = LIMITS) -> Walk:
     """The walk in a folder of silhouette images of one person, cut or not."""
-    moments, files = [], image_files(folder)
+    read = (read_image(file) for file in image_files(folder))
+    return silhouettes_as_walk(
+        (np.zeros((1, 1)) if image is None else image.max(-1) for image in read), limits
+    )
+
+
+def silhouettes_as_walk(masks: Iterable[np.ndarray], limits: Limits = LIMITS) -> Walk:
+    """The walk in silhouettes [H W], 0..255, of one person, cut or not.
+
+    Empty ones are left out. Time passes as in a folder of images.
+    """
+    moments = []
     nothing = np.zeros((0, 3), np.float32), np.zeros((0, 0), np.uint8)
-    for number, file in enumerate(files):
-        image = read_image(file)
-        mask = None if image is None else image.max(-1)
-        silhouette = None if mask is None else normalised(mask)
-        if mask is None or silhouette is None:
+    for number, mask in enumerate(masks):
+        silhouette = normalised(mask)
+        if silhouette is None:
             continue
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         high, wide = np.ptp(rows) + 1, np.ptp(columns) + 1
