@@ -2,7 +2,10 @@
 
 import dataclasses
 import functools
+import json
+import tarfile
 import threading
+from pathlib import Path
 
 import cv2
 import jax
@@ -159,6 +162,36 @@ def test_one_model_has_one_fingerprint(averages):
     config.evaluation.metric = "cosine"
     other = recogniser._recogniser("x", config, models.make(config), {})
     assert other.fingerprint != run.fingerprint
+
+
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory):
+    """A base run and its re-ranker, of version 0.1, with the config of today."""
+    folder = tmp_path_factory.mktemp("trained")
+    archive = Path(__file__).parents[1] / "engine" / "earlier_runs.tar.gz"
+    with tarfile.open(archive) as runs:
+        runs.extractall(folder, filter="data")
+    file = next(folder.glob("cargait/checkpoints/*/description/metadata"))
+    config = json.loads(file.read_text())["config"]
+    config |= {"base_run": str(folder / "gaitbase")}
+    config["train"]["accumulate"], config["data"]["test_dataset"] = 1, ""
+    (folder / "cargait/config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_trained_run_is_loaded_with_its_re_ranker(trained_runs, walk):
+    base, both = load(trained_runs / "gaitbase"), load(trained_runs / "cargait")
+    assert base.fingerprint == both.fingerprint and base.reranker is None
+    record = walk.record("", "", "")
+    np.testing.assert_array_equal(base.embed(record), both.embed(record))
+    strips = np.random.default_rng(0).normal(size=(12, *base.shape))
+    strips = strips.astype(np.float32)
+    plain = both.distance(strips[:3], strips)
+    ranked = both.rerank(plain, strips[:3], strips)
+    assert base.rerank(plain, strips[:3], strips) is plain
+    # another order of the same distances
+    np.testing.assert_allclose(np.sort(ranked), np.sort(plain), rtol=1e-5)
+    assert both.reranker is not None and ranked is not plain
 
 
 def test_what_is_no_model_is_one_sentence(tmp_path, monkeypatch):
