@@ -11,6 +11,7 @@ a server; pymilvus is needed (requirements-milvus.txt). The gallery's own files 
 truth: whatever differs between them and the store is brought into line.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -48,6 +49,7 @@ def open_index(spec: str, fingerprint: str, shape, metric: str) -> Index:
         raise ValueError(
             "--index=milvus needs pymilvus: pip install -r requirements-milvus.txt."
         ) from error
+    logging.getLogger("pymilvus").setLevel(logging.ERROR)  # it warns of milvus-lite
     try:
         client = pymilvus.MilvusClient(uri=where)
     except Exception as error:  # pymilvus and gRPC have their own
@@ -85,11 +87,19 @@ class Milvus:
         absent = [row for row in ids if row not in stored]
         for start in range(0, len(absent), BATCH):
             some = absent[start : start + BATCH]
-            vectors = self.vectors(take([wanted[row] for row in some]))
-            rows = [{"id": row, "vector": v} for row, v in zip(some, vectors.tolist())]
-            self.client.insert(self.name, rows)
+            self.insert(some, take([wanted[row] for row in some]))
         if stale or absent:
             self.client.flush(self.name)
+
+    def insert(self, ids: Sequence[str], embeddings: np.ndarray) -> None:
+        """Adds rows that the store does not hold. embeddings: [n S D]."""
+        for start in range(0, len(ids), BATCH):
+            some = self.vectors(embeddings[start : start + BATCH])
+            rows = [
+                {"id": row, "vector": vector}
+                for row, vector in zip(ids[start : start + BATCH], some)
+            ]
+            self.client.insert(self.name, rows)
 
     def _stored(self) -> set[str]:
         self.client.load_collection(self.name)

@@ -24,16 +24,19 @@ def eyes(monkeypatch):
 def videos(tmp_path_factory):
     """Two people, who differ in their stride; somebody cut by the edge; nobody."""
     folder = tmp_path_factory.mktemp("videos")
-    for name, stride in {"anna": 0.2, "bob": 0.5}.items():
-        walk = drawn.walk({"x": -30, "speed": 6, "stride": stride}, frames=66)
+    for name, stride in {"anna": 0.3, "bob": 0.6}.items():
+        walk = drawn.walk({"x": -30, "speed": 10, "stride": stride}, frames=40)
         drawn.save(folder / f"{name}.avi", walk)
-        back = drawn.walk({"x": 350, "speed": -6, "stride": stride}, frames=66)
+        back = drawn.walk({"x": 350, "speed": -10, "stride": stride}, frames=40)
         drawn.save(folder / f"{name}_back.avi", back)
-    half = drawn.walk({"x": 50, "speed": 3, "bottom": 290}, frames=40)
+    half = drawn.walk({"x": 50, "speed": 3, "bottom": 290}, frames=15)
     drawn.save(folder / "half.avi", half)
     drawn.save(folder / "nobody.avi", [drawn.scene()] * 20)
-    crowd = [{"x": 60 + 110 * i, "speed": 1.5, "height": 100} for i in range(4)]
-    drawn.save(folder / "crowd.avi", drawn.walk(*crowd, frames=40, size=(560, 240)))
+    crowd = [
+        {"x": 60 + 110 * i, "speed": 1.5, "height": 100, "stride": 0.4}
+        for i in range(4)
+    ]
+    drawn.save(folder / "crowd.avi", drawn.walk(*crowd, frames=24, size=(560, 240)))
     (folder / "broken.avi").write_bytes(b"no video")
     return folder
 
@@ -62,7 +65,7 @@ def test_from_videos_to_names_and_out_again(call, videos, tmp_path):
         code, out, err = call("enroll", name, videos / f"{name}.avi")
         assert code == 0 and "walk 1, " in out and "enrolled" in out
         assert "strangers are told from them. This person was seen walking right" in out
-        assert "1 walks, 0 refused; 66 frames, " in err and "frames/s" in err
+        assert "1 walks, 0 refused; 40 frames, " in err and "frames/s" in err
     picture = tmp_path / "who.png"
     found = "identify", videos / "bob.avi", videos / "anna.avi"
     code, out, err = call(*found, f"--picture={picture}")
