@@ -46,8 +46,8 @@ def draw(
     drawn += _matches(config, data, embeddings, folder)
     if "frames" in config.data.modalities:
         title = f"{config.name} on {data.index.key[0]} of {data.name}"
-        frames, maps = _maps(model, variables, data)
-        charts.frame_maps(frames, maps, folder / "maps.png", title)
+        frames, seen = maps(model, variables, data)
+        charts.frame_maps(frames, seen, folder / "maps.png", title)
         drawn.append("maps.png")
     return drawn
 
@@ -103,7 +103,7 @@ def _ranked_lists(config, data: Source, embeddings, task: protocols.Task):
     return rows
 
 
-def _maps(model, variables, data: Source):
+def maps(model, variables, data: Source):
     """(frames [T H W 3], {title: [T h w]}) of the first sequence of the split."""
     frames = np.arange(min(MAP_FRAMES, data.index.num_frames[0]))
     clip = pipeline.load_clip(data, 0, frames, ("frames",))
