@@ -11,6 +11,7 @@ page of a search in one's own gallery.
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ SHOWN_SCORES = 1_000_000  # of either kind, at most
 CONFUSIONS = 6
 MAP_PEOPLE, MAP_WALKS = 16, 320  # in the map of embeddings
 OPERATING_POINTS = (0.01, 0.1)  # FPIR
+PERCENT = ("mAP", "mINP")  # and Rank-k; other metrics are counts
 METHODS = {"base": "before", "cargait": "CarGait"}
 WORDS = (
     "FPIR: how often a search for somebody who is not in the gallery returns a name. "
@@ -102,8 +104,9 @@ def of_run(
     ]
     page.write(
         path,
-        f"{config.name}: {config.model.name} on {config.data.test_dataset}",
-        f"Step {int(state.step):,}. Trained on {config.data.train_dataset}, tested on "
+        f"{config.name} on {config.data.test_dataset}",
+        f"Model {config.model.name} at step {int(state.step):,}, trained on "
+        f"{config.data.train_dataset}, tested on "
         f"persons of {config.data.test_dataset}/{config.data.test_split} whom it never "
         "saw.",
         sections,
@@ -130,12 +133,21 @@ def _tables(results: Mapping[str, float]) -> str:
     parts = []
     for protocol, tasks in protocols.by_protocol(results).items():
         rows = {
-            task: {k: int(v) if float(v).is_integer() and "rank" not in k else v
-                   for k, v in row.items()}
+            task: {_title(name): _number(name, value) for name, value in row.items()}
             for task, row in tasks.items()
-        }  # fmt: skip
+        }
         parts.append(f"<h3>{page.text(protocol)}</h3>{page.table(rows, 'task')}")
     return "".join(parts)
+
+
+def _number(metric: str, value: float) -> float:
+    percent = metric in PERCENT or metric.startswith("rank")
+    return float(value) if percent or value % 1 else int(value)
+
+
+def _title(metric: str) -> str:
+    """ "rank1_same_view" as "Rank-1 same view"."""
+    return re.sub(r"^rank(\d+)", r"Rank-\1", metric).replace("_", " ")
 
 
 def _note(sentence: str) -> str:
@@ -158,7 +170,7 @@ def _of_embeddings(found: Evaluated) -> tuple[dict[str, Any], list[tuple[str, st
     rates = error_rates.scores(matrix, task.probe_subject, task.gallery_subject)
     headlines, open_set = _open_set(rates, f"{protocol}, {task.name}")
     return headlines, [
-        ("Rank over conditions and views", _cmc(protocol, run)),
+        ("Cumulative match characteristic", _cmc(protocol, run)),
         ("By condition and view", _views(run, found.data.index)),
         ("Known or unknown", open_set),
         ("Map of the embeddings", _map(found)),
@@ -230,30 +242,29 @@ def _open_set(rates: error_rates.Scores, where: str) -> tuple[dict[str, Any], st
     if not len(genuine) or not len(impostor) or not len(rates.stranger):
         return {}, ""
     eer, at = error_rates.equal_error_rate(genuine, impostor)
-    points, rows = [], {}
+    searches = len(rates.stranger)
+    points, rows = {}, {}
     for fpir in OPERATING_POINTS:
-        fnir, threshold = error_rates.fnir_at(rates, fpir)
-        points.append((fpir, fnir))
-        rows[f"FPIR {100 * fpir:g} %"] = {
-            "FNIR": f"{100 * fnir:.1f} %",
-            "distance": threshold,
-        }
+        if fpir * searches >= 1:  # fewer searches cannot show so small a rate
+            fnir, threshold = error_rates.fnir_at(rates, fpir)
+            points[fpir] = fnir
+            row = {"FNIR": f"{fnir:.1%}", "distance": f"{threshold:.3g}"}
+            rows[f"FPIR {fpir:.0%}"] = row
     _, false_names, missed = error_rates.open_set_rates(rates)
     left = page.picture(
         lambda path: scores.histograms(genuine, impostor, path, marks={"EER": at}),
         "Histograms of distances of one person and of two persons",
-        f"Pairs of {where}. Equal error rate: {100 * eer:.1f} % at distance {at:.3g}.",
+        f"Pairs of {where}. Equal error rate: {eer:.1%} at distance {at:.3g}.",
     )
     right = page.picture(
         lambda path: scores.open_set(false_names, missed, path, points=points),
         "FNIR over FPIR",
-        f"{len(rates.stranger):,} searches, each with and without its person.",
+        f"{searches:,} searches, each with and without its person.",
     )
     content = page.side_by_side(left, right) + page.table(rows, "operating point")
-    headlines = {
-        "equal error rate": f"{100 * eer:.1f} %",
-        "FNIR at FPIR 1 %": f"{100 * points[0][1]:.1f} %",
-    }
+    headlines: dict[str, Any] = {"equal error rate": f"{eer:.1%}"}
+    for fpir, fnir in list(points.items())[:1]:
+        headlines[f"FNIR at FPIR {fpir:.0%}"] = f"{fnir:.1%}"
     return headlines, content + page.paragraph(WORDS, soft=True)
 
 
@@ -375,7 +386,7 @@ def _reranking(folder: Path) -> str:
             for name in ("rank1", "mAP"):
                 if name not in numbers:
                     continue
-                title = f"{task}, {'Rank-1' if name == 'rank1' else name}"
+                title = f"{task}, {_title(name)}"
                 key = f"{protocol}/{task}/{name}"
                 rows[title] = {
                     METHODS.get(method, method): values.get(key)

@@ -1,6 +1,6 @@
 """Charts of distances: histograms, open-set error rates, a map of embeddings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from os import PathLike
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from gaitjax.pictures import charts
 from gaitjax.pictures.charts import BLUE, COLOURS, GREY, MARKERS, VERMILION
 
-BINS = 60
+BINS = 60  # at most
 
 
 def histograms(
@@ -24,7 +24,8 @@ def histograms(
     """
     low = float(min(genuine.min(), impostor.min()))
     high = float(max(np.quantile(impostor, 0.999), genuine.max()))
-    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    bins = int(np.clip(2 * min(len(genuine), len(impostor)) ** 0.5, 10, BINS))
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     with charts.page(path, 1, 1, 6.4, 3.8) as (_, grid):
         axes = grid[0, 0]
         for name, values, colour in (
@@ -44,17 +45,17 @@ def open_set(
     missed: np.ndarray,
     path: str | PathLike,
     *,
-    points: Sequence[tuple[float, float]] = (),
+    points: Mapping[float, float] | None = None,
 ) -> None:
     """FNIR over FPIR, both as shares [n], FPIR ascending.
 
-    points: (FPIR, FNIR) that are marked.
+    points: {FPIR: FNIR} that are marked.
     """
     least = max(float(false_names[false_names > 0].min(initial=1.0)), 1e-5)
     with charts.page(path, 1, 1, 6.4, 3.8) as (_, grid):
         axes = grid[0, 0]
         axes.step(100 * false_names, 100 * missed, where="post", color=BLUE)
-        for x, y in points:
+        for x, y in (points or {}).items():
             axes.plot(100 * x, 100 * y, "o", ms=6, color=VERMILION)
             axes.annotate(
                 f"{100 * y:.1f} %", (100 * x, 100 * y), (5, 5),
@@ -71,7 +72,7 @@ def embedding_map(
     points: np.ndarray, names: np.ndarray, path: str | PathLike, *, title: str = ""
 ) -> None:
     """Points [n 2] coloured and marked by name [n], at most 64 names."""
-    found = list(dict.fromkeys(names.tolist()))
+    found = sorted(set(names.tolist()))
     with charts.page(path, 1, 1, 6.4, 5.2, title) as (_, grid):
         axes = grid[0, 0]
         for i, name in enumerate(found):
@@ -80,7 +81,8 @@ def embedding_map(
                 *row.T, MARKERS[i // len(COLOURS) % len(MARKERS)], ms=5, alpha=0.8,
                 color=COLOURS[i % len(COLOURS)], mew=0, label=charts.literal(name),
             )  # fmt: skip
-        axes.set(xticks=[], yticks=[])
+        axes.set(xticks=[], yticks=[], aspect="equal")
+        axes.spines[:].set(visible=True, color="#CCCCCC")
         axes.grid(False)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title="person")
 
