@@ -2,14 +2,39 @@
 
 from pathlib import Path
 
+import jax
+from ml_collections import ConfigDict
+
 from gaitjax import run_folder, text_vectors
 from gaitjax.engine.checkpoints import Checkpoints, abstract
 from gaitjax.engine.guards import require
-from gaitjax.state import Setup, TrainState, stored_part
+from gaitjax.state import Setup, TrainState, build, example_batch, stored_part
 
 LISTED = 8  # changed fields in one sentence
 # fields that change a model's embedding and nothing that its weights would show
 UNSEEN = ("model.retrieve",)
+
+
+def read_config(folder: str | Path) -> ConfigDict:
+    """The config of the run in `folder`, unlocked; a ValueError if there is none."""
+    config = run_folder.read_config(folder)
+    require(
+        config is not None,
+        f"{folder} is no trained run: it has no config.json. Name the folder that "
+        "--workdir named in its training, for instance runs/lmgait.",
+    )
+    return config.unlock()
+
+
+def open_run(config: ConfigDict, folder: str | Path) -> tuple[Setup, TrainState]:
+    """Model and weights of the run in `folder` of this config, on one device."""
+    for axis in config.mesh:
+        config.mesh[axis] = 1
+    setup = build(config, example_batch(config), jax.devices()[:1])
+    if not jax.tree.leaves(setup.abstract_state.params):
+        return setup, setup.new_state()
+    first = config.evaluation.checkpoint
+    return setup, load_run(setup, config, str(folder), first=first)
 
 
 def load_run(

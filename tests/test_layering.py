@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "text_vectors": {"parts.model", "run_folder", "state"},
     "pictures": {"pictures", "data", "retrieval"},
     "pictures.charts": {"engine.atomic"},
+    "pictures.page": {"engine.atomic"},
     "phases": {"engine.guards"},
     "restore": {"engine", "run_folder", "state", "text_vectors"},
     "settings": {
@@ -77,6 +78,13 @@ MAY_IMPORT = {
     },
     "use.commands": {"command_line", "engine", "pictures.charts", "use"},
     "import_checkpoint": {"engine", "run_folder", "state", "weights"},
+    # what an export's user gets: it must not need gaitjax
+    "exported": set(),
+    "export": {"data", "engine", "exported", "parts.backend", "parts.model"}
+    | {"rerank.cargait", "restore", "run_folder", "state", "text_vectors"},
+    "export_onnx": {"engine", "exported", "models", "parts.convolution"},
+    "report": {"data", "engine", "evaluate", "phases", "pictures", "restore"}
+    | {"retrieval", "run_folder", "state"},
     "program": set(),
     "targets": {"engine.guards", "parts.backend"},
     "plan": {

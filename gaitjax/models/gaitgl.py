@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from gaitjax.engine.fields import Between, Positive, Some
 from gaitjax.engine.guards import require
@@ -91,7 +92,7 @@ def repeat_short(x: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
     One frame is taken three times, two are taken twice (a b a b); longer sequences
     stay. x [B T *rest], valid bool [B T], valid frames first.
     """
-    missing = max(AGGREGATED + 1 - x.shape[1], 0)
+    missing = max(0, AGGREGATED + 1 - x.shape[1])  # 0 first: 4 - t > 0 is decidable
     x = jnp.pad(x, ((0, 0), (0, missing)) + ((0, 0),) * (x.ndim - 2))
     frames = jnp.sum(valid, axis=1, keepdims=True)  # [B 1]
     length = jnp.where(frames == 1, 3, jnp.where(frames == 2, 4, frames))
@@ -165,7 +166,7 @@ class GaitGL(GaitModel):
             name="aggregate",
         )(mask_frames(x, valid))
         x = leaky_relu(x)  # [B T/3 H W C]
-        valid = valid[:, AGGREGATED - 1 :: AGGREGATED]  # [B T/3]
+        valid = lax.slice_in_dim(valid, AGGREGATED - 1, None, AGGREGATED, 1)  # [B T/3]
         for stage, features in enumerate(widths):
             for index in range(repeats):
                 last = stage == len(widths) - 1 and index == repeats - 1

@@ -9,6 +9,7 @@ More Explainable: A Graph Convolutional Baseline for Skeleton-based Action Recog
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from gaitjax.engine.fields import Positive, Some
 from gaitjax.engine.guards import require
@@ -81,7 +82,7 @@ class Unit(nn.Module):
 
         Returns [B t V features].
         """
-        after = valid[:, :: self.stride]  # [B t]
+        after = lax.slice_in_dim(valid, 0, None, self.stride, axis=1)  # [B t]
 
         def normed(x, name, valid):
             return BatchNorm(name=name)(x, train=train, valid=valid)
@@ -140,7 +141,7 @@ class GraphBlock(nn.Module):
         x = spatial(x, graph, train=train, valid=valid)
         temporal = Unit(self.features, inner, self.stride, self.dtype, name="temporal")
         x = temporal(x, train=train, valid=valid)
-        return x, valid[:, :: self.stride]
+        return x, lax.slice_in_dim(valid, 0, None, self.stride, axis=1)
 
 
 class GaitGraph2(GaitModel):

@@ -26,4 +26,4 @@ class GEI(GaitModel):
         image = jnp.einsum("bthw,bt->bhw", silhouettes.astype(jnp.float32), weight)
         frames = jnp.maximum(weight.sum(1), 1.0)[:, None, None]
         image = image / (scale * frames)  # [B H W]
-        return GaitOutput(image.reshape(len(image), 1, -1), None, {"energy": image})
+        return GaitOutput(image.reshape(image.shape[0], 1, -1), None, {"energy": image})

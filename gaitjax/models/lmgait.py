@@ -388,7 +388,7 @@ class LMGait(GaitModel):
         height, width = self.feature_grid
         inside = inside_columns(batch["ratios"].reshape(-1), height, width)  # [N w]
         inside = inside & batch["valid"].reshape(-1, 1)
-        return jnp.broadcast_to(inside[:, None, :], (len(inside), height, width))
+        return jnp.broadcast_to(inside[:, None, :], (inside.shape[0], height, width))
 
     def _encode(self, batch, *, frozen):
         """Last and middle features: tokens [N h' w' d] and [N h' w' 4d]."""

@@ -60,7 +60,7 @@ def convolve(
     window = kernel.shape[:-2]
     unpadded = all(pair == (0, 0) for pair in padding)
     if unpadded and all(size == 1 for size in window):
-        x = x[(slice(None), *(slice(None, None, s) for s in strides))]
+        x = lax.slice(x, (0,) * x.ndim, x.shape, (1, *strides, 1))
         return x @ kernel.reshape(kernel.shape[-2:])  # [N *space' D]
     if len(window) == 3:
         return _by_frames(x, kernel, strides, padding)

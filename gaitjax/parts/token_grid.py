@@ -199,7 +199,7 @@ def in_chunks(
 
     chunk 0: all frames at once. The backward pass computes each chunk again.
     """
-    function, frames = jax.checkpoint(function), len(arrays[0])
+    function, frames = jax.checkpoint(function), arrays[0].shape[0]
     if not chunk or frames <= chunk:
         return function(*arrays)
     chunks = -(-frames // chunk)

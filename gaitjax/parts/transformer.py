@@ -23,6 +23,7 @@ from gaitjax.parts import backend
 
 HALF = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
 CACHE = 4 * 2**20  # bytes of attention scores that are computed at once on CPU
+UNKNOWN_BATCH = 64  # what a symbolic batch (of an export) counts as there
 
 
 def quick_gelu(x: Array) -> Array:
@@ -159,7 +160,8 @@ def attend(
     else:
         seen = valid[:, None, :]  # [B 1 N]
     batch, num_heads = heads[0].shape[:2]
-    if jax.device_count() > 1 or 4 * batch * num_heads * length**2 <= CACHE:
+    rows = (batch if isinstance(batch, int) else UNKNOWN_BATCH) * num_heads
+    if jax.device_count() > 1 or 4 * rows * length**2 <= CACHE:
         out = softmax_attention(*heads, seen, causal)  # [B H N d]
     else:  # a head at a time; on several devices the loop would gather the batch
         if seen is not None:

@@ -68,7 +68,7 @@ def learning_curves(
     lines = math.ceil(len(titles) / columns) or 1
     last = max(row["step"] for row in metrics)
     ends = {name: end for name, end in (phases or {}).items() if 0 < end < last}
-    with _page(path, lines, columns, 3.4 * columns, 2.4 * lines) as (_, grid):
+    with page(path, lines, columns, 3.4 * columns, 2.4 * lines) as (_, grid):
         for axes, title in zip(grid.flat, titles):
             if title in evaluation:
                 _evaluation_panel(axes, evaluation[title])
@@ -128,7 +128,7 @@ def cmc_curves(
       chance: name -> percent that guessing reaches at rank 1, drawn as a cross there.
     """
     shown = [rank for rank in RANKS if rank <= max(map(len, curves.values()))]
-    with _page(path, 1, 1, 6.4, 4.4) as (_, grid):
+    with page(path, 1, 1, 6.4, 4.4) as (_, grid):
         axes = grid[0, 0]
         for i, (name, curve) in enumerate(curves.items()):
             colour = COLOURS[i % len(COLOURS)]
@@ -175,7 +175,7 @@ def frame_maps(
     grey = frames[shown].mean(-1)  # [n H W]
     lines, columns = 1 + len(maps), len(shown)
     size = (1.2 + columns, 0.4 + (height / width + 0.05) * lines)
-    with _page(path, lines, columns, *size, title) as (figure, grid):
+    with page(path, lines, columns, *size, title) as (figure, grid):
         for axes, t in zip(grid[0], shown):
             axes.imshow(frames[t])
             axes.set_title(f"frame {t}", fontsize=9, fontweight="normal")
@@ -221,7 +221,7 @@ def filmstrips(
     )
     height = len(rows) * max(1.4, CELL_INCHES * ratio + 0.45)
     width = CELL_INCHES * columns
-    with _page(path, len(rows), columns, width, height, title) as (_, grid):
+    with page(path, len(rows), columns, width, height, title) as (_, grid):
         for line, (label, cells) in zip(grid, rows):
             for axes, (caption, frames, correct) in zip(line, cells):
                 mark, colour = looks[correct]
@@ -232,10 +232,10 @@ def filmstrips(
                     axes.spines[:].set(linestyle=(0, (2, 1)), capstyle="butt")
                 weight = "normal" if correct is None else "bold"
                 text = "black" if correct is None else colour
-                title = mark + _literal(caption)
+                title = mark + literal(caption)
                 axes.set_title(title, size=8, fontweight=weight, color=text)
             label = textwrap.fill(label, 18, break_long_words=False)
-            line[0].set_ylabel(_literal(label), size=7)
+            line[0].set_ylabel(literal(label), size=7)
             for axes in line[len(cells) :]:
                 axes.remove()
 
@@ -259,7 +259,7 @@ def grouped_bars(
     columns = list(dict.fromkeys(column for row in table.values() for column in row))
     bar_width = 0.84 / max(len(table), 1)
     inches = min(16.0, max(6.0, 1.2 + 0.27 * len(columns) * (len(table) + 1)))
-    with _page(path, 1, 1, inches, 4.4) as (_, grid):
+    with page(path, 1, 1, inches, 4.4) as (_, grid):
         axes = grid[0, 0]
         for i, (name, row) in enumerate(table.items()):
             bars = axes.bar(
@@ -270,7 +270,7 @@ def grouped_bars(
                 [mean for mean, _ in row.values()],
                 0.92 * bar_width,
                 yerr=[spread for _, spread in row.values()],
-                label=_literal(name),
+                label=literal(name),
                 color=_bar_colour(i, len(table)),
                 error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "#333333"},
             )
@@ -299,7 +299,7 @@ def attention_maps(maps: Mapping[str, np.ndarray], path: str | PathLike) -> None
     """
     high = max(float(values.max()) for values in maps.values())
     width = 3.7 * len(maps) + 0.9
-    with _page(path, 1, len(maps), width, 4.0) as (figure, grid):
+    with page(path, 1, len(maps), width, 4.0) as (figure, grid):
         for axes, (title, values) in zip(grid[0], maps.items()):
             image = axes.imshow(values, cmap="magma", vmin=0, vmax=high)
             elsewhere = 100 * (1 - np.trace(values) / len(values))
@@ -382,7 +382,7 @@ def _bar_colour(index: int, count: int):
     return matplotlib.colormaps["viridis"](index / (count - 1))
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Text with its dollar signs as they are, which matplotlib takes for formulas."""
     return text.replace("$", r"\$")
 
@@ -394,7 +394,7 @@ def _bare(axes) -> None:
 
 
 @contextlib.contextmanager
-def _page(
+def page(
     path, lines: int, columns: int, width, height, title: str = ""
 ) -> Iterator[tuple[Any, Any]]:
     """A styled figure (size in inches) and its axes [lines columns]; saved at the end.
@@ -410,7 +410,7 @@ def _page(
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         if title:
-            figure.suptitle(_literal(title), fontsize=9)
+            figure.suptitle(literal(title), fontsize=9)
         canvas = FigureCanvasAgg(figure)
         yield figure, figure.subplots(lines, columns, squeeze=False)
         canvas.draw()

@@ -48,8 +48,8 @@ def draw(
     drawn += _matches(config, data, embeddings, folder)
     if "frames" in config.data.modalities:
         title = f"{config.name} on {data.index.key[0]} of {data.name}"
-        frames, maps = _maps(model, variables, data, texts)
-        charts.frame_maps(frames, maps, folder / "maps.png", title)
+        frames, seen = maps(model, variables, data, texts)
+        charts.frame_maps(frames, seen, folder / "maps.png", title)
         drawn.append("maps.png")
     return drawn
 
@@ -105,7 +105,7 @@ def _ranked_lists(config, data: Source, embeddings, task: protocols.Task):
     return rows
 
 
-def _maps(model, variables, data: Source, texts):
+def maps(model, variables, data: Source, texts: Mapping[str, Any] = {}):
     """(frames [T H W 3], {title: [T h w]}) of the first sequence of the split."""
 
     def look(**text):
@@ -116,9 +116,9 @@ def _maps(model, variables, data: Source, texts):
     batch = {name: value[None] for name, value in clip.items()}
     batch["valid"] = np.ones((1, len(frames)), bool)
     aux = look()
-    maps = {title: aux[key][0] for key, title in MAPS.items() if key in aux}
+    seen = {title: aux[key][0] for key, title in MAPS.items() if key in aux}
     if texts:
-        maps.pop(MAPS["text_mask"], None)
+        seen.pop(MAPS["text_mask"], None)
     for name, vectors in texts.items():
-        maps[f"text mask, {name} prompt"] = look(text=vectors)["text_mask"][0]
-    return clip["frames"], {title: np.asarray(values) for title, values in maps.items()}
+        seen[f"text mask, {name} prompt"] = look(text=vectors)["text_mask"][0]
+    return clip["frames"], {title: np.asarray(values) for title, values in seen.items()}

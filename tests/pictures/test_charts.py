@@ -65,7 +65,7 @@ def test_rows_without_curves_are_an_empty_page(tmp_path):
 def test_a_dotted_line_marks_the_end_of_a_phase(tmp_path, monkeypatch):
     """One line in each panel per phase that ends before the last row, at step 300."""
     drawn = []
-    page = charts._page
+    page = charts.page
 
     @contextlib.contextmanager
     def watched(*arguments):
@@ -76,7 +76,7 @@ def test_a_dotted_line_marks_the_end_of_a_phase(tmp_path, monkeypatch):
                 drawn.append([line.get_xdata()[0] for line in dotted])
             drawn.append([text.get_text() for text in grid[0, 0].texts])
 
-    monkeypatch.setattr(charts, "_page", watched)
+    monkeypatch.setattr(charts, "page", watched)
     phases = {"warm-up": 50, "second": 100, "empty": 0, "training": 300}
     charts.learning_curves(_metrics(), tmp_path / "learning.png", phases)
     *panels, labels = drawn
