@@ -29,7 +29,12 @@ from gaitjax.phases import phases_of
 from gaitjax.rerank.cargait import CarGait
 from gaitjax.rerank.compare import CHOICES
 from gaitjax.rerank.lists import WITHOUT_NEGATIVE
-from gaitjax.retrieval.definitions import PROTOCOLS
+from gaitjax.retrieval.definitions import (
+    OWN_FORM,
+    PROTOCOLS,
+    is_protocol,
+    protocol_of,
+)
 from gaitjax.retrieval.distance import METRICS
 
 Text = Annotated[str, fields.Where(len, "not empty")]
@@ -48,7 +53,10 @@ Devices = Annotated[
     int, fields.Where(lambda n: n == -1 or n > 0, "-1 (the rest) or 1 or more")
 ]
 Modality = Literal["frames", "masks", "silhouettes", "heatmaps", "keypoints"]
-Protocol = Literal[tuple(PROTOCOLS)]
+Protocol = Annotated[
+    str,
+    fields.Where(is_protocol, f"one of {', '.join(PROTOCOLS)}, or {OWN_FORM}"),
+]
 
 
 class Data(NamedTuple):
@@ -375,7 +383,7 @@ def _check_best(config) -> None:
         )
         protocol, _, rest = best.partition("/")
         task, _, metric = rest.partition("/")
-        definition = PROTOCOLS[protocol]
+        definition = protocol_of(protocol)
         choose(
             task,
             [*definition.tasks, *(["mean"] if definition.mean else [])],
