@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from ml_collections import ConfigDict
 
 from gaitjax import models
+from gaitjax.data.faults import Faults
 from gaitjax.engine import fields, sharding
 from gaitjax.engine.fields import (
     Above,
@@ -87,6 +88,7 @@ class Data(NamedTuple):
     # unreadable sequences that training replaces by others of the same person; one more
     # is an error
     max_damaged: Natural
+    faults: Faults = None  # of real perception, drawn into clean training clips
 
 
 class Evaluation(NamedTuple):

@@ -17,6 +17,7 @@ from gaitjax.models.gei import GEI
 from gaitjax.models.gpgait import GPGait, GPGaitPlusPlus
 from gaitjax.models.lmgait import LMGait
 from gaitjax.models.multigaitpp import MultiGaitPP
+from gaitjax.models.pocketgait import PocketGait
 from gaitjax.models.skeletongaitpp import SkeletonGaitPP
 from gaitjax.models.swingait import SwinGait
 from gaitjax.parts.model import IMAGES, NOT_IN_CONFIG, GaitModel, images_in
@@ -38,6 +39,7 @@ MODELS: dict[str, type[GaitModel]] = {
     "gpgaitpp": GPGaitPlusPlus,
     "lmgait": LMGait,
     "multigaitpp": MultiGaitPP,
+    "pocketgait": PocketGait,  # our own, not a published model
     "skeletongait": DeepGaitV2,  # on heat maps
     "skeletongaitpp": SkeletonGaitPP,
     "swingait": SwinGait,
