@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from ml_collections import ConfigDict
 
 from gaitjax import models
+from gaitjax.data.faults import Faults
 from gaitjax.engine import fields, sharding
 from gaitjax.engine.fields import (
     Above,
@@ -29,7 +30,12 @@ from gaitjax.phases import phases_of
 from gaitjax.rerank.cargait import CarGait
 from gaitjax.rerank.compare import CHOICES
 from gaitjax.rerank.lists import WITHOUT_NEGATIVE
-from gaitjax.retrieval.definitions import PROTOCOLS
+from gaitjax.retrieval.definitions import (
+    OWN_FORM,
+    PROTOCOLS,
+    is_protocol,
+    protocol_of,
+)
 from gaitjax.retrieval.distance import METRICS
 
 Text = Annotated[str, fields.Where(len, "not empty")]
@@ -50,7 +56,10 @@ Devices = Annotated[
 Modality = Literal[
     "frames", "masks", "silhouettes", "heatmaps", "keypoints", "regions", "captions"
 ]
-Protocol = Literal[tuple(PROTOCOLS)]
+Protocol = Annotated[
+    str,
+    fields.Where(is_protocol, f"one of {', '.join(PROTOCOLS)}, or {OWN_FORM}"),
+]
 
 
 class Data(NamedTuple):
@@ -81,6 +90,7 @@ class Data(NamedTuple):
     # unreadable sequences that training replaces by others of the same person; one more
     # is an error
     max_damaged: Natural
+    faults: Faults = None  # of real perception, drawn into clean training clips
 
 
 class Evaluation(NamedTuple):
@@ -380,7 +390,7 @@ def _check_best(config) -> None:
         )
         protocol, _, rest = best.partition("/")
         task, _, metric = rest.partition("/")
-        definition = PROTOCOLS[protocol]
+        definition = protocol_of(protocol)
         choose(
             task,
             [*definition.tasks, *(["mean"] if definition.mean else [])],

@@ -189,7 +189,7 @@ class Run:
         """
         key = f"{self.name}/dist0_first3rows"
         task = self.results[0].task
-        average = protocols.PROTOCOLS[self.protocol].average
+        average = protocols.protocol_of(self.protocol).average
         if average != "gallery" and self.protocol != "ccpg_gait":
             task = task.probes(task.probe_view == min(task.probe_view.tolist()))
             if average == "view_pairs":

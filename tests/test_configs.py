@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from gaitjax import losses, models, settings, state
 from gaitjax.engine import optim
-from gaitjax.retrieval.protocols import PROTOCOLS
+from gaitjax.retrieval.definitions import PROTOCOLS
 
 CONFIGS = sorted(
     path.stem

@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "phases": {"engine.guards"},
     "restore": {"engine", "run_folder", "state", "text_vectors"},
     "settings": {
+        "data.faults",
         "engine",
         "losses",
         "models",

@@ -45,6 +45,8 @@ BUILDERS = {
         "ccgr_mini",
         "kinect_gait",
         "kth_walking",
+        "seen_gait",
+        "folder",
     )
 }
 DISK = {

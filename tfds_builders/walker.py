@@ -65,6 +65,19 @@ def _camera(scene, target) -> _Camera:
     return _Camera(target + scene.distance * back, axes)
 
 
+class Painted(NamedTuple):
+    """A walk before it is cut to WIDTH: arrays as in Walk, but CANVAS columns.
+
+    images: uint8 [T 128 96 3], without lens, sensor and the black beside the box.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    keypoints: np.ndarray
+    ratios: np.ndarray
+    regions: np.ndarray
+
+
 def render(joints, body, upper, lower, head, scene, bag="", bag_texture=None) -> Walk:
     """Renders joints [T J 3], in the order JOINTS and metres, into a Walk.
 
@@ -72,6 +85,33 @@ def render(joints, body, upper, lower, head, scene, bag="", bag_texture=None) ->
     arguments give identical bits: scene.seed determines background, noise and jitter.
     """
     rng = np.random.default_rng(scene.seed)
+    dressed = joints, body, upper, lower, head
+    painted = paint(rng, *dressed, scene, bag, bag_texture)
+    images, masks, keypoints, ratios, regions = painted
+    cut = (CANVAS - WIDTH) // 2
+    keypoints[..., 0] -= cut
+    outside = (keypoints[..., 0] < 0) | (keypoints[..., 0] >= WIDTH)
+    keypoints[outside, 2] = 0
+    inside = slice(cut, cut + WIDTH)
+    frames = _expose(rng, images[:, :, inside], ratios, scene)
+    inside_box = _columns_inside(ratios)[:, None]
+    return Walk(
+        frames,
+        np.where(inside_box, masks[:, :, inside], 0).astype(np.uint8),
+        normalise_silhouettes(masks),
+        keypoints.astype(np.float32),
+        ratios.astype(np.float32),
+        np.where(inside_box, regions[:, :, inside], appearance.BESIDE).astype(np.uint8),
+    )
+
+
+def paint(
+    rng, joints, body, upper, lower, head, scene, bag="", bag_texture=None
+) -> Painted:
+    """The walk on its background, as `render` cuts it. rng: draws background, jitter.
+
+    A large scene.margin leaves space around the person.
+    """
     cones = dress(joints, body, upper, lower, head, bag)
     start, end = np.stack(cones.start, 1), np.stack(cones.end, 1)  # [T P 3]
     radii = np.array(cones.radii)  # [P 2]
@@ -114,23 +154,9 @@ def render(joints, body, upper, lower, head, scene, bag="", bag_texture=None) ->
     masks = np.where(surface.owner >= 0, 255, 0).astype(np.uint8)
     points = to_pixels(*camera.project(_coco(joints, body)))
     keypoints = _visibility(points, surface, scale / reference)
-    cut = (CANVAS - WIDTH) // 2
-    keypoints[..., 0] -= cut
-    outside = (keypoints[..., 0] < 0) | (keypoints[..., 0] >= WIDTH)
-    keypoints[outside, 2] = 0
-    inside = slice(cut, cut + WIDTH)
-    frames = _expose(rng, images[:, :, inside], ratios, scene)
-    inside_box = _columns_inside(ratios)[:, None]
     codes = MATERIALS_PER_PART * np.array(cones.part) + np.array(cones.material)
-    regions = np.where(masks, codes[surface.owner], kinds)[:, :, inside]
-    return Walk(
-        frames,
-        np.where(inside_box, masks[:, :, inside], 0).astype(np.uint8),
-        normalise_silhouettes(masks),
-        keypoints.astype(np.float32),
-        ratios.astype(np.float32),
-        np.where(inside_box, regions, appearance.BESIDE).astype(np.uint8),
-    )
+    regions = np.where(masks, codes[surface.owner], kinds).astype(np.uint8)
+    return Painted(images, masks, keypoints, ratios, regions)
 
 
 def _detect(rng, scene, flat, size):

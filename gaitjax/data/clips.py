@@ -5,7 +5,7 @@ import threading
 import numpy as np
 from absl import logging
 
-from gaitjax.data import heatmaps, sampling, transforms
+from gaitjax.data import faults, heatmaps, sampling, transforms
 from gaitjax.data.source import Source, check_shards
 from gaitjax.engine.guards import require
 
@@ -178,6 +178,8 @@ def training_clip(
     )
     clip = load_clip(source, row, frames, data.modalities, place)
     check_sizes(source.name, clip, data)
+    if data.get("faults"):
+        clip = faults.disturb(clip, faults.Faults(**data.faults), rng)
     clip = transforms.augment(
         clip,
         flip_probability=data.flip,

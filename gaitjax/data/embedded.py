@@ -7,7 +7,7 @@ from gaitjax.data.source import version_folder
 from gaitjax.engine import cluster
 from gaitjax.engine.guards import require
 
-EMBEDDED = ("synthetic_gait",)
+EMBEDDED = ("synthetic_gait", "seen_gait")
 
 
 def prepare(data) -> None:

@@ -18,6 +18,7 @@ from gaitjax.models.gpgait import GPGait, GPGaitPlusPlus
 from gaitjax.models.lmgait import LMGait
 from gaitjax.models.multigaitpp import MultiGaitPP
 from gaitjax.models.pocket_encoders import PocketEncoders
+from gaitjax.models.pocketgait import PocketGait
 from gaitjax.models.skeletongaitpp import SkeletonGaitPP
 from gaitjax.models.swingait import SwinGait
 from gaitjax.parts.model import IMAGES, NOT_IN_CONFIG, GaitModel, images_in
@@ -40,6 +41,7 @@ MODELS: dict[str, type[GaitModel]] = {
     "lmgait": LMGait,
     "multigaitpp": MultiGaitPP,
     "pocket_encoders": PocketEncoders,
+    "pocketgait": PocketGait,  # our own, not a published model
     "skeletongait": DeepGaitV2,  # on heat maps
     "skeletongaitpp": SkeletonGaitPP,
     "swingait": SwinGait,

@@ -13,7 +13,10 @@ OpenGait's evaluator is the field's usual one; we differ from it where it errs:
 """
 
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
+
+from gaitjax.engine.guards import choose
 
 
 class Protocol(NamedTuple):
@@ -164,7 +167,56 @@ PROTOCOLS: dict[str, Protocol] = {
         {"NM": (_exactly("1", "01"), lambda condition: condition not in ("1", "01"))},
         average="view_pairs", excluded="view", ranks=(1, 5),
     ),
+    # rendered: the same day and clothes, another walk; another day in other clothes
+    "seen_gait": Protocol(
+        _one_gallery(
+            _containing("walk0-seen"),
+            {
+                "same": _containing("walk1-seen"),
+                "clothes": _containing("walk2-seen", "walk3-seen"),
+                "exact": _containing("walk2-exact", "walk3-exact"),
+            },
+        ),
+        **_WHOLE,
+    ),
     "kth_walking": Protocol(_KTH, **_WHOLE, ranks=(1, 5)),
     # the view is the walking direction, so equal directions are "same view"
     "kth_walking_directions": Protocol(_KTH, average="view_pairs", excluded="view"),
 }  # fmt: skip
+
+OWN = "own:"  # begins the name of a protocol of one's own, see `protocol_of`
+OWN_FORM = f"{OWN}GALLERY->PROBE,PROBE (conditions, '*' stands for anything)"
+
+
+def protocol_of(name: str) -> Protocol:
+    """The protocol of a name: one of PROTOCOLS, or one that the name describes.
+
+    "own:nm-01,nm-02->nm-0*,cl-*": all sequences of conditions nm-01 and nm-02 are the
+    gallery; each pattern after the arrow is a task. What the gallery has is no probe.
+    Rank-1 and Rank-5 of one gallery, and a sequence is compared with all views, its own
+    too. Raises ValueError, with the choices, for other names.
+    """
+    own = _own(name)
+    return own or choose(name, PROTOCOLS | {OWN_FORM: None}, "protocol")
+
+
+def is_protocol(name: str) -> bool:
+    return name in PROTOCOLS or _own(name) is not None
+
+
+def _own(name: str) -> Protocol | None:
+    """The protocol of "own:GALLERY->PROBES"; None if the name has another form."""
+    gallery, arrow, probes = name.removeprefix(OWN).partition("->")
+    sides = [[part.strip() for part in x.split(",")] for x in (gallery, probes)]
+    whole = name.startswith(OWN) and arrow and all(all(side) for side in sides)
+    if not whole or "/" in name:  # a task's name becomes part of a metric's
+        return None
+
+    def in_gallery(condition: str) -> bool:
+        return any(fnmatchcase(condition, pattern) for pattern in sides[0])
+
+    def in_probe(pattern: str) -> Callable[[str], bool]:
+        return lambda x: fnmatchcase(x, pattern) and not in_gallery(x)
+
+    tasks = {pattern: (in_gallery, in_probe(pattern)) for pattern in sides[1]}
+    return Protocol(tasks, **_WHOLE, ranks=(1, 5))

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from gaitjax.engine.guards import choose, require
-from gaitjax.retrieval.definitions import PROTOCOLS, Protocol
+from gaitjax.engine.guards import require
+from gaitjax.retrieval.definitions import Protocol, protocol_of
 from gaitjax.retrieval.distance import pairwise_distance
 from gaitjax.retrieval.metrics import Outcomes, probe_outcomes, summarise
 from gaitjax.retrieval.view_pairs import ViewTable, pair_metrics, view_table
@@ -97,7 +97,7 @@ def tasks(protocol: str, index) -> list[Task]:
     A task is empty if its condition was not recorded. Raises ValueError for an unknown
     protocol and if all tasks are empty, because the index is then of other data.
     """
-    definition = choose(protocol, PROTOCOLS, "protocol")
+    definition = protocol_of(protocol)
     subject, condition, view = (
         np.asarray(column) for column in (index.subject, index.condition, index.view)
     )
@@ -162,7 +162,7 @@ def evaluate(protocol: str, embeddings, index, **options) -> dict[str, float]:
     """
     results = evaluate_tasks(protocol, embeddings, index, **options)
     by_task = {result.task.name: result.metrics for result in results}
-    if PROTOCOLS[protocol].mean:
+    if protocol_of(protocol).mean:
         by_task["mean"] = mean = {}
         for name in dict.fromkeys(key for values in by_task.values() for key in values):
             values = [metrics[name] for metrics in by_task.values() if name in metrics]
@@ -203,7 +203,7 @@ def evaluate_tasks(
     Distances are computed in blocks of at most 256 MiB.
 
     Args:
-      protocol: a name in PROTOCOLS.
+      protocol: a name that `definitions.protocol_of` knows.
       embeddings: float [n S D], one row per row of the index.
       index: columns subject, condition, view, key, each [n].
       metric: "euclidean" | "cosine", see `pairwise_distance`.
@@ -222,7 +222,7 @@ def evaluate_tasks(
       ValueError: unknown protocol, nothing to evaluate, embeddings of other data, NaN.
     """
     run = tasks(protocol, index)
-    definition, embeddings = PROTOCOLS[protocol], np.asarray(embeddings)
+    definition, embeddings = protocol_of(protocol), np.asarray(embeddings)
     require(
         embeddings.ndim == 3 and len(embeddings) == len(index.subject),
         f"embeddings must be [n S D] with n = {len(index.subject)}, the rows of the "
@@ -364,7 +364,7 @@ def cmc(protocol: str, result: TaskResult, max_rank: int = 50) -> np.ndarray:
     task, table = result.task, result.table
     sizes = [len(task.gallery)] if table is None else table.gallery_size
     ranks = tuple(range(1, min(max_rank, int(np.max(sizes, initial=0))) + 1))
-    definition = PROTOCOLS[protocol]._replace(ranks=ranks)
+    definition = protocol_of(protocol)._replace(ranks=ranks)
     metrics = _result(definition, task, result.outcomes, True).metrics
     return np.array([metrics[f"rank{k}"] for k in ranks if f"rank{k}" in metrics])
 

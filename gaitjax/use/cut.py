@@ -34,17 +34,18 @@ from gaitjax.use.video import Video, shows_silhouettes
 LIST = "walks.json"
 
 
-def cut(source: str, out: Path, see: person.See, **options) -> dict:
+def cut(source: str, out: Path, see: person.See, parts: int = 1, **options) -> dict:
     """Writes the walks of one video under `out`; the content of its walks.json.
 
-    options: of `tracks.walks`. A camera is watched until Ctrl-C.
+    parts: of the video's path that name its folder. options: of `tracks.walks`. A
+    camera is watched until Ctrl-C.
     """
     video = Video(source)
     if video.camera:
         name = f"camera{source}-{time.strftime('%Y%m%d-%H%M%S')}"
     else:
         source = str(Path(source).resolve())
-        name = Path(source).stem
+        name = "/".join([*Path(source).parts[-parts:-1], Path(source).stem])
     folder = out / name
     if (folder / LIST).is_file():
         report = json.loads((folder / LIST).read_text())
@@ -142,11 +143,16 @@ def main(arguments: list[str] | None = None) -> int:
         help="pose_landmark_full.tflite; by default it is fetched from PyPI once",
     )  # fmt: skip
     parser.add_argument(
+        "--parts", type=int, default=1, metavar="N",
+        help="folders are named by the last N parts of a video's path; default 1",
+    )  # fmt: skip
+    parser.add_argument(
         "--max_rate", type=float, default=30.0, help="frames/s that are looked at"
     )
     given = parser.parse_args(arguments)
     try:
         require(given.max_rate > 0, f"--max_rate={given.max_rate} must be positive.")
+        require(given.parts > 0, f"--parts={given.parts} must be positive.")
         see = person.load(given.person_model)
     except (ValueError, OSError) as error:
         print(f"gaitjax: {error}", file=sys.stderr)
@@ -154,7 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     failed = 0
     for source in given.video:
         try:
-            report = cut(source, given.out, see, max_rate=given.max_rate)
+            report = cut(source, given.out, see, given.parts, max_rate=given.max_rate)
         except (ValueError, OSError) as error:
             print(f"gaitjax: {error}", file=sys.stderr)
             failed = 2

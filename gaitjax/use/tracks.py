@@ -157,13 +157,9 @@ class _Track:
         """Adds the frame to the walk, if it is usable, and counts it."""
         self.start = frame.time if self.start is None else self.start
         self.seen += 1
-        at_edge = _at_edge(person.box, frame.image)
-        top, bottom = person.box[1], person.box[3]
-        ankles = person.keypoints[ANKLES, :]
-        reach = bottom + 0.1 * (bottom - top)
-        hidden = (ankles[:, 2] < VISIBLE).any() or (ankles[:, 1] > reach).any()
+        at_edge, hidden = _at_edge(person.box, frame.image), _ankles_hidden(person)
         self.cut += at_edge
-        self.without_ankles += bool(hidden) and not at_edge
+        self.without_ankles += hidden and not at_edge
         if not at_edge and not hidden:
             made = moment(frame.time, frame.image, person)
             self.moments += [] if made is None else [made]
@@ -185,6 +181,18 @@ def _beside(region: Box, person: Box) -> list[Box]:
     least = BESIDE * (person[3] - person[1])
     parts = (left, top, person[0], bottom), (person[2], top, right, bottom)
     return [part for part in parts if part[2] - part[0] > least]
+
+
+def _ankles_hidden(person: Person) -> bool:
+    top, bottom = person.box[1], person.box[3]
+    ankles = person.keypoints[ANKLES, :]
+    reach = bottom + 0.1 * (bottom - top)
+    return bool((ankles[:, 2] < VISIBLE).any() or (ankles[:, 1] > reach).any())
+
+
+def usable(person: Person, image: np.ndarray) -> bool:
+    """Whether the whole person is seen, as a frame of a walk needs."""
+    return not _at_edge(person.box, image) and not _ankles_hidden(person)
 
 
 def _centre_and_height(box) -> tuple[tuple[float, float], float]:

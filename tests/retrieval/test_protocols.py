@@ -11,8 +11,9 @@ from gaitjax import evaluate as evaluation
 from gaitjax.data import source
 from gaitjax.models.gei import GEI
 from gaitjax.retrieval import grew_submission, metrics, protocols
+from gaitjax.retrieval.definitions import PROTOCOLS, is_protocol
 from gaitjax.retrieval.distance import pairwise_distance
-from gaitjax.retrieval.protocols import PROTOCOLS, Index, evaluate, evaluate_tasks
+from gaitjax.retrieval.protocols import Index, evaluate, evaluate_tasks
 
 CCPG = {
     "CL": (("U1_D1", "U2_D2", "U3_D3"), ("U0_D0_BG", "U0_D0")),
@@ -424,3 +425,27 @@ def test_every_protocol_is_consistent():
         assert protocol.excluded in ("none", "view", "subject_and_view"), name
         assert protocol.unmatched in ("miss", "left_out"), name
         assert (protocol.excluded == "view") == (protocol.average == "view_pairs"), name
+
+
+def test_a_protocol_of_ones_own_is_given_by_its_name():
+    conditions = ("nm-01", "nm-02", "bg-01", "cl-01")
+    index = make_index(("a", "b", "c"), conditions, ("0", "90"))
+    name = "own:nm-01->nm-*, bg-01,cl-*"
+    embeddings = make_embeddings(index, 0.1)
+    flat = evaluate(name, embeddings, index)
+    assert flat[f"{name}/nm-*/probes"] == 6  # nm-01 is gallery, so it is no probe
+    assert flat[f"{name}/cl-*/rank1"] == 100 and f"{name}/bg-01/rank5" in flat
+    assert protocols.by_protocol(flat)[name].keys() == {"nm-*", "bg-01", "cl-*"}
+    task = protocols.tasks(name, index)[0]
+    assert set(index.condition[task.gallery]) == {"nm-01"}
+    assert not task.excluded.any()  # a video's view has no meaning that we know
+
+
+@pytest.mark.parametrize(
+    "name", ["own:", "own:a", "own:a->", "own:->b", "own:a->b,,c", "own:a/1->b", "a->b"]
+)
+def test_other_forms_are_refused_with_the_form(name):
+    assert not is_protocol(name)
+    index = make_index(("a", "b"), ("a", "b"), ("0",))
+    with pytest.raises(ValueError, match="own:GALLERY->PROBE"):
+        evaluate(name, make_embeddings(index), index)

@@ -12,9 +12,8 @@ import walkers_on_video as drawn
 
 from gaitjax.data import source
 from gaitjax.use import cut, person
-from tfds_builders import prepare
+from tfds_builders import cut_walks, prepare
 from tfds_builders.features import unpack_mask
-from tfds_builders.kth_walking import passes
 
 VIDEO = "person{:02d}_walking_d{}_uncomp.avi"
 
@@ -53,7 +52,7 @@ def program(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, cut.main(command[3:]), "", "")
 
     monkeypatch.setattr(person, "load", lambda file: drawn.see)
-    monkeypatch.setattr(passes.subprocess, "run", run)
+    monkeypatch.setattr(cut_walks.subprocess, "run", run)
     monkeypatch.setenv("GAITJAX_CACHE", str(tmp_path / "cache"))
     return calls
 
@@ -140,7 +139,7 @@ def test_a_program_that_cuts_nothing_stops_the_build(videos, tmp_path, monkeypat
         error = "gaitjax: The person model could not be fetched from PyPI (...)."
         return subprocess.CompletedProcess(command, 2, "", error)
 
-    monkeypatch.setattr(passes.subprocess, "run", run)
+    monkeypatch.setattr(cut_walks.subprocess, "run", run)
     monkeypatch.setenv("GAITJAX_CACHE", str(tmp_path / "cache"))
     with pytest.raises(Exception, match="No walk could be cut .* could not be fetched"):
         build(tmp_path, videos)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from tfds_builders import benchmark
+from tfds_builders import benchmark, cut_walks
 from tfds_builders.archives import Sequence
 from tfds_builders.checks import Expected
 from tfds_builders.kth_walking import passes
@@ -64,7 +64,7 @@ class Builder(benchmark.BenchmarkBuilder):
             "walking.zip, personPP_walking_dD_uncomp.avi, or the folders that "
             "gaitjax.use.cut makes of these",
             functools.partial(find, people=people),
-            passes.read,
+            cut_walks.read,
         )
         for name, people in PEOPLE.items()
     }

@@ -1,0 +1,163 @@
+"""PocketGait: silhouettes and key points of real video, in a few hundred kilobytes.
+
+Not a published model. A small residual network reads energy images of a walk (Han and
+Bhanu, "Individual Recognition Using Gait Energy Image", TPAMI 2006: the mean of the
+silhouettes; their deviation; and means over the frames with the legs together, between
+and apart), a small set network the poses. Averages over a walk forgive the errors of
+single frames, which real segmentation has many of.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from gaitjax.engine.fields import Positive
+from gaitjax.engine.guards import require
+from gaitjax.parts.convolution import Conv
+from gaitjax.parts.heads import SeparateBNNeck, SeparateDense, horizontal_pool
+from gaitjax.parts.layers import BatchNorm, image_sequence, set_pool
+from gaitjax.parts.model import Dtype, FourStages, GaitModel, check_strips, image_rows
+from gaitjax.parts.output import GaitOutput
+from gaitjax.parts.resnet import BasicBlock
+from gaitjax.parts.skeleton import COCO
+
+NOSE, EARS, SHOULDERS, HIPS = 0, (3, 4), (5, 6), (11, 12)
+PAIRS = ((5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))  # left, right
+BENDS = ((11, 13, 15), (12, 14, 16), (5, 7, 9), (6, 8, 10))  # knees, elbows
+
+
+def mean_over(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """Weighted mean over frames: [B T *rest], [B T] -> [B *rest]; 0 without weight."""
+    share = weight / jnp.maximum(weight.sum(1, keepdims=True), 1e-6)
+    return jnp.einsum("bt...,bt->b...", x, share)
+
+
+def faces_left(points: jax.Array, valid: jax.Array) -> jax.Array:
+    """bool [B]: whether the nose is left of the ears. points [B T 17 3]."""
+    ahead = points[..., NOSE, 0] - points[..., EARS, 0].mean(-1)  # [B T]
+    there = (points[..., (NOSE, *EARS), :] != 0).any(-1).all(-1)
+    return mean_over(ahead, (valid & there).astype(jnp.float32)) < 0
+
+
+def energy_images(images: jax.Array, valid: jax.Array) -> jax.Array:
+    """Silhouettes [B T H W], 0..1, of whom everyone walks right -> [B H W 5].
+
+    Mean, deviation, and the means over the frames with the legs together, between and
+    apart: a frame counts by the rank of its spread, the deviation of the columns of the
+    lower third.
+    """
+    weight = valid.astype(jnp.float32)
+    mean = mean_over(images, weight)
+    deviation = jnp.sqrt(mean_over((images - mean[:, None]) ** 2, weight) + 1e-6)
+    height, width = images.shape[2:]
+    legs = images[:, :, -(height * 3 // 8) :].sum(2)  # [B T W]
+    mass = jnp.maximum(legs.sum(-1), 1e-6)
+    place = jnp.arange(width, dtype=jnp.float32)
+    centre = (legs @ place) / mass
+    spread = (legs * (place - centre[..., None]) ** 2).sum(-1) / mass  # [B T]
+    below = (spread[:, None, :] < spread[:, :, None]) & valid[:, None, :]
+    rank = below.sum(-1) / jnp.maximum(weight.sum(1, keepdims=True) - 1, 1)  # 0..1
+    parts = [
+        mean_over(images, weight * jnp.maximum(1 - 2 * jnp.abs(rank - at), 0))
+        for at in (0.0, 0.5, 1.0)
+    ]
+    return jnp.stack([mean, deviation, *parts], -1)
+
+
+def pose_features(points: jax.Array, valid: jax.Array) -> jax.Array:
+    """Key points [B T 17 3] of whom everyone walks right -> [B T F].
+
+    Relative to the middle of the hips, in lengths of the trunk (its median over the
+    walk), and the same if left and right are exchanged, which estimators do from the
+    side: of each pair of joints the middle and the distance, of the bends the mean and
+    the difference.
+    """
+    xy = points[..., :2]
+    hips = xy[..., HIPS, :].mean(-2, keepdims=True)
+    trunk = jnp.linalg.norm(xy[..., SHOULDERS, :].mean(-2) - hips[..., 0, :], axis=-1)
+    scale = jnp.nanmedian(jnp.where(valid, trunk, jnp.nan), axis=1)
+    scale = jnp.where(jnp.isnan(scale), 1, jnp.maximum(scale, 1e-3))  # [B]
+    xy = (xy - hips) / scale[:, None, None, None]
+    xy = jnp.clip(xy, -4, 4)
+    first, second = (xy[..., [pair[i] for pair in PAIRS], :] for i in (0, 1))
+    head = xy[..., :5, :].mean(-2, keepdims=True)
+    parts = [xy[..., :1, :], head, (first + second) / 2, jnp.abs(first - second)]
+    a, b, c = (xy[..., [bend[i] for bend in BENDS], :] for i in range(3))
+    u, v = a - b, c - b
+    cross = u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+    length = jnp.linalg.norm(u, axis=-1) * jnp.linalg.norm(v, axis=-1) + 1e-3
+    bend = jnp.stack([cross / length, (u * v).sum(-1) / length], -1)  # [B T 4 2]
+    parts += [(bend[..., ::2, :] + bend[..., 1::2, :]) / 2]
+    parts += [jnp.abs(bend[..., ::2, :] - bend[..., 1::2, :])]
+    flat = jnp.concatenate([part.reshape(*valid.shape, -1) for part in parts], -1)
+    return jnp.where(valid[..., None], flat, 0)
+
+
+class PocketGait(GaitModel):
+    """Energy images -> residual stages -> strips, poses -> set network -> strips."""
+
+    reads = ("silhouettes", "keypoints")
+    channels: FourStages = (32, 32, 64, 128)  # of the stem and three stages
+    num_strips: Positive = 8
+    embedding_size: Positive = 64
+    hidden_size: Positive = 128  # of the network on poses
+    pose_strips: Positive = 4  # what the pose adds to the strips
+    dtype: Dtype = "float32"
+
+    @nn.nowrap
+    def check(self, config) -> None:
+        check_strips(self.num_strips, image_rows(config), (2, 2, 2))
+        require(
+            config.data.image_size[0] == 2 * config.data.image_size[1],
+            f"config.data.image_size={config.data.image_size}: twice as high as wide.",
+        )
+
+    @nn.compact
+    def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
+        """batch: silhouettes [B T H W], keypoints [B T 17 3], valid bool [B T].
+
+        Returns embeddings [B S D], logits [B S N]. aux: energy [B H W 5].
+        """
+        valid, points = batch["valid"], batch["keypoints"].astype(jnp.float32)
+        images = image_sequence(batch, "silhouettes")[..., 0]
+        left = faces_left(points, valid)[:, None, None, None]
+        images = jnp.where(left, images[..., ::-1], images)
+        mirrored = points[..., COCO.mirror, :] * jnp.array([-1.0, 1.0, 1.0])
+        points = jnp.where(left, mirrored, points)
+        energy = energy_images(images, valid)
+        some = valid.any(1)
+        strips = [self._shape(energy, some, train), self._pose(points, valid, train)]
+        before = jnp.concatenate(strips, 1)  # [B S D]
+        after, logits = SeparateBNNeck(self.num_classes, name="neck")(
+            before, train=train, valid=some
+        )
+        return GaitOutput(before if train else after, logits, {"energy": energy})
+
+    def _shape(self, energy, some, train):
+        """[B H W 5] -> [B num_strips D]."""
+        x = Conv(self.channels[0], 5, stride=2, dtype=self.dtype, name="stem")(energy)
+        x = nn.relu(BatchNorm(name="stem_norm")(x, train=train, valid=some))
+        for i, (features, stride) in enumerate(zip(self.channels[1:], (1, 2, 2))):
+            block = BasicBlock(features, stride, self.dtype, name=f"stage{i + 1}")
+            x = block(x, train=train, valid=some)
+        x = horizontal_pool(x.astype(jnp.float32), self.num_strips)
+        return SeparateDense(self.embedding_size, name="dense")(x)
+
+    def _pose(self, points, valid, train):
+        """[B T 17 3] -> [B pose_strips D]."""
+        some = valid.any(1)
+        features = pose_features(points, valid)
+        x = BatchNorm(name="pose_norm")(features, train=train, valid=valid)
+        weight = valid.astype(jnp.float32)
+        mean = mean_over(x, weight)
+        square = mean_over((x - mean[:, None]) ** 2, weight)
+        for i in range(2):
+            x = nn.Dense(self.hidden_size, name=f"pose_frame{i + 1}")(x)
+            norm = BatchNorm(name=f"pose_frame_norm{i + 1}")
+            x = nn.relu(norm(x, train=train, valid=valid))
+        pooled = [mean, jnp.sqrt(square + 1e-6), set_pool(x, valid)]
+        x = jnp.concatenate([*pooled, mean_over(x, weight)], -1)
+        x = nn.Dense(2 * self.hidden_size, name="pose_walk")(x)
+        x = nn.relu(BatchNorm(name="pose_walk_norm")(x, train=train, valid=some))
+        x = nn.Dense(self.pose_strips * self.embedding_size, name="pose_strips")(x)
+        return x.reshape(len(x), self.pose_strips, self.embedding_size)
