@@ -19,6 +19,7 @@ from gaitjax.parts.heads import StripHead
 from gaitjax.parts.layers import (
     BatchNorm,
     fold_frames,
+    lean,
     normalise_colours,
     resize_bilinear,
 )
@@ -50,11 +51,13 @@ class Projection(nn.Module):
         def conv(x, features, name):
             return Conv(features, 1, use_bias=True, dtype=self.dtype, name=name)(x)
 
-        x = conv(norm(x, "norm"), self.hidden, "reduce")
-        x = nn.gelu(norm(x, "reduce_norm"), approximate=False)
-        x = conv(x, self.channels, "project")
-        x = norm(resize_bilinear(x, self.size), "project_norm")
-        return nn.sigmoid(x.astype(jnp.float32))
+        def project(module, x):
+            x = conv(norm(x, "norm"), self.hidden, "reduce")
+            x = nn.gelu(norm(x, "reduce_norm"), approximate=False)
+            return conv(x, self.channels, "project")
+
+        x = resize_bilinear(lean(project)(self, x), self.size)
+        return nn.sigmoid(norm(x, "project_norm").astype(jnp.float32))
 
 
 class Recogniser(nn.Module):
@@ -74,7 +77,9 @@ class Recogniser(nn.Module):
         x = Stem(self.channels[0], self.dtype, name="stem")(x, train=train, valid=valid)
         kinds = ("2d",) * len(self.channels)
         shape = (self.channels, self.layers, self.strides)
-        x = residual_stages(x, kinds, *shape, self.dtype, train=train, valid=valid)
+        x = residual_stages(
+            self, x, kinds, *shape, self.dtype, train=train, valid=valid
+        )
         return StripHead(
             self.num_classes, self.num_strips, self.embedding_size, name="head"
         )(x, valid, train=train)
@@ -170,7 +175,8 @@ class BiggerGait(GaitModel):
         states = jax.lax.stop_gradient(self._states(batch))
         aux = self._decode(batch, states[-1], train)
         mask = self._foreground(fold_frames(aux["foreground_probability"]))  # [N h w]
-        together = self._as_map(layer_norm(jnp.concatenate(states, axis=-1)))
+        together = layer_norm(jnp.concatenate(states, axis=-1)).astype(self.dtype)
+        together = self._as_map(together)  # [N h' w' layers*d]
         recognisers = [
             Recogniser(
                 self.num_classes,

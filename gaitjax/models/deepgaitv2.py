@@ -66,7 +66,7 @@ class DeepGaitV2(GaitModel):
         kinds = ("2d", self.kind, self.kind, self.kind)
         shape = (self.channels, self.layers, (1, *self.strides))
         x = residual_stages(
-            x, kinds, *shape, self.dtype, train=train, valid=valid
+            self, x, kinds, *shape, self.dtype, train=train, valid=valid
         )  # [B T h w C]
         head = (self.num_classes, self.num_strips, self.embedding_size, self.retrieve)
         embeddings, logits = StripHead(*head, name="head")(x, valid, train=train)

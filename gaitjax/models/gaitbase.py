@@ -64,7 +64,7 @@ class GaitBase(GaitModel):
         kinds = ("2d",) * len(self.channels)
         shape = (self.channels, self.layers, self.strides)
         x = residual_stages(
-            x, kinds, *shape, self.dtype, train=train, valid=valid
+            self, x, kinds, *shape, self.dtype, train=train, valid=valid
         )  # [B T h w C]
         head = (self.num_classes, self.num_strips, self.embedding_size, self.retrieve)
         embeddings, logits = StripHead(*head, name="head")(x, valid, train=train)

@@ -74,6 +74,7 @@ class SkeletonGaitPP(GaitModel):
         )
         x = x.reshape(valid.shape + x.shape[1:])  # [B T H W 64]
         x = residual_stages(
+            self,
             x,
             ("p3d",) * 3,
             self.channels[1:],

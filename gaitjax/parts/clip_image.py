@@ -13,6 +13,8 @@ bfloat16 (`dtype`, float32 parameters): with full-rank random weights of ViT-B/1
 (on CPU).
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -84,20 +86,10 @@ class VisionModel(nn.Module):
             self.width, self.patch_size, self.table_size, self.dtype, name="embeddings"
         )(images)
         x = LayerNorm(1e-5, name="pre_layrnorm")(x)  # [N 1+h*w D]
-        outputs = {}
-
-        def keep(index, x):
-            if index in blocks:
-                outputs[index] = x
-            return x
-
-        def block(name):
-            make = nn.remat(CLIPBlock) if self.remat else CLIPBlock
-            return make(self.num_heads, False, name=name)
-
-        x = Encoder(block, self.num_layers, "layers", name="encoder")(
-            x, after_block=keep
-        )
+        block = nn.remat(CLIPBlock) if self.remat else CLIPBlock
+        block = partial(block, self.num_heads, False)
+        encoder = Encoder(block, self.num_layers, "layers", name="encoder")
+        x, outputs = encoder(x, keep=blocks)
         return LayerNorm(1e-5, name="post_layernorm")(x), outputs
 
 

@@ -99,7 +99,7 @@ class TextModel(nn.Module):
         self,
         token_ids: Array,
         valid: Array | None,
-        after_block: Callable[[int, Array], Array],
+        after_block: Callable[[int, Array], Array] | None,
     ) -> Array:
         embeddings = TextEmbeddings(
             self.width,
@@ -111,7 +111,8 @@ class TextModel(nn.Module):
         )
         block = partial(CLIPBlock, self.num_heads, True)
         encoder = Encoder(block, self.num_layers, "layers", name="encoder")
-        x = encoder(embeddings(token_ids), valid, after_block=after_block)  # [P L D]
+        x = embeddings(token_ids)
+        x, _ = encoder(x, valid, after_block=after_block)  # [P L D]
         return LayerNorm(1e-5, name="final_layer_norm")(x)
 
 
@@ -168,7 +169,7 @@ class CLIPText(nn.Module):
             self.dtype,
             name="text_model",
         )
-        tokens = text_model(token_ids, valid, after_block or (lambda index, x: x))
+        tokens = text_model(token_ids, valid, after_block)
         end = end_position(token_ids, self.end_token)  # [P]
         pooled = jnp.take_along_axis(tokens, end[:, None, None], axis=1)[:, 0]  # [P D]
         if self.projection_size:

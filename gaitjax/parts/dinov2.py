@@ -315,14 +315,7 @@ class DINOv2(nn.Module):
             self.mlp_ratio,
             self.swiglu,
         )
-        outputs = {}
-
-        def keep(index: int, x: Array) -> Array:
-            if index in blocks:
-                outputs[index] = x
-            return x
-
         encoder = Encoder(block, self.num_layers, "layer", name="encoder")
-        tokens = encoder(embeddings(images), after_block=keep)  # [N L D]
+        tokens, outputs = encoder(embeddings(images), keep=blocks)  # [N L D]
         tokens = LayerNorm(EPSILON, name="layernorm")(tokens)
         return tokens, tuple(outputs[index] for index in blocks)

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from gaitjax.parts.convolution import Conv
 from gaitjax.parts.heads import StripHead
-from gaitjax.parts.layers import BatchNorm
+from gaitjax.parts.layers import BatchNorm, fold_frames, lean
 from gaitjax.parts.resnet import AttentionFusion, BasicBlock
 
 
@@ -54,28 +54,28 @@ class GaitNetwork(nn.Module):
 
         Returns float32 embeddings [B S D] and logits [B S N].
         """
-        batch_size, frames = valid.shape
-        flat = valid.reshape(-1)  # [N]
 
-        def stem(x, name):
-            x = x.reshape((-1,) + x.shape[2:])  # [N h w C]
-            return Stem(self.stem, dtype=self.dtype, name=name)(
-                x, train=train, valid=flat
+        def trunk(module, denoised, appearance, valid):
+            flat = valid.reshape(-1)  # [N]
+
+            def stem(x, name):
+                x = fold_frames(x)  # [N h w C]
+                stem = Stem(self.stem, dtype=self.dtype, name=name)
+                return stem(x, train=train, valid=flat)
+
+            x = AttentionFusion(self.squeeze, True, self.dtype, name="fusion")(
+                stem(denoised, "stem_denoised"),
+                stem(appearance, "stem_appearance"),
+                train=train,
+                valid=flat,
             )
+            sizes = zip(self.channels, self.strides, strict=True)
+            for index, (features, stride) in enumerate(sizes, start=1):
+                block = BasicBlock(features, stride, self.dtype, name=f"block{index}")
+                x = block(x, train=train, valid=flat)
+            return x.reshape(valid.shape + x.shape[1:])  # [B T h/4 w/4 512]
 
-        x = AttentionFusion(self.squeeze, True, self.dtype, name="fusion")(
-            stem(denoised, "stem_denoised"),
-            stem(appearance, "stem_appearance"),
-            train=train,
-            valid=flat,
-        )
-        for index, (features, stride) in enumerate(
-            zip(self.channels, self.strides, strict=True)
-        ):
-            x = BasicBlock(
-                features, stride=stride, dtype=self.dtype, name=f"block{index + 1}"
-            )(x, train=train, valid=flat)
-        x = x.reshape((batch_size, frames) + x.shape[1:])  # [B T h/4 w/4 512]
+        x = lean(trunk)(self, denoised, appearance, valid)
         head = StripHead(
             self.num_classes, self.num_strips, self.embedding_size, name="head"
         )

@@ -5,6 +5,7 @@ the field's PyTorch code, so that published weights mean the same here.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -51,19 +52,19 @@ class BatchNorm(nn.Module):
             if valid is not None:
                 valid = _entries(valid, x)  # [.. 1..]
                 x = jnp.where(valid, x, 0)  # invalid entries reach no gradient
-            batch = _moments(x, valid)
-        mean, factor = running_norm(self, channels, batch)
+            batch = jax.lax.stop_gradient(_moments(x, valid))
+        mean, var = running_norm(self, channels, batch)
+        scale, bias = jnp.ones(channels), jnp.zeros(channels)
         if self.affine:
-            factor = factor * self.param("scale", _scale_init, (channels,))
-        y = (x.astype(jnp.float32) - _last(mean, x)) * _last(factor, x)
-        if self.affine:
+            scale = self.param("scale", _scale_init, (channels,))
             bias = self.param("bias", nn.initializers.zeros_init(), (channels,))
-            y = y + _last(bias, x)
-        return y.astype(x.dtype)
+        if batch is None:
+            return _affine(x, mean, scale * lax.rsqrt(var + BATCH_NORM_EPSILON), bias)
+        return _normalised(x, mean, var, batch[2], scale, bias)
 
 
 def running_norm(module: nn.Module, channels: int, batch):
-    """Mean and 1 / deviation [C] that a batch norm applies; moves its running ones.
+    """Mean and variance [C] that a batch norm applies; moves its running ones.
 
     batch: (mean [C], biased variance [C], count) of a training batch, or None: the
     running ones. To be called where `module` is compact.
@@ -80,15 +81,57 @@ def running_norm(module: nn.Module, channels: int, batch):
             unbiased = jnp.where(count > 0, unbiased, var)
             running_mean.value = _towards(running_mean.value, mean)
             running_var.value = _towards(running_var.value, unbiased)
-    return mean, lax.rsqrt(var + BATCH_NORM_EPSILON)
+    return mean, var
 
 
 class RunningNorm(nn.Module):
-    """`running_norm` as a module: the variables of a BatchNorm(affine=False)."""
+    """Mean and 1 / deviation [C], with the variables of a BatchNorm(affine=False)."""
 
     @nn.compact
     def __call__(self, channels: int, batch) -> tuple[jax.Array, jax.Array]:
-        return running_norm(self, channels, batch)
+        mean, var = running_norm(self, channels, batch)
+        return mean, lax.rsqrt(var + BATCH_NORM_EPSILON)
+
+
+def _affine(x, mean, factor, bias):
+    """(x - mean) factor + bias, computed in float32, in the type of x."""
+    y = (x.astype(jnp.float32) - _last(mean, x)) * _last(factor, x)
+    return (y + _last(bias, x)).astype(x.dtype)
+
+
+@jax.custom_vjp
+def _normalised(x, mean, var, count, scale, bias):
+    """Batch norm of x by its own moments: mean, var [C] of `count` entries.
+
+    The gradient goes through the moments as if they were computed here, where the
+    entries of x that they do not count are constants. The backward pass reads x and the
+    cotangent twice and keeps nothing else. If count is 0, the moments are not x's own.
+    """
+    return _affine(x, mean, scale * lax.rsqrt(var + BATCH_NORM_EPSILON), bias)
+
+
+def _norm_forward(x, mean, var, count, scale, bias):
+    kept = x, mean, var, count, scale
+    return _normalised(*kept, bias), kept
+
+
+def _norm_backward(kept, cotangent):
+    x, mean, var, count, scale = kept
+    deviation = lax.rsqrt(var + BATCH_NORM_EPSILON)  # its inverse, [C]
+    factor, axes = scale * deviation, tuple(range(x.ndim - 1))
+    wide = cotangent.astype(jnp.float32)
+    centred = x.astype(jnp.float32) - _last(mean, x)
+    total = jnp.sum(wide, axes)  # [C], of all entries: they all read the moments
+    product = jnp.sum(wide * centred, axes)  # [C]
+    share = jnp.where(count > 0, 1 / jnp.maximum(count, 1), 0)
+    through_mean = total * share  # [C]
+    through_var = product * jnp.square(deviation) * share  # [C]
+    found = wide - _last(through_mean, x) - centred * _last(through_var, x)
+    found = (found * _last(factor, x)).astype(x.dtype)
+    return found, None, None, None, product * deviation, total
+
+
+_normalised.defvjp(_norm_forward, _norm_backward)
 
 
 def _entries(valid, x):
@@ -113,6 +156,33 @@ def _moments(x, valid):
     mean = jnp.sum(x, axes, keepdims=True) / some  # [1.. C]
     var = jnp.sum(jnp.where(valid, jnp.square(x - mean), 0), axes) / some  # [C]
     return mean.reshape(-1), var, count
+
+
+# what a compiler fuses into its neighbours: primitives that cost a pass over memory at
+# most, and none where their operands are read anyway
+_CHEAP = frozenset(
+    "abs add and broadcast_in_dim convert_element_type copy div eq erf exp ge gt "
+    "integer_pow le log logistic lt max min mul ne neg not or reshape rsqrt select_n "
+    "sign slice sqrt square squeeze sub tanh".split()
+)
+
+
+def lean(function: Callable) -> Callable:
+    """function(module, *arrays), of whose elementwise results none is kept.
+
+    The backward pass computes batch norms, activations, masks and sums again, from
+    what convolutions, matmuls and reductions gave. Of a residual network that is half
+    of what it keeps otherwise, or less.
+    """
+
+    return nn.remat(function, policy=_is_costly)
+
+
+def _is_costly(primitive, *_, **parameters):
+    inner = parameters.get("call_jaxpr") or parameters.get("jaxpr")  # of a function
+    if inner is None:
+        return primitive.name not in _CHEAP
+    return any(_is_costly(x.primitive, **x.params) for x in inner.jaxpr.eqns)
 
 
 def _towards(old, new):

@@ -168,9 +168,14 @@ class Decoder(nn.Module):
         """
         if train and self.dropout > 0:
             features = features.replace(direct=True)
-        logits = norm_dense(
-            features, valid, 2, "classify", self.dtype, train, self.dropout
-        )
+
+        def classify(module, features, valid):
+            options = 2, "classify", self.dtype, train, self.dropout
+            return norm_dense(features, valid, *options)
+
+        # computed again in the backward pass: two logits, for which dropout and norm
+        # would keep arrays of all d channels
+        logits = nn.remat(classify)(self, features, valid)
         probabilities = nn.softmax(logits.astype(jnp.float32), axis=-1)  # [N h w 2]
         reconstruction = None
         if self.supervision == "reconstruction":
@@ -252,14 +257,14 @@ class Denoising(nn.Module):
         else:
             hidden = _norm_dense_on_grid(*first)
             batch = hidden.moments(support) if train else None
-            hidden = hidden.normed(*RunningNorm(name="hidden_norm")(self.hidden, batch))
+            norm = RunningNorm(name="hidden_norm")(self.hidden, batch)
             project = DenseParameters(self.hidden, self.channels, name="project")()
 
             def finish(x):
                 x = nn.gelu(x.astype(self.dtype), approximate=False)
                 return dense(x, *project)
 
-            x = hidden.mapped(finish)
+            x = hidden.mapped(finish, *norm)
         parts = nn.softmax(x.astype(jnp.float32), axis=-1)
         return jnp.where(support[..., None], parts, 0.0)  # [N h w channels]
 

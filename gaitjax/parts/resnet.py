@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gaitjax.parts.convolution import Conv, Conv3D, TemporalConv
-from gaitjax.parts.layers import BatchNorm, fold_frames, mask_frames
+from gaitjax.parts.layers import BatchNorm, fold_frames, lean, mask_frames
 
 
 class Shortcut(nn.Module):
@@ -151,6 +151,7 @@ class Stage(nn.Module):
 
 
 def residual_stages(
+    module: nn.Module,
     x: jax.Array,
     kinds: Sequence[str],
     channels: Sequence[int],
@@ -164,15 +165,19 @@ def residual_stages(
 ) -> jax.Array:
     """Stages one after the other: x [B T H W C], valid bool [B T] -> [B T h w C'].
 
-    kinds, channels, layers (blocks), strides: one entry per stage. To be called in a
-    compact module: the stages become its submodules "stage1", "stage2", ... from
-    `first` on.
+    kinds, channels, layers (blocks), strides: one entry per stage. The stages become
+    submodules "stage1", "stage2", ... of `module`, from `first` on. Of their results
+    only those of convolutions are kept for the backward pass (`lean`).
     """
-    stages = zip(kinds, channels, layers, strides, strict=True)
-    for index, (kind, features, blocks, stride) in enumerate(stages, first):
-        stage = Stage(kind, features, blocks, stride, dtype, name=f"stage{index}")
-        x = stage(x, train=train, valid=valid)
-    return x
+    stages = list(zip(kinds, channels, layers, strides, strict=True))
+
+    def call(module, x, valid):
+        for index, (kind, features, blocks, stride) in enumerate(stages, first):
+            stage = Stage(kind, features, blocks, stride, dtype, name=f"stage{index}")
+            x = stage(x, train=train, valid=valid)
+        return x
+
+    return lean(call)(module, x, valid)
 
 
 class AttentionFusion(nn.Module):
@@ -232,6 +237,11 @@ class Stem(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array) -> jax.Array:
         """x [B T H W C], valid bool [B T] -> [B T H W features]."""
-        y = Conv(self.features, dtype=self.dtype, name="conv")(fold_frames(x))
-        y = BatchNorm(name="norm")(y, train=train, valid=valid.reshape(-1))
-        return nn.relu(y).reshape(x.shape[:2] + y.shape[1:])  # [B T H W features]
+
+        def call(module, x, valid):
+            y = Conv(self.features, dtype=self.dtype, name="conv")(x)
+            return nn.relu(BatchNorm(name="norm")(y, train=train, valid=valid))
+
+        # x is thin: the backward pass computes the convolution again
+        y = nn.remat(call)(self, fold_frames(x), valid.reshape(-1))
+        return y.reshape(x.shape[:2] + y.shape[1:])  # [B T H W features]

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from gaitjax.parts.layers import interpolation, resize_bilinear
+from gaitjax.parts.transformer import dense
 
 Size = tuple[int, int]
 
@@ -50,7 +51,8 @@ class Features:
 class Hidden:
     """gain U(tokens) + shift, float32 [N h w C], not yet interpolated.
 
-    tokens: [N h' w' C]. gain: [N h w] or None. shift: [C]. size, chunk: of `Features`.
+    tokens: [N h' w' C], in the type of the matmul that made them. gain: [N h w] or
+    None. shift: [C]. size, chunk: of `Features`.
     """
 
     tokens: jax.Array
@@ -60,24 +62,27 @@ class Hidden:
     chunk: int = struct.field(pytree_node=False)
 
     def interpolated(self) -> jax.Array:
-        x = weigh(resize_bilinear(self.tokens, self.size), self.gain)
-        return x + _row(self.shift)
+        x = resize_bilinear(self.tokens.astype(jnp.float32), self.size)
+        return weigh(x, self.gain) + _row(self.shift)
 
     def moments(self, where: jax.Array) -> "Moments":
         found = moments(self.tokens, self.gain, where, self.size)
         return found._replace(mean=found.mean + self.shift)
 
-    def normed(self, mean: jax.Array, factor: jax.Array) -> "Hidden":
-        """(self - mean) factor, [C] each."""
-        return self.replace(
-            tokens=self.tokens * _row(factor), shift=(self.shift - mean) * factor
-        )
+    def mapped(
+        self,
+        function: Callable[[jax.Array], jax.Array],
+        mean: jax.Array,
+        factor: jax.Array,
+    ) -> jax.Array:
+        """function((interpolated - mean) factor), `chunk` frames at a time; [C] each.
 
-    def mapped(self, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-        """function(interpolated), `chunk` frames at a time."""
+        Nothing but the tokens is kept for the backward pass.
+        """
 
         def call(tokens, gain):
-            return function(self.replace(tokens=tokens, gain=gain).interpolated())
+            x = self.replace(tokens=tokens, gain=gain).interpolated()
+            return function((x - _row(mean)) * _row(factor))
 
         return in_chunks(call, (self.tokens, self.gain), self.chunk)
 
@@ -114,12 +119,8 @@ def normed_dense(
     mean, factor = norm
     folded = (kernel * factor[:, None]).astype(dtype)
     tokens = features.tokens.astype(dtype)
-    hidden = jnp.matmul(
-        tokens.reshape(-1, tokens.shape[-1]),
-        folded,
-        preferred_element_type=jnp.float32,
-    )
-    hidden = hidden.reshape(*tokens.shape[:-1], -1)  # [N h' w' C]
+    # in `dtype`: a cotangent in float32 would take the tokens to float32 with it
+    hidden = dense(tokens, folded)  # [N h' w' C]
     # by the rounded kernel, as if the features had been centred before the matmul
     offset = jnp.matmul(
         mean, folded.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
@@ -127,7 +128,8 @@ def normed_dense(
     if features.after is None:
         gain, shift = features.before, bias - offset
     else:
-        hidden, gain, shift = hidden - _row(offset), features.after, bias
+        hidden = (hidden - _row(offset)).astype(dtype)
+        gain, shift = features.after, bias
     return Hidden(hidden, gain, shift, features.size, features.chunk)
 
 

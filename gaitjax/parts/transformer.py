@@ -274,18 +274,50 @@ class CLIPBlock(nn.Module):
 
 
 class Blocks(nn.Module):
-    """Blocks named "0", "1", ...; `after_block(i, x)` may replace each output."""
+    """Equal blocks named "0", "1", ..., one after the other."""
 
     block: Callable[..., nn.Module]
     num_layers: int
 
     @nn.compact
     def __call__(
-        self, x: Array, *arguments: Any, after_block: Callable[[int, Array], Array]
-    ) -> Array:
+        self,
+        x: Array,
+        *arguments: Any,
+        keep: Sequence[int] = (),
+        after_block: Callable[[int, Array], Array] | None = None,
+    ) -> tuple[Array, dict[int, Array]]:
+        """(result, {i: result of block i} for i in `keep`).
+
+        arguments: of every block besides x. after_block(i, x) may replace each output.
+
+        On TPU, where a program takes minutes to compile, equal blocks are a loop over
+        their stacked parameters, unless something comes between them. Elsewhere a loop
+        takes more memory and compiles no faster.
+        """
+        loop = after_block is None and backend.current().platform == "tpu"
+        if loop and not self.is_initializing():
+            return self._looped(x, arguments, keep)
+        outputs = {}
         for index in range(self.num_layers):
-            x = after_block(index, self.block(name=str(index))(x, *arguments))
-        return x
+            x = self.block(name=str(index))(x, *arguments)
+            x = x if after_block is None else after_block(index, x)
+            if index in keep:
+                outputs[index] = x
+        return x, outputs
+
+    def _looped(self, x, arguments, keep):
+        block = self.block(parent=None)
+        parameters = self.variables["params"]
+        layers = [parameters[str(index)] for index in range(self.num_layers)]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+
+        def step(x, layer):
+            x = block.apply({"params": layer}, x, *arguments)
+            return x, x if keep else None
+
+        x, outputs = jax.lax.scan(step, x, stacked)
+        return x, {index: outputs[index] for index in keep}
 
 
 class Encoder(nn.Module):
@@ -296,11 +328,9 @@ class Encoder(nn.Module):
     blocks_name: str
 
     @nn.compact
-    def __call__(
-        self, x: Array, *arguments: Any, after_block: Callable[[int, Array], Array]
-    ) -> Array:
+    def __call__(self, x: Array, *arguments: Any, **options: Any):
         blocks = Blocks(self.block, self.num_layers, name=self.blocks_name)
-        return blocks(x, *arguments, after_block=after_block)
+        return blocks(x, *arguments, **options)
 
 
 def patches(images: Array, patch_size: int) -> Array:

@@ -514,6 +514,33 @@ def test_clip_image_accepts_other_grids():
     assert apply(model, parameters, images)[0].shape == (2, 1 + 4 * 2, 16)
 
 
+@pytest.mark.parametrize(
+    "model",
+    [DINOv2(**TINY), CLIPImage(**TINY, remat=True, frames_per_chunk=1)],
+    ids=["dinov2", "clip in chunks"],
+)
+def test_a_tpu_gets_a_loop_over_equal_blocks(model):
+    """With the same parameters, values and gradients as blocks one by one."""
+    images = images_of()
+    parameters = random_parameters(model, images)
+
+    def loss(parameters):
+        tokens, (first, last) = model.apply({"params": parameters}, images, (0, 1))
+        return jnp.sin(tokens).sum() + (first * last).sum(), (tokens, first, last)
+
+    found = {}
+    for platform in ("gpu", "tpu"):
+        with backend.tracing_for(backend.Backend(platform)):
+            gradient = jax.jit(jax.grad(lambda p: loss(p), has_aux=True))
+            traced = gradient.trace(parameters)
+        compiled = traced.lower().compile({"xla_backend_optimization_level": 0})
+        found[platform] = compiled(parameters)
+        kernel = "16,64]"  # of an MLP, [2 16 64] if stacked
+        assert (f"[2,{kernel}" in str(traced.jaxpr)) == (platform == "tpu")
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
+    jax.tree.map(close, found["tpu"], found["gpu"])
+
+
 # CLIP text behaviour
 
 

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax.test_util import check_grads
 
 from gaitjax.parts import convolution, heads, layers
-from gaitjax.parts.resnet import BasicBlock, BasicBlock3D, BasicBlockP3D
+from gaitjax.parts.resnet import BasicBlock, BasicBlock3D, BasicBlockP3D, Stage
 
 
 def normal(*shape, seed=0):
@@ -195,6 +196,92 @@ def test_batch_norm_variance_survives_a_large_mean():
     variables = module.init(jax.random.key(0), x, train=True)
     y, _ = module.apply(variables, x, train=True, mutable=["batch_stats"])
     np.testing.assert_allclose(y.var(0), 1, atol=1e-3)
+
+
+def plain_batch_norm(x, valid, scale, bias):
+    """Batch norm in training, differentiated by JAX through mean and variance."""
+    mask = jnp.ones(x.shape[:-1], bool) if valid is None else valid
+    mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+    x = jnp.where(mask, x, 0)
+    axes, mask = tuple(range(x.ndim - 1)), jnp.broadcast_to(mask, x.shape)
+    mean = jnp.mean(x, axes, keepdims=True, where=mask)
+    var = jnp.mean(jnp.square(x - mean), axes, keepdims=True, where=mask)
+    scale, bias = (v.reshape(mean.shape) for v in (scale, bias))
+    return (x - mean) / jnp.sqrt(var + 1e-5) * scale + bias
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [None, (4,), (4, 3)])
+def test_batch_norm_has_the_value_and_gradient_of_the_plain_formulation(shape, affine):
+    x, weights = 3 + 2 * normal(4, 3, 5), normal(4, 3, 5, seed=1)
+    valid = shape and jnp.arange(np.prod(shape)).reshape(shape) % 4 != 1
+    x = x.reshape(-1, 5) if shape is None else x
+    weights = weights.reshape(x.shape)  # of all results, as if any could be read
+    module = layers.BatchNorm(affine)
+    given = {"scale": jnp.ones(5), "bias": jnp.zeros(5)}
+    if affine:
+        given = {"scale": 1 + normal(5, seed=2), "bias": normal(5, seed=3)}
+    statistics = module.init(jax.random.key(0), x, train=True)["batch_stats"]
+
+    def ours(x, parameters):
+        variables = {"params": parameters, "batch_stats": statistics}
+        variables = variables if affine else {"batch_stats": statistics}
+        y, _ = module.apply(
+            variables, x, train=True, valid=valid, mutable=["batch_stats"]
+        )
+        return jnp.sum(y * weights), y
+
+    def plain(x, parameters):
+        y = plain_batch_norm(x, valid, **parameters)
+        return jnp.sum(y * weights), y
+
+    places = (0, 1) if affine else 0
+    found, wanted = (jax.grad(f, places, has_aux=True)(x, given) for f in (ours, plain))
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, found, wanted)
+
+
+def test_a_lean_network_keeps_the_results_of_its_convolutions_alone():
+    """Of whole maps; its gradient is that of the same network with everything kept."""
+    x, valid = normal(2, 3, 8, 6, 4), jnp.array([[True] * 3, [True, True, False]])
+
+    class Network(nn.Module):
+        lean: bool
+
+        @nn.compact
+        def __call__(self, x):
+            def call(module, x, valid):
+                x = Stage("p3d", 4, 2, name="stage")(x, train=True, valid=valid)
+                return nn.gelu(x)
+
+            call = layers.lean(call) if self.lean else call
+            return call(self, x, valid)
+
+    variables = Network(True).init(jax.random.key(0), x)
+
+    def loss(parameters, lean):
+        y, changed = Network(lean).apply(
+            variables | {"params": parameters}, x, mutable=["batch_stats"]
+        )
+        return jnp.sum(jnp.square(y)), changed
+
+    def kept(lean):
+        """How many whole maps the backward pass reads."""
+        call = functools.partial(loss, lean=lean)
+        backward = jax.eval_shape(
+            lambda p: jax.vjp(call, p, has_aux=True)[1], variables["params"]
+        )
+        return sum(leaf.size == x.size for leaf in jax.tree.leaves(backward))
+
+    found, wanted = (
+        jax.jit(jax.grad(functools.partial(loss, lean=lean), has_aux=True))(
+            variables["params"]
+        )
+        for lean in (True, False)
+    )
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, found, wanted)
+    assert kept(True) == 2 * 3 + 2 < kept(False) / 2  # and x, as it came and folded
 
 
 # ---------------------------------------------------------------- pooling
