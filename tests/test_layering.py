@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "run_folder": {"engine"},
     "state": {"engine", "models", "parts.model", "phases", "weights"},
     "text_vectors": {"parts.model", "run_folder", "state"},
+    "text_masks": {"data", "state", "text_vectors"},
     "pictures": {"pictures", "data", "retrieval"},
     "pictures.charts": {"engine.atomic"},
     "pictures.page": {"engine.atomic"},
@@ -49,6 +50,7 @@ MAY_IMPORT = {
         "retrieval",
         "run_folder",
         "state",
+        "text_masks",
         "text_vectors",
     },
     "train": {"data", "engine", "evaluate", "losses", "phases", "run_folder", "state"}
