@@ -144,7 +144,7 @@ def _shrink(config):
     model.dtype = "float32"
     model.visual_encoder.update(
         hidden_size=96, num_layers=4, num_heads=3, patch_size=8, table_size=16,
-        blocks=(1, 3), frames_per_chunk=0,
+        blocks=(2, 3), frames_per_chunk=0,
     )  # fmt: skip
     model.decoder.update(target="coverage", support="soft", dropout=0.1)
     model.black_augmentation = 0.0  # the run is too short to gain from it
@@ -162,7 +162,7 @@ def _shrink(config):
     )  # fmt: skip
     config.data.ids_per_batch, config.data.seqs_per_id = 8, 4
     config.data.num_frames = 6
-    config.data.colour = 0.2
+    config.data.colour = 0.7
     config.evaluation.frame_multiple = 24
     config.evaluation.batch_size = 16
     config.evaluation.every_steps = 400

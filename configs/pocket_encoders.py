@@ -22,7 +22,7 @@ def get_config(variant: str = "pocket"):
         train_dataset=dataset, test_dataset=dataset,
         num_classes=200 if variant == "pocket" else 4,
         modalities=("frames", "regions", "captions", "keypoints"),
-        ids_per_batch=16, seqs_per_id=2, num_frames=2, flip=0.5, colour=0.2,
+        ids_per_batch=16, seqs_per_id=2, num_frames=2, flip=0.5, colour=0.8,
     )  # fmt: skip
     config.evaluation.update(
         protocols=("ccpg_gait",), modalities=("frames",), batch_size=32,
@@ -36,7 +36,7 @@ def get_config(variant: str = "pocket"):
         image_size=(128, 64),
         visual_encoder=dict(
             kind="dinov2", hidden_size=96, num_layers=4, num_heads=3, patch_size=8,
-            table_size=16, blocks=(1, 3), frozen=False, frames_per_chunk=0,
+            table_size=16, blocks=(2, 3), frozen=False, frames_per_chunk=0,
             remat=False,
         ),
         text=dict(
@@ -59,6 +59,6 @@ def get_config(variant: str = "pocket"):
         name="adamw", learning_rate=1.5e-3, weight_decay=1e-2, schedule="onecycle",
         rise_steps=100, clip_norm=1.0,
     )  # fmt: skip
-    config.train.update(steps=1000, log_every=10, checkpoint_every=100)
+    config.train.update(steps=1200, log_every=10, checkpoint_every=100)
     config.pictures = False
     return config

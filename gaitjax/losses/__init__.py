@@ -159,8 +159,8 @@ def _parts(output, batch, config):
 
 
 def _joints(output, batch, config):
-    names = ("joint_places", "joint_targets", "joint_seen")
-    return joint_loss(*(_aux(output, name, "joints") for name in names))
+    names = ("places", "targets", "logits", "patches", "seen")
+    return joint_loss(*(_aux(output, f"joint_{name}", "joints") for name in names))
 
 
 def _captions(output, batch, config):

@@ -27,10 +27,21 @@ def soft_cross_entropy(logits: jax.Array, share: jax.Array) -> jax.Array:
     return optax.softmax_cross_entropy(logits.astype(jnp.float32), share)
 
 
-def joint_loss(places, targets, seen) -> jax.Array:
-    """Mean distance |x| + |y| of the joints that are seen: [N J 2], bool [N J]."""
+JOINT_CHOICE = 0.05  # weight of the choice of the patch, beside image heights
+
+
+def joint_loss(places, targets, logits, patches, seen) -> jax.Array:
+    """How far joints are from where they should be, and in the right patch.
+
+    places, targets: [N J 2]. logits: [N P J] over the patches, patches: int [N J], the
+    right ones. seen: bool [N J], the joints that count. Returns the mean of
+    |x| + |y| + JOINT_CHOICE cross-entropy.
+    """
     apart = jnp.sum(jnp.abs(places - targets), axis=-1)
-    return jnp.sum(jnp.where(seen, apart, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
+    chances = jax.nn.log_softmax(logits.astype(jnp.float32), axis=1)
+    chosen = jnp.take_along_axis(chances, patches[:, None], axis=1)[:, 0]  # [N J]
+    each = apart - JOINT_CHOICE * chosen
+    return jnp.sum(jnp.where(seen, each, 0.0)) / jnp.maximum(jnp.sum(seen), 1)
 
 
 def caption_loss(

@@ -110,7 +110,8 @@ class PocketEncoders(GaitModel):
           phrases: word_scores {"last", "mid"} [N P K], tau cos; where the batch has
           regions word_share [N P K], the share of the patch that shows what the phrase
           names; part_logits, part_share [N P cells^2 NUM_PARTS]; joint_logits [N P 17],
-          joint_places, joint_targets [N 17 2] in image heights, joint_seen [N 17];
+          joint_patches, joint_seen [N 17]; joint_places, joint_targets [N 17 2] in image
+          heights;
           image_vectors, caption_vectors [B D], unit length, caption_ids [B L].
         """
         valid = batch["valid"]
@@ -173,7 +174,11 @@ class PocketEncoders(GaitModel):
         weights = jax.nn.softmax(out[..., 0], axis=1)[..., None]  # [N P 17 1]
         places = jnp.asarray(centres, jnp.float32)[None, :, None] + out[..., 1:] * 0.1
         points = keypoints.reshape(-1, NUM_JOINTS, 3)
+        column, row = jnp.moveaxis(points[..., :2] // patch, -1, 0).astype(jnp.int32)
+        row = jnp.clip(row, 0, height // patch - 1)
+        column = jnp.clip(column, 0, width // patch - 1)
         return {
+            "joint_patches": row * (width // patch) + column,  # [N 17]
             "joint_logits": out[..., 0],
             "joint_places": jnp.sum(weights * places, axis=1),  # [N 17 2]
             "joint_targets": points[..., :2] / height,

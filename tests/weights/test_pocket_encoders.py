@@ -147,7 +147,9 @@ def test_word_losses_by_hand():
     places = jnp.asarray([[[0.5, 0.5], [0.0, 0.0]]])
     targets = jnp.asarray([[[0.6, 0.3], [9.0, 9.0]]])
     seen = jnp.asarray([[True, False]])
-    np.testing.assert_allclose(word_losses.joint_loss(places, targets, seen), 0.3, 1e-5)
+    logits, patches = jnp.zeros((1, 4, 2)), jnp.asarray([[3, 0]])
+    loss = word_losses.joint_loss(places, targets, logits, patches, seen)
+    np.testing.assert_allclose(loss, 0.3 + 0.05 * np.log(4), 1e-5)
     vectors, same = jnp.eye(2), jnp.eye(2, dtype=bool)
     right = np.log1p(np.exp(-10.0))
     np.testing.assert_allclose(
