@@ -183,7 +183,8 @@ class LMGait(GaitModel):
     """
 
     reads = ("frames",)
-    optional = ("text_encoder",)  # frozen by the configs, text or not
+    # configs freeze them and name their weights, text or not
+    optional = ("text_encoder", "text_projection_last", "text_projection_mid")
     text_tower = ("text_encoder",)
     image_size: Size = (448, 224)  # as the image encoder sees a frame
     feature_grid: Size = (64, 32)  # of the maps; at full size twice the token grid

@@ -110,9 +110,9 @@ class PocketEncoders(GaitModel):
           phrases: word_scores {"last", "mid"} [N P K], tau cos; where the batch has
           regions word_share [N P K], the share of the patch that shows what the phrase
           names; part_logits, part_share [N P cells^2 NUM_PARTS]; joint_logits [N P 17],
-          joint_patches, joint_seen [N 17]; joint_places, joint_targets [N 17 2] in image
-          heights;
-          image_vectors, caption_vectors [B D], unit length, caption_ids [B L].
+          joint_patches, joint_seen [N 17]; joint_places, joint_targets [N 17 2] in
+          image heights; image_vectors, caption_vectors [B D], unit length; caption_ids
+          [B L].
         """
         valid = batch["valid"]
         images = normalised(
