@@ -50,8 +50,9 @@ def report(config, setup: Setup, state: TrainState, data) -> dict[str, Any]:
     before the first step, is measured after a training only.
     """
     found: dict[str, Any] = text_vectors.origin(setup.model, state)
-    measured = {}
-    states = {"trained": lambda: state}
+    if not found:
+        return {}
+    measured, states = {}, {"trained": lambda: state}
     if config.mode == "train":
         states["untrained"] = setup.new_state
     if all(name in data.present and data.present[name].all() for name in NEEDED):

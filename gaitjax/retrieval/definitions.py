@@ -42,7 +42,7 @@ class Protocol(NamedTuple):
     tasks: dict[str, tuple[Callable[[str], bool], Callable[[str], bool]]]
     average: str
     excluded: str
-    ranks: tuple[int, ...] = (1,)
+    ranks: tuple[int, ...] = (1, 5)
     camera: bool = False
     unmatched: str = "miss"
     both: bool = False
@@ -148,7 +148,7 @@ PROTOCOLS: dict[str, Protocol] = {
                 "overall": _containing("01", "02", "03", "04"),
             },
         ),
-        average="view_pairs", excluded="view", ranks=(1, 5),
+        average="view_pairs", excluded="view",
     ),
     "gait3d": Protocol(_ROLES, **_WHOLE, ranks=(1, 5, 10), unmatched="left_out"),
     "ccgr_mini": Protocol(_ROLES, **_WHOLE, ranks=(1, 5, 10), unmatched="left_out"),
@@ -165,7 +165,7 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "kinect_gait": Protocol(
         {"NM": (_exactly("1", "01"), lambda condition: condition not in ("1", "01"))},
-        average="view_pairs", excluded="view", ranks=(1, 5),
+        average="view_pairs", excluded="view",
     ),
     # rendered: the same day and clothes, another walk; another day in other clothes
     "seen_gait": Protocol(

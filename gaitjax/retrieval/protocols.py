@@ -154,7 +154,7 @@ def evaluate(protocol: str, embeddings, index, **options) -> dict[str, float]:
     """Runs a protocol: {"protocol/task/metric": value}, percentages in 0..100.
 
     Metrics: rankK, mAP, mINP; "view_pairs" protocols have rank1_same_view (the pairs of
-    identical views, never part of rank1) instead of mAP and mINP. Counts: probes;
+    identical views, never part of rank1) instead of mINP. Counts: probes;
     probes_without_match or, with a gallery per view, trials_without_match (one trial is
     one probe in one other view); empty_pairs, view pairs without probes or gallery. A
     metric with nothing to average is absent and left out of means, never NaN.
