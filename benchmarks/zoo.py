@@ -5,7 +5,7 @@
 
 Published sizes, float32, random input: 8 sequences x 30 frames x 64x44 (skeletons: 30
 frames of key points). A step is forward, losses, backward, update. Where PyTorch is
-installed, networks of the same shape and size (benchmarks/torch_networks.py: eager,
+installed, networks of the same shape and size (benchmarks/pytorch/networks.py: eager,
 channels last, the same threads) run in the same process, in turns with ours: one call
 of ours, one of theirs, and so on. `ratio` is their time divided by ours, above 1 we are
 faster; null without PyTorch and for models that have no such network.
@@ -104,14 +104,14 @@ def their_network(name: str, config):
     import numpy as np
 
     try:
-        from benchmarks import torch_networks
+        from benchmarks.pytorch import networks
     except ImportError:  # PyTorch is not installed
         return None
-    if name not in torch_networks.NETWORKS:
+    if name not in networks.NETWORKS:
         return None
     with_classes = name in ("gaitbase", "deepgaitv2")
     options = {"classes": config.data.num_classes} if with_classes else {}
-    network = torch_networks.NETWORKS[name](frames=config.data.num_frames, **options)
+    network = networks.NETWORKS[name](frames=config.data.num_frames, **options)
     people, walks = config.data.ids_per_batch, config.data.seqs_per_id
     shape = (people * walks * config.data.num_frames, 1, *config.data.silhouette_size)
     images = np.random.default_rng(0).random(shape, np.float32)
@@ -125,10 +125,10 @@ def their_calls(name: str, config) -> dict:
         return {}
     import torch
 
-    from benchmarks import torch_networks
+    from benchmarks.pytorch import networks
 
     torch.set_num_threads(THREADS)
-    return torch_networks.calls(*theirs)
+    return networks.calls(*theirs)
 
 
 def timed(calls: dict, repeats: int) -> dict[str, tuple[float, float]]:

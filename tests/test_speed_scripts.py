@@ -70,7 +70,7 @@ def test_parts_that_fail_or_last_too_long_are_null(tmp_path, capsys):
 
 def test_networks_have_the_published_number_of_parameters():
     pytest.importorskip("torch")
-    from benchmarks import torch_networks as networks
+    from benchmarks.pytorch import networks
 
     sizes = {
         "gaitset": 2_594_592,
