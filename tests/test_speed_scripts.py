@@ -12,7 +12,7 @@ from benchmarks import device, input_pipeline, tables, temperature, zoo
 ROOT = Path(__file__).resolve().parents[1]
 ABSENT = (  # on a GPU machine as docs/scaling.md describes it
     "tensorflow", "tensorflow_datasets", "grain", "array_record", "tensorboardX",
-    "tqdm", "torch",
+    "torch",
 )  # fmt: skip
 WITHOUT = """
 import sys
