@@ -5,14 +5,16 @@
 
 Published sizes, float32, random input: 8 sequences x 30 frames x 64x44 (skeletons: 30
 frames of key points). A step is forward, losses, backward, update. Where PyTorch is
-installed, networks of the same shape and size (benchmarks/torch_networks.py: eager,
+installed, networks of the same shape and size (benchmarks/pytorch/networks.py: eager,
 channels last, the same threads) run in the same process, in turns with ours: one call
 of ours, one of theirs, and so on. `ratio` is their time divided by ours, above 1 we are
 faster; null without PyTorch and for models that have no such network.
 
 Times are medians of this process's CPU time / threads, which other programs on the
-machine disturb less than the clock; wall_ratio compares the clock. GiB: what our step
-needs besides its arguments, from the compiler's memory plan. The last line is JSON.
+machine disturb less than the clock; wall_ratio compares the clock. On a busy machine
+take --threads 1: PyTorch's threads spin while they wait for each other, which counts as
+CPU time. GiB: what our step needs besides its arguments, from the compiler's memory
+plan. The last line is JSON.
 --store keeps it in docs/zoo_speed.json and writes the table of docs/zoo.md.
 """
 
@@ -32,7 +34,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import tables
 
 DOCUMENT, STORE = tables.DOCS / "zoo.md", tables.DOCS / "zoo_speed.json"
-SEQUENCES, FRAMES, THREADS = 8, 30, 2
+SEQUENCES, FRAMES = 8, 30
 MODELS = {  # config -> variant
     "gaitset": "casia_b",
     "gaitpart": "casia_b",
@@ -104,34 +106,34 @@ def their_network(name: str, config):
     import numpy as np
 
     try:
-        from benchmarks import torch_networks
+        from benchmarks.pytorch import networks
     except ImportError:  # PyTorch is not installed
         return None
-    if name not in torch_networks.NETWORKS:
+    if name not in networks.NETWORKS:
         return None
     with_classes = name in ("gaitbase", "deepgaitv2")
     options = {"classes": config.data.num_classes} if with_classes else {}
-    network = torch_networks.NETWORKS[name](frames=config.data.num_frames, **options)
+    network = networks.NETWORKS[name](frames=config.data.num_frames, **options)
     people, walks = config.data.ids_per_batch, config.data.seqs_per_id
     shape = (people * walks * config.data.num_frames, 1, *config.data.silhouette_size)
     images = np.random.default_rng(0).random(shape, np.float32)
     return network, images, np.repeat(np.arange(people), walks)
 
 
-def their_calls(name: str, config) -> dict:
+def their_calls(name: str, config, threads: int) -> dict:
     """As `our_calls`, of PyTorch's network; {} without PyTorch or such a network."""
     theirs = their_network(name, config)
     if theirs is None:
         return {}
     import torch
 
-    from benchmarks import torch_networks
+    from benchmarks.pytorch import networks
 
-    torch.set_num_threads(THREADS)
-    return torch_networks.calls(*theirs)
+    torch.set_num_threads(threads)
+    return networks.calls(*theirs)
 
 
-def timed(calls: dict, repeats: int) -> dict[str, tuple[float, float]]:
+def timed(calls: dict, repeats: int, threads: int) -> dict[str, tuple[float, float]]:
     """name -> (median CPU ms / threads, median ms by the clock), in turns."""
     for call in calls.values():
         call()  # compiles, allocates
@@ -140,20 +142,21 @@ def timed(calls: dict, repeats: int) -> dict[str, tuple[float, float]]:
         for name, call in calls.items():
             wall, own = time.perf_counter(), time.process_time()
             call()
-            found[name][0].append(1e3 * (time.process_time() - own) / THREADS)
+            found[name][0].append(1e3 * (time.process_time() - own) / threads)
             found[name][1].append(1e3 * (time.perf_counter() - wall))
     return {name: tuple(map(statistics.median, x)) for name, x in found.items()}
 
 
-def measure(name: str, repeats: int, sequences: int) -> dict:
+def measure(name: str, repeats: int, sequences: int, threads: int) -> dict:
     """A row of the store: our times, theirs, the ratios."""
     config = model_config(name, sequences)
     ours, gib = our_calls(config)
-    theirs = their_calls(name, config)
+    theirs = their_calls(name, config, threads)
     row = {"step_gib": round(gib, 2), "sequences": sequences, "repeats": repeats}
+    row["threads"] = threads
     for kind, call in ours.items():
         calls = {"ours": call} | ({"theirs": theirs[kind]} if theirs else {})
-        times = timed(calls, repeats)
+        times = timed(calls, repeats, threads)
         own, wall = times["ours"]
         row[f"{kind}_ms"], row[f"{kind}_wall_ms"] = round(own, 1), round(wall, 1)
         theirs_own, theirs_wall = times.get("theirs", (None, None))
@@ -165,13 +168,13 @@ def measure(name: str, repeats: int, sequences: int) -> dict:
 
 def table(rows: dict[str, dict]) -> str:
     """Markdown of the rows that were measured, in the order of MODELS."""
-    head = ["model", "sequences", "forward ms", "PyTorch", "ratio"]
+    head = ["model", "sequences", "threads", "forward ms", "PyTorch", "ratio"]
     head += ["step ms", "PyTorch", "ratio", "step GiB"]
     lines = []
     for name, variant in MODELS.items():
         if name in rows:
             row = rows[name]
-            cells = [f"`{name}:{variant}`", row["sequences"]]
+            cells = [f"`{name}:{variant}`", row["sequences"], row["threads"]]
             for kind in ("forward", "step"):
                 numbers = row[f"{kind}_ms"], row[f"{kind}_torch_ms"]
                 cells += [f"{x:,.0f}" if x else "" for x in numbers]
@@ -184,18 +187,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--sequences", type=int, default=SEQUENCES, help="even")
     parser.add_argument("--store", action="store_true", help="write it into docs/")
     arguments = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):  # before the backend counts its threads
-        cores = sorted(os.sched_getaffinity(0))[:THREADS]
+        cores = sorted(os.sched_getaffinity(0))[: arguments.threads]
         os.sched_setaffinity(0, cores)
     import jax
 
-    print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}, {THREADS} threads")
+    sizes = (arguments.repeats, arguments.sequences, arguments.threads)
+    print(f"JAX {jax.__version__}, {jax.devices()[0].device_kind}")
     results = {}
     for name in arguments.models:
-        results[name] = measure(name, arguments.repeats, arguments.sequences)
+        results[name] = measure(name, *sizes)
         print(name, json.dumps(results[name]), flush=True)
         if arguments.store:
             tables.add(STORE, name, results[name])

@@ -12,7 +12,7 @@ from benchmarks import device, input_pipeline, tables, temperature, zoo
 ROOT = Path(__file__).resolve().parents[1]
 ABSENT = (  # on a GPU machine as docs/scaling.md describes it
     "tensorflow", "tensorflow_datasets", "grain", "array_record", "tensorboardX",
-    "tqdm", "torch",
+    "torch",
 )  # fmt: skip
 WITHOUT = """
 import sys
@@ -70,7 +70,7 @@ def test_parts_that_fail_or_last_too_long_are_null(tmp_path, capsys):
 
 def test_networks_have_the_published_number_of_parameters():
     pytest.importorskip("torch")
-    from benchmarks import torch_networks as networks
+    from benchmarks.pytorch import networks
 
     sizes = {
         "gaitset": 2_594_592,
