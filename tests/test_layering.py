@@ -208,7 +208,8 @@ def circle(files: dict[str, str]) -> list[str]:
     arrows = {}
     for module, path in modules.items():
         package = path.rpartition("/")[0].replace("/", ".")
-        names = [name for _, name, _ in imports(ast.parse(files[path]), package)]
+        names = {name for _, name, _ in imports(ast.parse(files[path]), package)}
+        names -= {"gaitjax.__version__"}  # there before anything is imported
         found = {name if name in modules else name.rpartition(".")[0] for name in names}
         arrows[module] = (found & modules.keys()) - {module}
     done: set[str] = set()

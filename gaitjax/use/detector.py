@@ -60,13 +60,14 @@ def people(output: np.ndarray, file: str = "the detector") -> list[Box]:
 
     rows = np.asarray(output, np.float32)
     rows = rows.reshape(rows.shape[-2:]) if rows.ndim > 1 else rows
-    known = rows.ndim == 2 and min(rows.shape) >= 5
+    known = rows.ndim == 2 and max(rows.shape) > 5 and rows.shape != (0, 0)
     require(
         known,
         f"{file} gives an output of shape {np.shape(output)}; expected [1 N 5+C], "
         "[1 4+C N] or [1 N 6] (docs/identify.md).",
     )
-    if rows.shape[1] == 6:
+    # of one class, the first kind has six columns too, but no whole numbers in the last
+    if rows.shape[1] == 6 and (rows[:, 5] == np.rint(rows[:, 5])).all():
         rows = rows[(rows[:, 4] >= SCORE) & (rows[:, 5] == 0)]
         return [tuple(map(float, row[:4])) for row in rows]
     if rows.shape[0] < rows.shape[1]:

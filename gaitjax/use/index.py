@@ -19,7 +19,7 @@ import numpy as np
 
 from gaitjax.engine.guards import require
 
-WIDTH = 1024  # numbers of a stored vector, at most; more are projected
+WIDTH = 256  # numbers of a stored vector, at most; more are projected
 BATCH = 1000  # vectors sent at once
 
 
@@ -97,7 +97,7 @@ class Milvus:
             some = self.vectors(embeddings[start : start + BATCH])
             rows = [
                 {"id": row, "vector": vector}
-                for row, vector in zip(ids[start : start + BATCH], some)
+                for row, vector in zip(ids[start : start + BATCH], some.tolist())
             ]
             self.client.insert(self.name, rows)
 
