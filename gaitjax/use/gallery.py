@@ -16,13 +16,11 @@ crash, a full disk or a second writer loses nothing that was enrolled. Reading n
 lock. Nothing in a file is code.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import functools
 import hashlib
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -31,45 +29,17 @@ import numpy as np
 
 from gaitjax import run_folder
 from gaitjax.engine.atomic import replacing
-from gaitjax.engine.guards import Damaged, reading, require, require_whole
+from gaitjax.engine.guards import reading, require, require_whole
 from gaitjax.retrieval.distance import pairwise_distance
-from gaitjax.use import unknown
+from gaitjax.use import unknown, walk_files
 from gaitjax.use.index import Index, open_index
 from gaitjax.use.recogniser import Recogniser, Sample
+from gaitjax.use.walk_files import Part, Row
 
 FORMAT = "gaitjax-gallery-1"
-ROWS = "gaitjax_rows"  # of a file's header
-PATIENCE = 30.0  # seconds to wait for another writer
 NAME_LENGTH = 100
 PROBES = 1000  # walks of the gallery, at most, that calibrate it
 SHORTLIST = 200  # walks that an index finds, to be compared exactly
-
-
-class Row(NamedTuple):
-    """One enrolled walk. id: of its embedding. enrolled: UTC. part, place: where it
-    lies. Other fields as in `recogniser.Sample`."""
-
-    id: str
-    name: str
-    source: str
-    number: int
-    start: float
-    end: float
-    heading: str
-    quality: dict[str, float]
-    enrolled: str
-    part: Path
-    place: int
-
-
-class Part(NamedTuple):
-    """One file. state: changes when the file does. embeddings: float32 [n S D], mapped
-    into memory. images: {place: (first byte, byte after the last)}."""
-
-    state: tuple
-    rows: list[Row]
-    embeddings: np.ndarray
-    images: dict[int, tuple[int, int]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -211,56 +181,15 @@ class Gallery:
         return sorted((self.folder / "walks").glob("*.safetensors"))
 
     def _part(self, path: Path, known: dict[Path, Part]) -> Part:
-        stat = path.stat()
-        state = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         kept = known.get(path)
-        return kept if kept and kept.state == state else self._load(path, state)
-
-    def _load(self, path: Path, state: tuple) -> Part:
-        """A file of enrolled walks; its embeddings are read when they are needed."""
-        repair = "Move it away; the walks in the other files stay."
-        size = path.stat().st_size
-        try:
-            with path.open("rb") as file:
-                start = 8 + int.from_bytes(file.read(8), "little")
-                require(start <= size, f"{size} bytes, expected {start} and more")
-                header = json.loads(file.read(start - 8))
-            head = json.loads(header.pop("__metadata__")[ROWS])
-            rows = [
-                Row(**row, part=path, place=place)
-                for place, row in enumerate(head["rows"])
-            ]
-            end = start + max(entry["data_offsets"][1] for entry in header.values())
-            require(end == size, f"{size} bytes, expected {end}")
-            entry = header.pop("embeddings")
-            shape = (len(rows), *self.shape)
-            found = entry["dtype"], tuple(entry["shape"])
-            require(found == ("F32", shape), f"embeddings {found}, expected {shape}")
-            images = {
-                int(name.rpartition("_")[2]): tuple(
-                    start + offset for offset in entry["data_offsets"]
-                )
-                for name, entry in header.items()
-            }
-            first = start + entry["data_offsets"][0]
-            embeddings = np.memmap(path, np.float32, "r", first, shape)
-            model = head["fingerprint"]
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # whatever a damaged header makes Python raise
-            fault = f"it is no file of enrolled walks ({type(error).__name__}: {error})"
-            raise Damaged(path, fault, repair) from error
-        own = model == self.fingerprint
-        require_whole(own, path, f"it is of another model ({model})", repair)
-        return Part(state, rows, embeddings, images)
+        unchanged = kept is not None and kept.state == walk_files.state_of(path)
+        return (
+            kept if unchanged else walk_files.read(path, self.fingerprint, self.shape)
+        )
 
     def thumbnail(self, row: Row) -> bytes:
         """The image file that was kept of a walk; b"" if none was."""
-        part = self._part(row.part, self.contents().parts)
-        start, stop = part.images.get(row.place, (0, 0))
-        with row.part.open("rb") as file:
-            file.seek(start)
-            return file.read(stop - start)
+        return self._part(row.part, self.contents().parts).thumbnail(row)
 
     # ---------------------------------------------------------------- identifying
 
@@ -419,7 +348,7 @@ class Gallery:
         for name in {name for name, _ in named}:
             check_name(name)
         now = datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")
-        with _writing(self.folder):
+        with walk_files.writing(self.folder):
             known = {row.id: row.name for row in self.rows()}
             heads, embeddings, images = [], [], {}
             for name, sample in named:
@@ -440,8 +369,7 @@ class Gallery:
                     continue
                 known[digest] = name
                 if thumbnails and sample.thumbnail:
-                    image = np.frombuffer(sample.thumbnail, np.uint8)
-                    images[f"thumbnail_{len(heads)}"] = image
+                    images[len(heads)] = sample.thumbnail
                 kept = sample._asdict()
                 for field in ("refused", "embedding", "thumbnail"):
                     del kept[field]
@@ -449,7 +377,9 @@ class Gallery:
                 embeddings.append(embedding)
             if heads:
                 path = self.folder / "walks" / f"{heads[0]['id']}.safetensors"
-                self._write(path, heads, np.stack(embeddings), images)
+                walk_files.write(
+                    path, self.fingerprint, heads, np.stack(embeddings), images
+                )
                 self._to_index()
         return len(heads)
 
@@ -458,7 +388,7 @@ class Gallery:
 
         Raises ValueError if nobody has that name.
         """
-        with _writing(self.folder):
+        with walk_files.writing(self.folder):
             contents = self.contents()
             names = contents.names
             known = ", ".join(names[:20]) or "nobody"
@@ -480,21 +410,14 @@ class Gallery:
 
     def _rewrite(self, path: Path, part: Part, rest: list[Row]) -> None:
         """The file with these of its rows only."""
-        images = {}
-        for place, row in enumerate(rest):
-            if image := self.thumbnail(row):
-                images[f"thumbnail_{place}"] = np.frombuffer(image, np.uint8)
-        heads = [_facts(row) for row in rest]
+        images = {
+            place: image
+            for place, row in enumerate(rest)
+            if (image := part.thumbnail(row))
+        }
+        facts = [row.facts() for row in rest]
         kept = part.embeddings[[row.place for row in rest]]
-        self._write(path, heads, kept, images)
-
-    def _write(self, path: Path, heads: list[dict], embeddings, images) -> None:
-        from safetensors.numpy import save
-
-        head = json.dumps({"fingerprint": self.fingerprint, "rows": heads})
-        content = save({"embeddings": embeddings, **images}, {ROWS: head})
-        with replacing(path, "wb") as file:
-            file.write(content)
+        walk_files.write(path, self.fingerprint, facts, kept, images)
 
     def _to_index(self) -> None:
         if self.index is not None:
@@ -512,7 +435,7 @@ class Gallery:
         faults = []
         for path in self._paths():
             try:
-                finite = np.isfinite(self._load(path, ()).embeddings).all()
+                finite = np.isfinite(self._part(path, {}).embeddings).all()
                 require_whole(finite, path, "an embedding is not finite")
             except ValueError as error:
                 faults.append(str(error))
@@ -545,7 +468,7 @@ class Gallery:
         contents, path = self.contents(), Path(path)
         with replacing(path.with_suffix(".jsonl")) as file:
             for row in contents.rows:
-                file.write(json.dumps(_facts(row), ensure_ascii=False) + "\n")
+                file.write(json.dumps(row.facts(), ensure_ascii=False) + "\n")
         empty = np.zeros((0, *self.shape), np.float32)
         embeddings = contents.embeddings if contents.rows else empty
         with replacing(path.with_suffix(".safetensors"), "wb") as file:
@@ -563,16 +486,9 @@ def _found(folder: Path, path: Path, recogniser: Recogniser) -> None:
         "shape": list(recogniser.shape),
     }
     (folder / "walks").mkdir(parents=True, exist_ok=True)
-    with _writing(folder):
+    with walk_files.writing(folder):
         if not path.is_file():
             run_folder.write_json(path, content)
-
-
-def _facts(row: Row) -> dict[str, Any]:
-    """The row without where it lies."""
-    facts = row._asdict()
-    del facts["part"], facts["place"]
-    return facts
 
 
 def check_name(name: str) -> None:
@@ -589,22 +505,3 @@ def what_is(what) -> str:
     return (
         f"{type(what).__name__} {what.shape}" if hasattr(what, "shape") else str(what)
     )
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """One writer at a time; another one is waited for."""
-    deadline = time.monotonic() + PATIENCE
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(run_folder.locked(folder))
-                break
-            except ValueError as error:
-                if time.monotonic() > deadline:
-                    raise ValueError(
-                        f"Another process writes in the gallery {folder} for over "
-                        f"{PATIENCE:.0f} s ({error})."
-                    ) from error
-                time.sleep(0.05)
-        yield
