@@ -21,7 +21,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gaitjax.use.gallery import Answer, Gallery
+from gaitjax.use.gallery import Gallery
+from gaitjax.use.identification import Answer
 from gaitjax.use.recogniser import load
 from gaitjax.use.video import Video
 

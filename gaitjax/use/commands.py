@@ -26,7 +26,8 @@ from absl import logging
 from gaitjax import command_line
 from gaitjax.engine.guards import require
 from gaitjax.use import unknown
-from gaitjax.use.gallery import Answer, Gallery
+from gaitjax.use.gallery import Gallery
+from gaitjax.use.identification import Answer
 from gaitjax.use.quality import LIMITS
 from gaitjax.use.recogniser import Sample, load
 from gaitjax.use.video import Video

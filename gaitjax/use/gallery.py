@@ -16,14 +16,12 @@ crash, a full disk or a second writer loses nothing that was enrolled. Reading n
 lock. Nothing in a file is code.
 """
 
-import dataclasses
 import datetime
-import functools
 import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -31,64 +29,14 @@ from gaitjax import run_folder
 from gaitjax.engine.atomic import replacing
 from gaitjax.engine.guards import reading, require, require_whole
 from gaitjax.retrieval.distance import pairwise_distance
-from gaitjax.use import unknown, walk_files
+from gaitjax.use import identification, unknown, walk_files
+from gaitjax.use.identification import Answer, Search
 from gaitjax.use.index import Index, open_index
 from gaitjax.use.recogniser import Recogniser, Sample
-from gaitjax.use.walk_files import Part, Row
+from gaitjax.use.walk_files import Contents, Part, Row
 
 FORMAT = "gaitjax-gallery-1"
 NAME_LENGTH = 100
-PROBES = 1000  # walks of the gallery, at most, that calibrate it
-SHORTLIST = 200  # walks that an index finds, to be compared exactly
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Contents:
-    """What a gallery held at one moment.
-
-    names: sorted. own: int [n], which name each row has.
-    """
-
-    rows: tuple[Row, ...]
-    names: tuple[str, ...]
-    own: np.ndarray
-    parts: dict[Path, Part]
-
-    def take(self, places) -> np.ndarray:
-        """Embeddings float32 [k S D] of the rows at these places."""
-        rows = (self.rows[place] for place in places)
-        return np.stack([self.parts[x.part].embeddings[x.place] for x in rows])
-
-    @functools.cached_property
-    def embeddings(self) -> np.ndarray:
-        """float32 [n S D], all in memory; at least one row."""
-        return self.take(range(len(self.rows)))
-
-
-class Candidate(NamedTuple):
-    """A name, the distance of its nearest walk, and that walk."""
-
-    name: str
-    distance: float
-    row: Row
-
-
-class Answer(NamedTuple):
-    """Who a walk is.
-
-    verdict: "known"; "unknown"; "nearest" if the gallery is not calibrated, so that the
-    nearest name is all that can be said; "refused" if the walk is unfit; "empty" if
-    nobody is enrolled. name: "" unless known or nearest. confidence: the share of
-    strangers who would not come so near, None if not calibrated. nearest: the first
-    names, with the probe's distance.
-    """
-
-    sample: Sample
-    verdict: Literal["known", "unknown", "nearest", "refused", "empty"]
-    name: str
-    distance: float | None
-    confidence: float | None
-    nearest: tuple[Candidate, ...]
 
 
 class Gallery:
@@ -104,7 +52,7 @@ class Gallery:
         self.metric: str = description["metric"]
         self.index: Index | None = None
         self._contents: Contents | None = None
-        self._calibrated: tuple[Any, Any] = (None, None)
+        self._calibrated: tuple[Any, int, Any] = (None, 0, None)
 
     @classmethod
     def open(
@@ -220,87 +168,26 @@ class Gallery:
         place of the calibration: further is unknown. least_people: under so many, the
         gallery is not calibrated. top: names in `nearest`.
         """
-        require(0 < fpir < 1, f"fpir={fpir} must lie between 0 and 1.")
-        if sample.embedding is None:
-            return Answer(sample, "refused", "", None, None, ())
-        contents = self.contents()
-        if not contents.rows:
-            return Answer(sample, "empty", "", None, None, ())
-        distances, rows = self._by_name(contents, sample.embedding[None])
-        order = np.argsort(distances[0], kind="stable")[:top]
-        nearest = tuple(
-            Candidate(
-                contents.names[i], float(distances[0, i]), contents.rows[rows[0, i]]
-            )
-            for i in order
-            if np.isfinite(distances[0, i])
-        )
-        name, distance = nearest[0].name, nearest[0].distance
-        law = self._calibration(contents, least_people)
-        confidence = None
-        if law is not None:
-            score = float(unknown.scores(distances)[0])
-            confidence = 1 - law.fpir(score)
-        if threshold is not None:
-            verdict = "known" if distance <= threshold else "unknown"
-        elif law is None:
-            verdict = "nearest"
-        else:
-            verdict = "known" if score <= law.threshold(fpir) else "unknown"
-        name = "" if verdict == "unknown" else name
-        return Answer(sample, verdict, name, distance, confidence, nearest)
+        search = self._search()
+        law = None if sample.embedding is None else self._law(search, least_people)
+        return identification.decide(sample, search, law, fpir, threshold, top)
 
     def calibration(self, least_people: int = unknown.PEOPLE):
         """The law of strangers' scores (`unknown.Calibration`); None: too few people.
 
         It needs no data beside the gallery.
         """
-        return self._calibration(self.contents(), least_people)
+        return self._law(self._search(), least_people)
 
-    def _calibration(self, contents: Contents, least: int):
-        key = (tuple(row.id for row in contents.rows), contents.names, least)
-        kept, law = self._calibrated
-        if kept == key:
-            return law
-        law = None
-        if len(contents.names) >= least:
-            rng = np.random.default_rng(0)
-            some = rng.permutation(len(contents.rows))[:PROBES]
-            distances, _ = self._by_name(contents, contents.take(some))
-            law = unknown.calibrate(distances, contents.own[some], least=least)
-        self._calibrated = key, law
+    def _search(self) -> Search:
+        return Search(self.contents(), self._model(), self.index)
+
+    def _law(self, search: Search, least: int):
+        known, people, law = self._calibrated
+        if known is not search.contents or people != least:
+            law = search.calibrate(least)
+            self._calibrated = search.contents, least, law
         return law
-
-    def _by_name(self, contents: Contents, probes) -> tuple[np.ndarray, np.ndarray]:
-        """Distances [Q names] to each name's nearest walk, and its row [Q names].
-
-        With an index, names beyond its shortlist are at inf.
-        """
-        model = self._model()
-        shape = len(probes), len(contents.names)
-        distances, rows = np.full(shape, np.inf, np.float32), np.zeros(shape, int)
-        if self.index is None:
-            lists = [np.arange(len(contents.rows))]
-            groups = [np.arange(len(probes))]
-        else:
-            places = {row.id: i for i, row in enumerate(contents.rows)}
-            found = self.index.search(probes, SHORTLIST)
-            lists = [np.array([places[x] for x in ids if x in places]) for ids in found]
-            groups = [np.array([i]) for i in range(len(probes))]
-        for group, chosen in zip(groups, lists):
-            if not len(chosen):
-                continue
-            exact = self.index is None
-            candidates = contents.embeddings if exact else contents.take(chosen)
-            between = np.asarray(model.distance(probes[group], candidates))
-            between = np.asarray(model.rerank(between, probes[group], candidates))
-            own = contents.own[chosen]
-            for name in np.unique(own):
-                columns = np.flatnonzero(own == name)
-                best = columns[between[:, columns].argmin(1)]
-                distances[group, name] = between[np.arange(len(group)), best]
-                rows[group, name] = chosen[best]
-        return distances, rows
 
     def _model(self) -> Recogniser:
         require(self.recogniser is not None, "This gallery was opened without a model.")

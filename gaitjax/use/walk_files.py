@@ -1,10 +1,12 @@
-"""The files of a gallery: one for each enrolment, safetensors with facts in the header.
+"""The files of a gallery: one for each enrolment, safetensors with facts in its header.
 
-`embeddings` float32 [n S D], `thumbnail_0` and on (bytes of image files), and under ROWS
-in the header, as JSON, the model's fingerprint and the facts of each walk.
+`embeddings` float32 [n S D], `thumbnail_0` and on (bytes of image files), and under
+ROWS in the header, as JSON, the model's fingerprint and the facts of each walk.
 """
 
 import contextlib
+import dataclasses
+import functools
 import json
 import time
 from collections.abc import Iterator
@@ -59,6 +61,34 @@ class Part(NamedTuple):
         with row.part.open("rb") as file:
             file.seek(start)
             return file.read(stop - start)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Contents:
+    """What a gallery held at one moment.
+
+    names: sorted. own: int [n], which name each row has.
+    """
+
+    rows: tuple[Row, ...]
+    names: tuple[str, ...]
+    own: np.ndarray
+    parts: dict[Path, Part]
+
+    @functools.cached_property
+    def places(self) -> dict[str, int]:
+        """{id: place of the row}."""
+        return {row.id: place for place, row in enumerate(self.rows)}
+
+    def take(self, places) -> np.ndarray:
+        """Embeddings float32 [k S D] of the rows at these places."""
+        rows = (self.rows[place] for place in places)
+        return np.stack([self.parts[x.part].embeddings[x.place] for x in rows])
+
+    @functools.cached_property
+    def embeddings(self) -> np.ndarray:
+        """float32 [n S D], all in memory; at least one row."""
+        return self.take(range(len(self.rows)))
 
 
 def state_of(path: Path) -> tuple:

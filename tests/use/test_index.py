@@ -8,7 +8,7 @@ import pytest
 import test_gallery as drawn
 
 from gaitjax.retrieval.distance import pairwise_distance
-from gaitjax.use import gallery as gallery_module
+from gaitjax.use import identification
 from gaitjax.use.gallery import Gallery
 from gaitjax.use.index import WIDTH, Milvus, open_index, projection, vectors
 
@@ -68,7 +68,7 @@ def milvus(monkeypatch):
 
 
 def test_a_gallery_answers_as_without_an_index(tmp_path, monkeypatch):
-    monkeypatch.setattr(gallery_module, "SHORTLIST", 40)
+    monkeypatch.setattr(identification, "SHORTLIST", 40)
     plain = Gallery.open(tmp_path / "people", drawn.recogniser())
     for person in range(12):
         walks = [(f"p{person}", drawn.sample(person, walk)) for walk in range(3)]
@@ -82,7 +82,7 @@ def test_a_gallery_answers_as_without_an_index(tmp_path, monkeypatch):
         assert found.nearest[0].name == expected.nearest[0].name
         assert found.distance == pytest.approx(expected.distance, rel=1e-4)
         assert found.confidence == pytest.approx(expected.confidence, abs=1e-3)
-    monkeypatch.setattr(gallery_module, "SHORTLIST", 4)
+    monkeypatch.setattr(identification, "SHORTLIST", 4)
     few = indexed.answer(drawn.sample(3, 9))
     assert few.name == "p3" and len(few.nearest) < 5
     indexed.add("late", [drawn.sample(50)])
