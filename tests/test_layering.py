@@ -113,6 +113,7 @@ INSIDE_FUNCTIONS = {
     "matplotlib",
     "tensorboardX",
     "huggingface_hub",
+    "pymilvus",
     "ai_edge_litert",
 }
 # what the engine and the folders of pure functions may import from other projects

@@ -37,6 +37,7 @@ from gaitjax.use.walk_files import Contents, Part, Row
 
 FORMAT = "gaitjax-gallery-1"
 NAME_LENGTH = 100
+TOGETHER = 0.5  # seconds in which two walks are of two people
 
 
 class Gallery:
@@ -130,10 +131,9 @@ class Gallery:
 
     def _part(self, path: Path, known: dict[Path, Part]) -> Part:
         kept = known.get(path)
-        unchanged = kept is not None and kept.state == walk_files.state_of(path)
-        return (
-            kept if unchanged else walk_files.read(path, self.fingerprint, self.shape)
-        )
+        if kept is not None and kept.state == walk_files.state_of(path):
+            return kept
+        return walk_files.read(path, self.fingerprint, self.shape)
 
     def thumbnail(self, row: Row) -> bytes:
         """The image file that was kept of a walk; b"" if none was."""
@@ -212,14 +212,16 @@ class Gallery:
             fit,
             f"Nobody was enrolled: {why or 'no person was found'} ({what_is(what)}).",
         )
-        for one, other in zip(fit, fit[1:]):
-            together = min(one.end, other.end) - max(one.start, other.start)
+        until = -1.0
+        for sample in sorted(fit, key=lambda x: x.start):
+            stop = min(until, sample.end)
             require(
-                together < 0.5,
-                f"{what_is(what)} shows several people at once ({other.start:.1f} to "
-                f"{min(one.end, other.end):.1f} s), so who is {name} is not clear. Cut "
-                "the video, or enrol from one that shows this person alone.",
+                stop - sample.start < TOGETHER,
+                f"{what_is(what)} shows several people at once ({sample.start:.1f} to "
+                f"{stop:.1f} s), so who is {name} is not clear. Cut the video, or "
+                "enrol from one that shows this person alone.",
             )
+            until = max(until, sample.end)
         self.add(name, fit, thumbnails=thumbnails)
         return samples
 

@@ -126,11 +126,9 @@ def decide(
     require(0 < fpir < 1, f"fpir={fpir} must lie between 0 and 1.")
     if sample.embedding is None:
         return Answer(sample, "refused", "", None, None, ())
-    nearest, distances = (), None
-    if search.contents.rows:
-        nearest, distances = search.nearest(sample.embedding, top)
-    if not nearest:
+    if not search.contents.rows:
         return Answer(sample, "empty", "", None, None, ())
+    nearest, distances = search.nearest(sample.embedding, top)
     name, distance = nearest[0].name, nearest[0].distance
     score = float(unknown.scores(distances)[0])
     confidence = None if law is None else 1 - law.fpir(score)

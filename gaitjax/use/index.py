@@ -44,7 +44,7 @@ def open_index(spec: str, fingerprint: str, shape, metric: str) -> Index:
         "milvus:http://HOST:19530.",
     )
     try:
-        import pymilvus
+        import pymilvus  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             "--index=milvus needs pymilvus: pip install -r requirements-milvus.txt."
@@ -65,7 +65,7 @@ class Milvus:
         self.project = projection(shape)
         if client.has_collection(name):
             return
-        from pymilvus import DataType
+        from pymilvus import DataType  # pyright: ignore[reportMissingImports]
 
         schema = client.create_schema(auto_id=False)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
