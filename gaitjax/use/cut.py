@@ -27,7 +27,7 @@ import numpy as np
 
 from gaitjax.engine.atomic import replacing
 from gaitjax.engine.guards import require
-from gaitjax.use import person
+from gaitjax.use import detector, person
 from gaitjax.use.tracks import Walk, silhouette_walk, walks
 from gaitjax.use.video import Video, shows_silhouettes
 
@@ -142,6 +142,10 @@ def main(arguments: list[str] | None = None) -> int:
         help="pose_landmark_full.tflite; by default it is fetched from PyPI once",
     )  # fmt: skip
     parser.add_argument(
+        "--detector", default="", metavar="FILE.onnx",
+        help="your people detector (docs/identify.md); by default what moves",
+    )  # fmt: skip
+    parser.add_argument(
         "--max_rate", type=float, default=30.0, help="frames/s that are looked at"
     )
     given = parser.parse_args(arguments)
@@ -154,7 +158,9 @@ def main(arguments: list[str] | None = None) -> int:
     failed = 0
     for source in given.video:
         try:
-            report = cut(source, given.out, see, max_rate=given.max_rate)
+            regions = detector.load(given.detector) if given.detector else None
+            options = {"max_rate": given.max_rate, "regions": regions}
+            report = cut(source, given.out, see, **options)
         except (ValueError, OSError) as error:
             print(f"gaitjax: {error}", file=sys.stderr)
             failed = 2
