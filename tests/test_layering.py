@@ -60,6 +60,7 @@ MAY_IMPORT = {
     "rerank.train": {"rerank", "engine", "data", "losses", "run_folder"},
     "rerank.run": {"rerank", "engine", "pictures", "retrieval", "run_folder"},
     "use": {"use", "engine", "data", "retrieval", "run_folder"},
+    "use.archive": {"use", "engine", "data", "evaluate"},
     "use.index": {"engine.guards"},
     "use.recogniser": {
         "use",
