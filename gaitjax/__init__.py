@@ -1,17 +1,17 @@
-"""gaitjax: gait recognition in JAX/Flax.
+"""gaitjax: gait recognition in JAX/Flax."""
 
-recogniser = gaitjax.load("runs/gaitset")       # gaitjax.use.recogniser.load
-gallery = gaitjax.Gallery.open("people", recogniser)  # gaitjax.use.gallery.Gallery
-"""
+from typing import TYPE_CHECKING
 
-import importlib
+if TYPE_CHECKING:  # importing gaitjax imports no JAX
+    from gaitjax.use.recogniser import Recogniser
 
 __version__ = "0.1.0"
-_PUBLIC = {"load": "gaitjax.use.recogniser", "Gallery": "gaitjax.use.gallery"}
 
 
-def __getattr__(name: str):
-    """Names of _PUBLIC, imported when they are used: the version needs no JAX."""
-    if name not in _PUBLIC:
-        raise AttributeError(f"module 'gaitjax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+def load(
+    run_or_weights: str = "", *, person_model: str = "", detector: str = ""
+) -> "Recogniser":
+    """`gaitjax.use.recogniser.load`: a trained run, or weights, as a function."""
+    from gaitjax.use import recogniser
+
+    return recogniser.load(run_or_weights, person_model=person_model, detector=detector)

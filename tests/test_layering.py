@@ -64,6 +64,7 @@ MAY_IMPORT = {
     "rerank.train": {"rerank", "engine", "data", "losses", "run_folder"},
     "rerank.run": {"rerank", "engine", "pictures", "retrieval", "run_folder"},
     "use": {"use", "engine", "data", "retrieval", "run_folder"},
+    "use.archive": {"use", "engine", "data", "evaluate"},
     "use.index": {"engine.guards"},
     "use.recogniser": {
         "use",
@@ -124,6 +125,7 @@ INSIDE_FUNCTIONS = {
     "matplotlib",
     "tensorboardX",
     "huggingface_hub",
+    "pymilvus",
     "ai_edge_litert",
 }
 # what the engine and the folders of pure functions may import from other projects
@@ -219,7 +221,8 @@ def circle(files: dict[str, str]) -> list[str]:
     arrows = {}
     for module, path in modules.items():
         package = path.rpartition("/")[0].replace("/", ".")
-        names = [name for _, name, _ in imports(ast.parse(files[path]), package)]
+        names = {name for _, name, _ in imports(ast.parse(files[path]), package)}
+        names -= {"gaitjax.__version__"}  # there before anything is imported
         found = {name if name in modules else name.rpartition(".")[0] for name in names}
         arrows[module] = (found & modules.keys()) - {module}
     done: set[str] = set()

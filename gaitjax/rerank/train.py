@@ -273,6 +273,7 @@ def load(config, workdir: str, shape: tuple[int, int], metric: str) -> Reranker:
     restored = checkpoints.restore(target)
     checkpoints.close()
     require(restored is not None, f"No checkpoint in {workdir} can be read.")
+    assert restored is not None
     best = Best(**restored[0]["best"])
     return Reranker(setup.model, best.params, int(best.step), float(best.loss))
 

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -26,13 +27,15 @@ from absl import logging
 from gaitjax import command_line
 from gaitjax.engine.guards import require
 from gaitjax.use import unknown
-from gaitjax.use.gallery import Answer, Gallery
+from gaitjax.use.gallery import Gallery
+from gaitjax.use.identification import Answer
 from gaitjax.use.quality import LIMITS
 from gaitjax.use.recogniser import Sample, load
 from gaitjax.use.video import Video
 
 COLUMNS = ("video", "walk", "seconds", "heading", "who", "distance", "confidence")
 WIDTHS = (32, 4, 13, 7, 20, 8, 10)
+PICTURED = 12  # lines of the picture
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -106,7 +109,7 @@ def _identify(given) -> int:
         for answer in _answers(given, gallery, video):
             print(_json(answer) if given.json else _line(answer), flush=True)
             samples.append(answer.sample._replace(embedding=None, thumbnail=b""))
-            if given.picture and not answer.sample.refused:
+            if len(answers) < PICTURED and not answer.sample.refused:
                 answers.append(answer)
         return samples
 
@@ -259,7 +262,9 @@ def draw(gallery: Gallery, answers: list[Answer], path: str | Path) -> None:
     for answer in answers[:PICTURED]:
         sample = answer.sample
         name = answer.name or answer.verdict
-        cells = [(f"walk {sample.number}: {name}", _image(sample.thumbnail), None)]
+        cells: list[Any] = [
+            (f"walk {sample.number}: {name}", _image(sample.thumbnail), None)
+        ]
         for candidate in answer.nearest:
             known = answer.verdict == "known" and candidate.name == answer.name
             caption = f"{candidate.name} {candidate.distance:.3g}"
@@ -269,16 +274,13 @@ def draw(gallery: Gallery, answers: list[Answer], path: str | Path) -> None:
     charts.filmstrips(rows, path)
 
 
-PICTURED = 12  # lines of the picture
-
-
 def _image(data: bytes) -> np.ndarray:
     """uint8 RGB [1 128 64 3] of a thumbnail; grey if none was kept."""
     import cv2
 
     image = np.full((128, 64, 3), 200, np.uint8)
     if data:
-        read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        read: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         image = cv2.resize(read[..., ::-1], (64 * read.shape[1] // 64, 128))
     return image[None]
 

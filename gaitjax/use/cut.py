@@ -27,7 +27,7 @@ import numpy as np
 
 from gaitjax.engine.atomic import replacing
 from gaitjax.engine.guards import require
-from gaitjax.use import person
+from gaitjax.use import detector, person
 from gaitjax.use.tracks import Walk, silhouette_walk, walks
 from gaitjax.use.video import Video, shows_silhouettes
 
@@ -147,6 +147,10 @@ def main(arguments: list[str] | None = None) -> int:
         help="folders are named by the last N parts of a video's path; default 1",
     )  # fmt: skip
     parser.add_argument(
+        "--detector", default="", metavar="FILE.onnx",
+        help="your people detector (docs/identify.md); by default what moves",
+    )  # fmt: skip
+    parser.add_argument(
         "--max_rate", type=float, default=30.0, help="frames/s that are looked at"
     )
     given = parser.parse_args(arguments)
@@ -160,7 +164,9 @@ def main(arguments: list[str] | None = None) -> int:
     failed = 0
     for source in given.video:
         try:
-            report = cut(source, given.out, see, given.parts, max_rate=given.max_rate)
+            regions = detector.load(given.detector) if given.detector else None
+            options = {"max_rate": given.max_rate, "regions": regions}
+            report = cut(source, given.out, see, given.parts, **options)
         except (ValueError, OSError) as error:
             print(f"gaitjax: {error}", file=sys.stderr)
             failed = 2

@@ -11,6 +11,7 @@ in pixels of the input. Class 0 is a person, as in COCO. No detector comes with 
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,8 @@ def load(file: str, size: int = SIZE) -> Callable[[float, np.ndarray], list[Box]
         square = np.full((size, size, 3), 114, np.uint8)  # grey, as YOLO pads
         square[: resized.shape[0], : resized.shape[1]] = resized
         net.setInput(cv2.dnn.blobFromImage(square, 1 / 255))
-        return [tuple(n / scale for n in box) for box in people(net.forward(), file)]
+        found = np.reshape(people(net.forward(), file), (-1, 4)) / scale
+        return [_box(row) for row in found]
 
     return detect
 
@@ -58,17 +60,18 @@ def people(output: np.ndarray, file: str = "the detector") -> list[Box]:
     """Boxes (left, top, right, bottom) of people, in pixels of the network's input."""
     import cv2
 
-    rows = np.asarray(output, np.float32)
+    rows: Any = np.asarray(output, np.float32)
     rows = rows.reshape(rows.shape[-2:]) if rows.ndim > 1 else rows
-    known = rows.ndim == 2 and min(rows.shape) >= 5
+    known = rows.ndim == 2 and max(rows.shape) > 5 and rows.shape != (0, 0)
     require(
         known,
         f"{file} gives an output of shape {np.shape(output)}; expected [1 N 5+C], "
         "[1 4+C N] or [1 N 6] (docs/identify.md).",
     )
-    if rows.shape[1] == 6:
+    # of one class, the first kind has six columns too, but no whole numbers in the last
+    if rows.shape[1] == 6 and (rows[:, 5] == np.rint(rows[:, 5])).all():
         rows = rows[(rows[:, 4] >= SCORE) & (rows[:, 5] == 0)]
-        return [tuple(map(float, row[:4])) for row in rows]
+        return [_box(row) for row in rows]
     if rows.shape[0] < rows.shape[1]:
         rows = rows.T
         scores, classes = rows[:, 4], rows[:, 4:]
@@ -80,4 +83,9 @@ def people(output: np.ndarray, file: str = "the detector") -> list[Box]:
     found = cv2.dnn.NMSBoxes(boxes.tolist(), scores[kept].tolist(), SCORE, SAME)
     chosen = boxes[np.ravel(found).astype(int)]
     chosen[:, 2:] += chosen[:, :2]
-    return [tuple(map(float, box)) for box in chosen]
+    return [_box(box) for box in chosen]
+
+
+def _box(row) -> Box:
+    left, top, right, bottom = map(float, row[:4])
+    return left, top, right, bottom

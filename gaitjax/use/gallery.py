@@ -16,109 +16,28 @@ crash, a full disk or a second writer loses nothing that was enrolled. Reading n
 lock. Nothing in a file is code.
 """
 
-import contextlib
-import dataclasses
 import datetime
-import functools
 import hashlib
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gaitjax import run_folder
 from gaitjax.engine.atomic import replacing
-from gaitjax.engine.guards import Damaged, reading, require, require_whole
+from gaitjax.engine.guards import reading, require, require_whole
 from gaitjax.retrieval.distance import pairwise_distance
-from gaitjax.use import unknown
+from gaitjax.use import identification, unknown, walk_files
+from gaitjax.use.identification import Answer, Search
 from gaitjax.use.index import Index, open_index
 from gaitjax.use.recogniser import Recogniser, Sample
+from gaitjax.use.walk_files import Contents, Part, Row
 
 FORMAT = "gaitjax-gallery-1"
-ROWS = "gaitjax_rows"  # of a file's header
-PATIENCE = 30.0  # seconds to wait for another writer
 NAME_LENGTH = 100
-PROBES = 1000  # walks of the gallery, at most, that calibrate it
-SHORTLIST = 200  # walks that an index finds, to be compared exactly
-
-
-class Row(NamedTuple):
-    """One enrolled walk. id: of its embedding. enrolled: UTC. part, place: where it
-    lies. Other fields as in `recogniser.Sample`."""
-
-    id: str
-    name: str
-    source: str
-    number: int
-    start: float
-    end: float
-    heading: str
-    quality: dict[str, float]
-    enrolled: str
-    part: Path
-    place: int
-
-
-class Part(NamedTuple):
-    """One file. state: changes when the file does. embeddings: float32 [n S D], mapped
-    into memory. images: {place: (first byte, byte after the last)}."""
-
-    state: tuple
-    rows: list[Row]
-    embeddings: np.ndarray
-    images: dict[int, tuple[int, int]]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Contents:
-    """What a gallery held at one moment.
-
-    names: sorted. own: int [n], which name each row has.
-    """
-
-    rows: tuple[Row, ...]
-    names: tuple[str, ...]
-    own: np.ndarray
-    parts: dict[Path, Part]
-
-    def take(self, places) -> np.ndarray:
-        """Embeddings float32 [k S D] of the rows at these places."""
-        rows = (self.rows[place] for place in places)
-        return np.stack([self.parts[x.part].embeddings[x.place] for x in rows])
-
-    @functools.cached_property
-    def embeddings(self) -> np.ndarray:
-        """float32 [n S D], all in memory; at least one row."""
-        return self.take(range(len(self.rows)))
-
-
-class Candidate(NamedTuple):
-    """A name, the distance of its nearest walk, and that walk."""
-
-    name: str
-    distance: float
-    row: Row
-
-
-class Answer(NamedTuple):
-    """Who a walk is.
-
-    verdict: "known"; "unknown"; "nearest" if the gallery is not calibrated, so that the
-    nearest name is all that can be said; "refused" if the walk is unfit; "empty" if
-    nobody is enrolled. name: "" unless known or nearest. confidence: the share of
-    strangers who would not come so near, None if not calibrated. nearest: the first
-    names, with the probe's distance.
-    """
-
-    sample: Sample
-    verdict: Literal["known", "unknown", "nearest", "refused", "empty"]
-    name: str
-    distance: float | None
-    confidence: float | None
-    nearest: tuple[Candidate, ...]
+TOGETHER = 0.5  # seconds in which two walks are of two people
 
 
 class Gallery:
@@ -134,7 +53,7 @@ class Gallery:
         self.metric: str = description["metric"]
         self.index: Index | None = None
         self._contents: Contents | None = None
-        self._calibrated: tuple[Any, Any] = (None, None)
+        self._calibrated: tuple[Any, int, Any] = (None, 0, None)
 
     @classmethod
     def open(
@@ -211,56 +130,14 @@ class Gallery:
         return sorted((self.folder / "walks").glob("*.safetensors"))
 
     def _part(self, path: Path, known: dict[Path, Part]) -> Part:
-        stat = path.stat()
-        state = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         kept = known.get(path)
-        return kept if kept and kept.state == state else self._load(path, state)
-
-    def _load(self, path: Path, state: tuple) -> Part:
-        """A file of enrolled walks; its embeddings are read when they are needed."""
-        repair = "Move it away; the walks in the other files stay."
-        size = path.stat().st_size
-        try:
-            with path.open("rb") as file:
-                start = 8 + int.from_bytes(file.read(8), "little")
-                require(start <= size, f"{size} bytes, expected {start} and more")
-                header = json.loads(file.read(start - 8))
-            head = json.loads(header.pop("__metadata__")[ROWS])
-            rows = [
-                Row(**row, part=path, place=place)
-                for place, row in enumerate(head["rows"])
-            ]
-            end = start + max(entry["data_offsets"][1] for entry in header.values())
-            require(end == size, f"{size} bytes, expected {end}")
-            entry = header.pop("embeddings")
-            shape = (len(rows), *self.shape)
-            found = entry["dtype"], tuple(entry["shape"])
-            require(found == ("F32", shape), f"embeddings {found}, expected {shape}")
-            images = {
-                int(name.rpartition("_")[2]): tuple(
-                    start + offset for offset in entry["data_offsets"]
-                )
-                for name, entry in header.items()
-            }
-            first = start + entry["data_offsets"][0]
-            embeddings = np.memmap(path, np.float32, "r", first, shape)
-            model = head["fingerprint"]
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # whatever a damaged header makes Python raise
-            fault = f"it is no file of enrolled walks ({type(error).__name__}: {error})"
-            raise Damaged(path, fault, repair) from error
-        own = model == self.fingerprint
-        require_whole(own, path, f"it is of another model ({model})", repair)
-        return Part(state, rows, embeddings, images)
+        if kept is not None and kept.state == walk_files.state_of(path):
+            return kept
+        return walk_files.read(path, self.fingerprint, self.shape)
 
     def thumbnail(self, row: Row) -> bytes:
         """The image file that was kept of a walk; b"" if none was."""
-        part = self._part(row.part, self.contents().parts)
-        start, stop = part.images.get(row.place, (0, 0))
-        with row.part.open("rb") as file:
-            file.seek(start)
-            return file.read(stop - start)
+        return self._part(row.part, self.contents().parts).thumbnail(row)
 
     # ---------------------------------------------------------------- identifying
 
@@ -291,87 +168,26 @@ class Gallery:
         place of the calibration: further is unknown. least_people: under so many, the
         gallery is not calibrated. top: names in `nearest`.
         """
-        require(0 < fpir < 1, f"fpir={fpir} must lie between 0 and 1.")
-        if sample.embedding is None:
-            return Answer(sample, "refused", "", None, None, ())
-        contents = self.contents()
-        if not contents.rows:
-            return Answer(sample, "empty", "", None, None, ())
-        distances, rows = self._by_name(contents, sample.embedding[None])
-        order = np.argsort(distances[0], kind="stable")[:top]
-        nearest = tuple(
-            Candidate(
-                contents.names[i], float(distances[0, i]), contents.rows[rows[0, i]]
-            )
-            for i in order
-            if np.isfinite(distances[0, i])
-        )
-        name, distance = nearest[0].name, nearest[0].distance
-        law = self._calibration(contents, least_people)
-        confidence = None
-        if law is not None:
-            score = float(unknown.scores(distances)[0])
-            confidence = 1 - law.fpir(score)
-        if threshold is not None:
-            verdict = "known" if distance <= threshold else "unknown"
-        elif law is None:
-            verdict = "nearest"
-        else:
-            verdict = "known" if score <= law.threshold(fpir) else "unknown"
-        name = "" if verdict == "unknown" else name
-        return Answer(sample, verdict, name, distance, confidence, nearest)
+        search = self._search()
+        law = None if sample.embedding is None else self._law(search, least_people)
+        return identification.decide(sample, search, law, fpir, threshold, top)
 
     def calibration(self, least_people: int = unknown.PEOPLE):
         """The law of strangers' scores (`unknown.Calibration`); None: too few people.
 
         It needs no data beside the gallery.
         """
-        return self._calibration(self.contents(), least_people)
+        return self._law(self._search(), least_people)
 
-    def _calibration(self, contents: Contents, least: int):
-        key = (tuple(row.id for row in contents.rows), contents.names, least)
-        kept, law = self._calibrated
-        if kept == key:
-            return law
-        law = None
-        if len(contents.names) >= least:
-            rng = np.random.default_rng(0)
-            some = rng.permutation(len(contents.rows))[:PROBES]
-            distances, _ = self._by_name(contents, contents.take(some))
-            law = unknown.calibrate(distances, contents.own[some], least=least)
-        self._calibrated = key, law
+    def _search(self) -> Search:
+        return Search(self.contents(), self._model(), self.index)
+
+    def _law(self, search: Search, least: int):
+        known, people, law = self._calibrated
+        if known is not search.contents or people != least:
+            law = search.calibrate(least)
+            self._calibrated = search.contents, least, law
         return law
-
-    def _by_name(self, contents: Contents, probes) -> tuple[np.ndarray, np.ndarray]:
-        """Distances [Q names] to each name's nearest walk, and its row [Q names].
-
-        With an index, names beyond its shortlist are at inf.
-        """
-        model = self._model()
-        shape = len(probes), len(contents.names)
-        distances, rows = np.full(shape, np.inf, np.float32), np.zeros(shape, int)
-        if self.index is None:
-            lists = [np.arange(len(contents.rows))]
-            groups = [np.arange(len(probes))]
-        else:
-            places = {row.id: i for i, row in enumerate(contents.rows)}
-            found = self.index.search(probes, SHORTLIST)
-            lists = [np.array([places[x] for x in ids if x in places]) for ids in found]
-            groups = [np.array([i]) for i in range(len(probes))]
-        for group, chosen in zip(groups, lists):
-            if not len(chosen):
-                continue
-            exact = self.index is None
-            candidates = contents.embeddings if exact else contents.take(chosen)
-            between = np.asarray(model.distance(probes[group], candidates))
-            between = np.asarray(model.rerank(between, probes[group], candidates))
-            own = contents.own[chosen]
-            for name in np.unique(own):
-                columns = np.flatnonzero(own == name)
-                best = columns[between[:, columns].argmin(1)]
-                distances[group, name] = between[np.arange(len(group)), best]
-                rows[group, name] = chosen[best]
-        return distances, rows
 
     def _model(self) -> Recogniser:
         require(self.recogniser is not None, "This gallery was opened without a model.")
@@ -396,14 +212,16 @@ class Gallery:
             fit,
             f"Nobody was enrolled: {why or 'no person was found'} ({what_is(what)}).",
         )
-        for one, other in zip(fit, fit[1:]):
-            together = min(one.end, other.end) - max(one.start, other.start)
+        until = -1.0
+        for sample in sorted(fit, key=lambda x: x.start):
+            stop = min(until, sample.end)
             require(
-                together < 0.5,
-                f"{what_is(what)} shows several people at once ({other.start:.1f} to "
-                f"{min(one.end, other.end):.1f} s), so who is {name} is not clear. Cut "
-                "the video, or enrol from one that shows this person alone.",
+                stop - sample.start < TOGETHER,
+                f"{what_is(what)} shows several people at once ({sample.start:.1f} to "
+                f"{stop:.1f} s), so who is {name} is not clear. Cut the video, or "
+                "enrol from one that shows this person alone.",
             )
+            until = max(until, sample.end)
         self.add(name, fit, thumbnails=thumbnails)
         return samples
 
@@ -419,7 +237,7 @@ class Gallery:
         for name in {name for name, _ in named}:
             check_name(name)
         now = datetime.datetime.now(datetime.UTC).isoformat("T", "seconds")
-        with _writing(self.folder):
+        with walk_files.writing(self.folder):
             known = {row.id: row.name for row in self.rows()}
             heads, embeddings, images = [], [], {}
             for name, sample in named:
@@ -440,8 +258,7 @@ class Gallery:
                     continue
                 known[digest] = name
                 if thumbnails and sample.thumbnail:
-                    image = np.frombuffer(sample.thumbnail, np.uint8)
-                    images[f"thumbnail_{len(heads)}"] = image
+                    images[len(heads)] = sample.thumbnail
                 kept = sample._asdict()
                 for field in ("refused", "embedding", "thumbnail"):
                     del kept[field]
@@ -449,7 +266,9 @@ class Gallery:
                 embeddings.append(embedding)
             if heads:
                 path = self.folder / "walks" / f"{heads[0]['id']}.safetensors"
-                self._write(path, heads, np.stack(embeddings), images)
+                walk_files.write(
+                    path, self.fingerprint, heads, np.stack(embeddings), images
+                )
                 self._to_index()
         return len(heads)
 
@@ -458,7 +277,7 @@ class Gallery:
 
         Raises ValueError if nobody has that name.
         """
-        with _writing(self.folder):
+        with walk_files.writing(self.folder):
             contents = self.contents()
             names = contents.names
             known = ", ".join(names[:20]) or "nobody"
@@ -480,21 +299,14 @@ class Gallery:
 
     def _rewrite(self, path: Path, part: Part, rest: list[Row]) -> None:
         """The file with these of its rows only."""
-        images = {}
-        for place, row in enumerate(rest):
-            if image := self.thumbnail(row):
-                images[f"thumbnail_{place}"] = np.frombuffer(image, np.uint8)
-        heads = [_facts(row) for row in rest]
+        images = {
+            place: image
+            for place, row in enumerate(rest)
+            if (image := part.thumbnail(row))
+        }
+        facts = [row.facts() for row in rest]
         kept = part.embeddings[[row.place for row in rest]]
-        self._write(path, heads, kept, images)
-
-    def _write(self, path: Path, heads: list[dict], embeddings, images) -> None:
-        from safetensors.numpy import save
-
-        head = json.dumps({"fingerprint": self.fingerprint, "rows": heads})
-        content = save({"embeddings": embeddings, **images}, {ROWS: head})
-        with replacing(path, "wb") as file:
-            file.write(content)
+        walk_files.write(path, self.fingerprint, facts, kept, images)
 
     def _to_index(self) -> None:
         if self.index is not None:
@@ -512,7 +324,7 @@ class Gallery:
         faults = []
         for path in self._paths():
             try:
-                finite = np.isfinite(self._load(path, ()).embeddings).all()
+                finite = np.isfinite(self._part(path, {}).embeddings).all()
                 require_whole(finite, path, "an embedding is not finite")
             except ValueError as error:
                 faults.append(str(error))
@@ -545,7 +357,7 @@ class Gallery:
         contents, path = self.contents(), Path(path)
         with replacing(path.with_suffix(".jsonl")) as file:
             for row in contents.rows:
-                file.write(json.dumps(_facts(row), ensure_ascii=False) + "\n")
+                file.write(json.dumps(row.facts(), ensure_ascii=False) + "\n")
         empty = np.zeros((0, *self.shape), np.float32)
         embeddings = contents.embeddings if contents.rows else empty
         with replacing(path.with_suffix(".safetensors"), "wb") as file:
@@ -563,16 +375,9 @@ def _found(folder: Path, path: Path, recogniser: Recogniser) -> None:
         "shape": list(recogniser.shape),
     }
     (folder / "walks").mkdir(parents=True, exist_ok=True)
-    with _writing(folder):
+    with walk_files.writing(folder):
         if not path.is_file():
             run_folder.write_json(path, content)
-
-
-def _facts(row: Row) -> dict[str, Any]:
-    """The row without where it lies."""
-    facts = row._asdict()
-    del facts["part"], facts["place"]
-    return facts
 
 
 def check_name(name: str) -> None:
@@ -589,22 +394,3 @@ def what_is(what) -> str:
     return (
         f"{type(what).__name__} {what.shape}" if hasattr(what, "shape") else str(what)
     )
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """One writer at a time; another one is waited for."""
-    deadline = time.monotonic() + PATIENCE
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(run_folder.locked(folder))
-                break
-            except ValueError as error:
-                if time.monotonic() > deadline:
-                    raise ValueError(
-                        f"Another process writes in the gallery {folder} for over "
-                        f"{PATIENCE:.0f} s ({error})."
-                    ) from error
-                time.sleep(0.05)
-        yield

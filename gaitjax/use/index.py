@@ -19,7 +19,7 @@ import numpy as np
 
 from gaitjax.engine.guards import require
 
-WIDTH = 1024  # numbers of a stored vector, at most; more are projected
+WIDTH = 256  # numbers of a stored vector, at most; more are projected
 BATCH = 1000  # vectors sent at once
 
 
@@ -44,7 +44,7 @@ def open_index(spec: str, fingerprint: str, shape, metric: str) -> Index:
         "milvus:http://HOST:19530.",
     )
     try:
-        import pymilvus
+        import pymilvus  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError(
             "--index=milvus needs pymilvus: pip install -r requirements-milvus.txt."
@@ -65,7 +65,7 @@ class Milvus:
         self.project = projection(shape)
         if client.has_collection(name):
             return
-        from pymilvus import DataType
+        from pymilvus import DataType  # pyright: ignore[reportMissingImports]
 
         schema = client.create_schema(auto_id=False)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
@@ -97,7 +97,7 @@ class Milvus:
             some = self.vectors(embeddings[start : start + BATCH])
             rows = [
                 {"id": row, "vector": vector}
-                for row, vector in zip(ids[start : start + BATCH], some)
+                for row, vector in zip(ids[start : start + BATCH], some.tolist())
             ]
             self.client.insert(self.name, rows)
 

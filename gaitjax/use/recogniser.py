@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from gaitjax import models, restore, run_folder, settings, text_vectors
 from gaitjax.data import clips, pipeline, transforms
@@ -69,7 +68,7 @@ class Recogniser:
     """
 
     name: str
-    config: ConfigDict = dataclasses.field(repr=False)
+    config: Any = dataclasses.field(repr=False)
     metric: str
     shape: tuple[int, int]
     modalities: tuple[str, ...]
@@ -232,8 +231,7 @@ def _of_pocket(path: Path) -> Recogniser:
 
 
 def _of_run(folder: Path) -> Recogniser:
-    config = run_folder.read_config(folder)
-    assert config is not None  # its file is there
+    config: Any = run_folder.read_config(folder)
     if config.model.name == "cargait":
         return _of_reranker(folder, config)
     _check(config, folder)
@@ -335,7 +333,9 @@ def _scaled(record: Mapping[str, Any], data, modalities) -> dict[str, Any]:
         resized = (cv2.resize(x[..., ::-1], (width, height)) for x in images)
         record["frames"] = [cv2.imencode(".png", x)[1].tobytes() for x in resized]
     if "masks" in modalities:
-        nearest = {"interpolation": cv2.INTER_NEAREST}
-        masks = [cv2.resize(x, (width, height), **nearest) for x in record["masks"]]
+        masks = [
+            cv2.resize(x, (width, height), interpolation=cv2.INTER_NEAREST)
+            for x in record["masks"]
+        ]
         record["masks"] = np.stack(masks)
     return record

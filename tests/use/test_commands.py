@@ -12,7 +12,7 @@ import walkers_on_video as drawn
 import gaitjax.__main__ as entry
 from configs import gei
 from gaitjax import run_folder
-from gaitjax.use import commands, gallery, person
+from gaitjax.use import commands, person, walk_files
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ def test_a_full_disk_is_told_and_loses_nobody(call, videos, monkeypatch):
         raise OSError(28, "No space left on device", str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(gallery, "replacing", full)
+        patch.setattr(walk_files, "replacing", full)
         code, _, err = call("enroll", "bob", videos / "bob.avi")
     assert code == 2 and "The disk is full" in err and "who was enrolled before" in err
     assert call("gallery", "list", model=False)[1].endswith("1 people, 1 walks\n")

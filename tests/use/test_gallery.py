@@ -13,7 +13,7 @@ import pytest
 
 from gaitjax.engine.guards import Damaged
 from gaitjax.retrieval.distance import pairwise_distance
-from gaitjax.use import gallery as gallery_module
+from gaitjax.use import walk_files
 from gaitjax.use.gallery import Gallery
 from gaitjax.use.recogniser import Sample
 
@@ -262,9 +262,9 @@ def test_two_writers_wait_for_each_other(people):
 
 
 def test_a_writer_that_never_ends_is_told(people, monkeypatch):
-    monkeypatch.setattr(gallery_module, "PATIENCE", 0.2)
+    monkeypatch.setattr(walk_files, "PATIENCE", 0.2)
     with (
-        gallery_module._writing(people.folder),
+        walk_files.writing(people.folder),
         pytest.raises(ValueError, match="Another process writes in the gallery"),
     ):
         people.add("late", [sample(70)])

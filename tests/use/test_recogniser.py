@@ -232,12 +232,8 @@ def test_threads_share_a_recogniser(averages, walk):
         np.testing.assert_array_equal(other, found[0])
 
 
-def test_the_package_gives_what_it_promises():
-    from gaitjax.use.gallery import Gallery
-
-    assert gaitjax.load is load and gaitjax.Gallery is Gallery
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = gaitjax.nothing
+def test_the_package_loads_it_too(averages):
+    assert gaitjax.load(str(averages)).fingerprint == load(averages).fingerprint
 
 
 def test_a_recogniser_is_printed_in_a_line(averages):

@@ -206,6 +206,22 @@ def test_fewer_frames_are_looked_at_where_there_are_too_many():
     np.testing.assert_allclose(times, 0.04, atol=1e-6)
 
 
+def test_a_portrait_video_of_a_telephone_whose_frame_rate_varies():
+    images = drawn.walk(
+        {"x": -20, "speed": 4, "stride": 0.3}, frames=60, size=(200, 320)
+    )
+    times = np.cumsum(np.random.default_rng(0).choice([0.02, 0.04, 0.09], 60))
+
+    class Telephone(Memory):
+        def __iter__(self):
+            return (Frame(time, image) for time, image in zip(times, self.images))
+
+    (walk,) = walks(Telephone(images), drawn.see, max_rate=60.0)
+    assert not walk.refusal and walk.heading == "right"
+    assert {x.time for x in walk.moments} <= set(times)
+    assert walk.quality.seconds == pytest.approx(walk.end - walk.start, abs=0.8)
+
+
 def test_a_long_walk_is_split_and_memory_does_not_grow():
     background = drawn.scene(96, 72)
     held = []
