@@ -97,7 +97,6 @@ class MicroMotion(nn.Module):
 
         def windows(window, fill):
             """All frames of the window around each frame: list of [B T S C]."""
-            fill = jnp.asarray(fill, x.dtype)
             margin = window // 2
             outside = valid[:, :, None, None]
             padded = jnp.pad(
