@@ -210,6 +210,7 @@ def _of_model(config, folder: Path) -> tuple[Function, dict[str, Any]]:
             "dataset": config.data.train_dataset,
             "split": config.data.train_split,
             "identities": config.data.num_classes,
+            "fingerprint": _fingerprint(folder, int(state.step)),
         },
         "distance": f"{config.evaluation.metric} between corresponding rows of two "
         "embeddings [S D], mean over S",
@@ -268,6 +269,12 @@ def _described(config, folder: Path, step: int) -> dict[str, Any]:
             "on it: tfds_builders/NAME/README.md says which",
         },
     }
+
+
+def _fingerprint(folder: Path, step: int) -> str:
+    """Of the training data, as the checkpoint of `step` describes them."""
+    described = folder / "checkpoints" / str(step) / "description" / "metadata"
+    return _json(described).get("data", "")
 
 
 def _stored(folder: Path) -> dict[str, Any]:

@@ -2,9 +2,11 @@
 
     python -m gaitjax.export runs/gaitset            (in the usual environment)
     python -m gaitjax.export_onnx runs/gaitset/export     (in one of its own)
+    python -m gaitjax.export_onnx runs/gaittr/export --sequences=1 --frames=30
 
 jax2onnx needs an older orbax than gaitjax, hence the other environment: see
-requirements-onnx.txt. docs/export.md says for which models it works.
+requirements-onnx.txt. docs/export.md says for which models it works, and for which it
+needs fixed numbers of sequences and frames.
 """
 
 import argparse
@@ -34,8 +36,11 @@ class Input:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
 
 
-def to_onnx(folder: Path) -> bytes:
-    """The export in `folder` as an ONNX model with its weights, of any B and T."""
+def to_onnx(folder: Path, shape: tuple[int, int] | None = None) -> bytes:
+    """The export in `folder` as an ONNX model with its weights.
+
+    shape: numbers of sequences and frames that it takes; None: any.
+    """
     import jax2onnx
     from safetensors.numpy import load_file
 
@@ -63,10 +68,15 @@ def to_onnx(folder: Path) -> bytes:
     def embed(*arrays):
         return model.apply(variables, dict(zip(inputs, arrays)), train=False).embeddings
 
-    with use_formulation("stock"):
+    # jax2onnx has no 3-D convolutions; "matmul" makes them of 2-D ones
+    threed = any(x.ndim == 5 for x in weights.values())
+    with use_formulation("matmul" if threed else "stock"):
         made = jax2onnx.to_onnx(
             embed,
-            inputs=[Input(x["shape"], x["dtype"]) for x in inputs.values()],
+            inputs=[
+                Input((*(shape or x["shape"][:2]), *x["shape"][2:]), x["dtype"])
+                for x in inputs.values()
+            ],
             input_names=list(inputs),
             output_names=["embeddings"],
         )
@@ -79,14 +89,14 @@ def _tuples(value):
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def largest_difference(folder: Path, onnx: bytes) -> float:
-    """Between ONNX in onnxruntime and the function of the export, over SHAPES."""
+def largest_difference(folder: Path, onnx: bytes, shapes=SHAPES) -> float:
+    """Between ONNX in onnxruntime and the function of the export, over shapes."""
     import onnxruntime
 
     card = json.loads((folder / "card.json").read_text())
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     function, worst = exported.load(folder), 0.0
-    for shape in SHAPES:
+    for shape in shapes:
         shape = (shape[0], max(shape[1], card["least_frames"]))
         given = random_inputs(card["inputs"], shape)
         ours = np.asarray(function(**{k: jnp.asarray(v) for k, v in given.items()}))
@@ -118,10 +128,15 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("export", type=Path, help="what gaitjax.export wrote")
+    parser.add_argument("--sequences", type=int, help="a fixed number; any")
+    parser.add_argument("--frames", type=int, help="a fixed number; any")
     given = parser.parse_args(arguments)
+    shape = (given.sequences, given.frames)
     try:
-        onnx = to_onnx(given.export)
-        worst = largest_difference(given.export, onnx)
+        require(all(shape) or not any(shape), "Give both --sequences and --frames.")
+        fixed = shape if all(shape) else None
+        onnx = to_onnx(given.export, fixed)
+        worst = largest_difference(given.export, onnx, [shape] if fixed else SHAPES)
     except (ValueError, OSError) as error:
         print(f"gaitjax: {error}", file=sys.stderr)
         return 2

@@ -125,7 +125,7 @@ def _headlines(results: Mapping[str, float]) -> dict[str, Any]:
         task = "mean" if "mean" in tasks else next(iter(tasks))
         for name, title in {"rank1": "Rank-1", "mAP": "mAP"}.items():
             if name in tasks[task]:
-                shown[f"{title}, {protocol} {task}"] = f"{tasks[task][name]:.1f} %"
+                shown[f"{title}, {protocol} {task}"] = _percent(tasks[task][name] / 100)
     return shown
 
 
@@ -148,6 +148,10 @@ def _number(metric: str, value: float) -> float:
 def _title(metric: str) -> str:
     """ "rank1_same_view" as "Rank-1 same view"."""
     return re.sub(r"^rank(\d+)", r"Rank-\1", metric).replace("_", " ")
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
 
 
 def _note(sentence: str) -> str:
@@ -248,13 +252,13 @@ def _open_set(rates: error_rates.Scores, where: str) -> tuple[dict[str, Any], st
         if fpir * searches >= 1:  # fewer searches cannot show so small a rate
             fnir, threshold = error_rates.fnir_at(rates, fpir)
             points[fpir] = fnir
-            row = {"FNIR": f"{fnir:.1%}", "distance": f"{threshold:.3g}"}
-            rows[f"FPIR {fpir:.0%}"] = row
+            row = {"FNIR": _percent(fnir), "distance": f"{threshold:.3g}"}
+            rows[f"FPIR {_percent(fpir, 0)}"] = row
     _, false_names, missed = error_rates.open_set_rates(rates)
     left = page.picture(
         lambda path: scores.histograms(genuine, impostor, path, marks={"EER": at}),
         "Histograms of distances of one person and of two persons",
-        f"Pairs of {where}. Equal error rate: {eer:.1%} at distance {at:.3g}.",
+        f"Pairs of {where}. Equal error rate: {_percent(eer)} at distance {at:.3g}.",
     )
     right = page.picture(
         lambda path: scores.open_set(false_names, missed, path, points=points),
@@ -262,9 +266,9 @@ def _open_set(rates: error_rates.Scores, where: str) -> tuple[dict[str, Any], st
         f"{searches:,} searches, each with and without its person.",
     )
     content = page.side_by_side(left, right) + page.table(rows, "operating point")
-    headlines: dict[str, Any] = {"equal error rate": f"{eer:.1%}"}
+    headlines: dict[str, Any] = {"equal error rate": _percent(eer)}
     for fpir, fnir in list(points.items())[:1]:
-        headlines[f"FNIR at FPIR {fpir:.0%}"] = f"{fnir:.1%}"
+        headlines[f"FNIR at FPIR {_percent(fpir, 0)}"] = _percent(fnir)
     return headlines, content + page.paragraph(WORDS, soft=True)
 
 
@@ -490,11 +494,15 @@ def identification(
     if genuine is not None and impostor is not None and len(genuine) and len(impostor):
         eer, at = error_rates.equal_error_rate(genuine, impostor)
         marks = {"threshold": threshold} if threshold is not None else {"EER": at}
-        rate = "" if fpir is None else f" The threshold is for an FPIR of {fpir:.1%}."
+        rate = (
+            ""
+            if fpir is None
+            else f" The threshold is for an FPIR of {_percent(fpir)}."
+        )
         histogram = page.picture(
             lambda path: scores.histograms(genuine, impostor, path, marks=marks),
             "Histograms of distances of one person and of two persons",
-            f"Walks of the gallery. Equal error rate: {eer:.1%}.{rate}",
+            f"Walks of the gallery. Equal error rate: {_percent(eer)}.{rate}",
         )
     maps = ""
     if distance is not None and names is not None and len(distance) >= 3:

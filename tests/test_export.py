@@ -9,10 +9,14 @@ import tarfile
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
-from gaitjax import export, models, restore, text_vectors
+from configs import cargait as cargait_config
+from gaitjax import export, models, restore, run_folder, text_vectors
+from gaitjax.engine.checkpoints import Checkpoints
 from gaitjax.models.gei import GEI
 from gaitjax.state import example_batch, model_variables
 from tests.models.test_zoo import IDS, MODELS, make_batch, variables_of
@@ -40,7 +44,8 @@ for folder in map(pathlib.Path, sys.argv[1:]):
     function = module.load(folder)
     for file in sorted(folder.glob("inputs*.npz")):
         output = function(**np.load(file))
-        np.save(folder / file.name.replace("inputs", "outputs"), np.asarray(output))
+        name = file.stem.replace("inputs", "outputs")
+        np.save(folder / f"{name}.npy", np.asarray(output))
 needed = {name.split(".")[0] for name in sys.modules}
 assert not needed & {"gaitjax", "flax", "orbax", "ml_collections", "optax"}, needed
 """
@@ -151,6 +156,27 @@ def test_a_run_is_exported_for_every_platform(runs, capsys):
     assert card["output"]["shape"][0] == "b" and card["step"] == 4
     assert card["training_data"]["identities"] and card["licences"]["code"]
     assert "for cpu, cuda, tpu" in capsys.readouterr().out
+
+
+def test_a_trained_reranker_gives_its_best_parameters(tmp_path, capsys):
+    config = cargait_config.get_config()
+    config.model.update(num_heads=2, hidden_size=8, classifier_size=5)
+    run_folder.write_config(config, tmp_path)
+    assert export.main([str(tmp_path)]) == 2
+    assert "that re-ranker is not trained" in capsys.readouterr().err
+    params = trained(make())["params"]
+    stored = {"best": {"params": params, "step": jnp.int32(7)}, "step": jnp.int32(9)}
+    checkpoints = Checkpoints(str(tmp_path), None)
+    checkpoints.save(9, stored, {"config": {}, "data": ""})
+    checkpoints.close()
+    report = {"metric": "euclidean", "embedding": [STRIPS, WIDTH], "shortlist": 10}
+    run_folder.write_json(tmp_path / "rerank.json", report)
+    function, card = export.of_run(tmp_path)
+    assert card["step"] == 7 and list(function.inputs) == ["probe", "candidates"]
+    flat = flatten_dict({"params": params}, sep="/")
+    assert function.weights and not any("logits" in name for name in function.weights)
+    for name, values in function.weights.items():
+        np.testing.assert_array_equal(values, flat[name])
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def embedding_map(
                 *row.T, MARKERS[i // len(COLOURS) % len(MARKERS)], ms=5, alpha=0.8,
                 color=COLOURS[i % len(COLOURS)], mew=0, label=charts.literal(name),
             )  # fmt: skip
-        axes.set(xticks=[], yticks=[], aspect="equal")
+        axes.set(xticks=[], yticks=[])
         axes.spines[:].set(visible=True, color="#CCCCCC")
         axes.grid(False)
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title="person")
