@@ -131,6 +131,11 @@ def plain(config) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
+def from_plain(tree: dict[str, Any]) -> ConfigDict:
+    """The inverse of `plain`: a config with tuples."""
+    return ConfigDict(_with_tuples(tree))
+
+
 def write_config(config, workdir: str | Path) -> None:
     """WORKDIR/config.json, by which re-rankers and evaluations read a run."""
     write_json(Path(workdir) / "config.json", plain(config))
@@ -150,7 +155,7 @@ def read_config(workdir: str | Path) -> ConfigDict | None:
         content = content if isinstance(content, dict) else {}
         for group, fields in _former(content).items():
             content["model"][group] |= fields
-        content = ConfigDict(_with_tuples(content))
+        content = from_plain(content)
     except (AttributeError, ValueError, TypeError, RecursionError) as error:
         raise Damaged(path, f"it is no JSON of a config ({error})", _REPAIR) from error
     model = content.get("model")

@@ -60,7 +60,23 @@ MAY_IMPORT = {
     | {"settings"},
     "rerank.train": {"rerank", "engine", "data", "losses", "run_folder"},
     "rerank.run": {"rerank", "engine", "pictures", "retrieval", "run_folder"},
-    "use": {"use", "engine", "data", "evaluate", "restore", "retrieval", "run_folder"},
+    "use": {"use", "engine", "data", "retrieval", "run_folder"},
+    "use.index": {"engine.guards"},
+    "use.recogniser": {
+        "use",
+        "engine",
+        "data",
+        "models",
+        "rerank",
+        "restore",
+        "retrieval",
+        "run_folder",
+        "settings",
+        "state",
+        "text_vectors",
+        "weights",
+    },
+    "use.commands": {"command_line", "engine", "pictures.charts", "use"},
     "import_checkpoint": {"engine", "run_folder", "state", "weights"},
     "program": set(),
     "targets": {"engine.guards", "parts.backend"},
@@ -74,6 +90,7 @@ MAY_IMPORT = {
         "train",
     },
     "command_line": {"engine"},
+    "__main__": {"main", "use.commands"},
     "main": {
         "command_line",
         "data.embedded",
@@ -192,7 +209,8 @@ def circle(files: dict[str, str]) -> list[str]:
     arrows = {}
     for module, path in modules.items():
         package = path.rpartition("/")[0].replace("/", ".")
-        names = [name for _, name, _ in imports(ast.parse(files[path]), package)]
+        names = {name for _, name, _ in imports(ast.parse(files[path]), package)}
+        names -= {"gaitjax.__version__"}  # there before anything is imported
         found = {name if name in modules else name.rpartition(".")[0] for name in names}
         arrows[module] = (found & modules.keys()) - {module}
     done: set[str] = set()

@@ -32,7 +32,7 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
-from gaitjax.engine.guards import require
+from gaitjax.engine.guards import reading, require
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # (stored description, this run's) -> in what they differ, a phrase each; []: same run
@@ -169,6 +169,18 @@ class Checkpoints:
         """The description in the checkpoint of `step`, which `restore` found whole."""
         folder = epath.Path(self._folder / str(step))
         return ocp.JsonCheckpointHandler().restore(folder / "description")
+
+    def shape(self, *path: str) -> tuple[int, ...]:
+        """Of the array at `path` in the newest checkpoint, which has not been read."""
+        folder = epath.Path(self._folder)
+        steps = self._order("newest")
+        require(steps, f"There are no checkpoints in {folder}.", FileNotFoundError)
+        state = folder / str(steps[0]) / "state"
+        with reading(state, f"it has no {'/'.join(path)}"):
+            found = ocp.StandardCheckpointHandler().metadata(state)
+            for name in path:
+                found = found[name]
+            return tuple(found.shape)
 
     def _read(self, step: int, target: Any, compare):
         """(description, tree, differences, what is wrong or "") of one checkpoint.

@@ -11,7 +11,7 @@ from gaitjax.engine.atomic import replacing
 from gaitjax.pictures import reranking
 from gaitjax.rerank import base_run, compare, train
 from gaitjax.retrieval import protocols
-from gaitjax.run_folder import write_json
+from gaitjax.run_folder import write_config, write_json
 
 
 def run(config, workdir: str) -> train.Reranker:
@@ -22,6 +22,7 @@ def run(config, workdir: str) -> train.Reranker:
 def _train(config, workdir: str, base: base_run.Base) -> train.Reranker:
     data = base_run.open_base_split(base, "train", config.data.train_dataset)
     table = base_run.stored_embeddings(base, data, workdir)
+    write_config(config, workdir)  # by which the re-ranker is used (gaitjax.use)
     return train.fit(config, workdir, table)
 
 

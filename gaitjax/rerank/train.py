@@ -18,7 +18,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gaitjax import run_folder
 from gaitjax.data import pipeline
 from gaitjax.engine import cluster, loop, optim, sharding
-from gaitjax.engine.checkpoints import abstract
+from gaitjax.engine.checkpoints import Checkpoints, abstract
+from gaitjax.engine.guards import require
 from gaitjax.engine.log import MetricLog
 from gaitjax.losses import ranking_loss
 from gaitjax.rerank import cargait
@@ -256,6 +257,23 @@ def fit(config, workdir: str, table: Table) -> Reranker:
     best = state.best
     if jax.process_count() > 1:  # re-ranking is each process's own, on its own devices
         best = multihost_utils.process_allgather(best, tiled=True)
+    return Reranker(setup.model, best.params, int(best.step), float(best.loss))
+
+
+def load(config, workdir: str, shape: tuple[int, int], metric: str) -> Reranker:
+    """The trained re-ranker in `workdir`, without the data of its training.
+
+    config: of that run. shape: (S, D) of the base model's embeddings. metric: its own.
+    Raises ValueError if no checkpoint can be read.
+    """
+    checkpoints = Checkpoints(workdir, None, read_only=True)
+    (classes,) = checkpoints.shape("best", "params", "logits", "bias")
+    setup = build(config, *shape, classes, metric, jax.devices()[:1])
+    target = _stored(abstract(setup.abstract_state, setup.shardings))
+    restored = checkpoints.restore(target)
+    checkpoints.close()
+    require(restored is not None, f"No checkpoint in {workdir} can be read.")
+    best = Best(**restored[0]["best"])
     return Reranker(setup.model, best.params, int(best.step), float(best.loss))
 
 

@@ -6,10 +6,12 @@
 Each person is followed by the person model: what it saw says where to look next. New
 people are found as moving regions before a still camera, or, where nothing moves, once
 a second in the whole picture. Where two people overlap, both walks end and new ones
-begin once they are apart: who is who after a crossing is not guessed.
+begin once they are apart: who is who after a crossing is not guessed. A region that is
+much wider than the person in it is searched for a second one, because two people who
+come together are one region; often it is their shadow.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +28,14 @@ from gaitjax.use.quality import (
     refusal,
 )
 from gaitjax.use.regions import Box, Regions, iou, overlap
-from gaitjax.use.video import FOLDER_RATE, Frame, Video, image_files, read_image
+from gaitjax.use.video import (
+    FOLDER_RATE,
+    Frame,
+    Images,
+    Video,
+    image_files,
+    read_image,
+)
 
 PATIENCE = 0.4  # seconds for which a person may be out of sight
 APART = 0.4  # seconds for which people must be apart after a crossing
@@ -34,6 +43,7 @@ GAP = 1.0  # seconds without a usable frame that end a walk
 RETRY = 0.5  # seconds for which a region without a person is not looked at again
 LOOK = 1.0  # seconds between looks at the whole picture, where nothing moves
 TOUCHING, SAME = 0.15, 0.7  # shared area, of the smaller box
+BESIDE = 0.2  # of the height: a region that reaches so far beyond a person is searched
 JUMP, GROWTH = 0.5, 1.6  # of the height; ratio: more, between frames, is someone else
 EDGE = 0.01  # of the person's height: so close to the edge, they may be cut
 VISIBLE = 0.5  # visibility of an ankle that is seen
@@ -79,19 +89,32 @@ class Walk(NamedTuple):
             "ratios": np.array([x.ratio for x in self.moments], np.float32),
         }
 
+    def thumbnail(self) -> bytes:
+        """The middle frame (JPEG), or silhouette (PNG) if there are no frames."""
+        import cv2
+
+        middle = self.moments[len(self.moments) // 2]
+        return middle.frame or cv2.imencode(".png", middle.silhouette)[1].tobytes()
+
 
 def _stacked(arrays: list[np.ndarray], shape, dtype) -> np.ndarray:
     return np.stack(arrays) if arrays else np.zeros((0, *shape), dtype)
 
 
 def walks(
-    video: Video, see: See, limits: Limits = LIMITS, max_rate: float = 30.0
+    video: Video | Images,
+    see: See,
+    limits: Limits = LIMITS,
+    max_rate: float = 30.0,
+    regions: Callable[[float, np.ndarray], list[Box]] | None = None,
 ) -> Iterator[Walk]:
     """The walks of a video, each as it ends; memory does not grow with the video.
 
-    max_rate: frames/s that are looked at; more are left out.
+    max_rate: frames/s that are looked at; more are left out. regions: (time, image) ->
+    boxes where people may be; None: what moves.
     """
-    watcher = _Watcher(see, limits, Regions(video.sampled()))
+    regions = regions or Regions(video.sampled())
+    watcher = _Watcher(see, limits, regions)
     due = 0.0
     for frame in video:
         if frame.time >= due - 1e-6:
@@ -162,6 +185,16 @@ def usable(person: Person, image: np.ndarray) -> bool:
     return not _at_edge(person.box, image) and not _ankles_hidden(person)
 
 
+def _beside(region: Box, person: Box) -> list[Box]:
+    """The parts of a region to the left and right of the person in it, if wide."""
+    if overlap(region, person) < SAME:
+        return []
+    left, top, right, bottom = region
+    least = BESIDE * (person[3] - person[1])
+    parts = (left, top, person[0], bottom), (person[2], top, right, bottom)
+    return [part for part in parts if part[2] - part[0] > least]
+
+
 def _centre_and_height(box) -> tuple[tuple[float, float], float]:
     left, top, right, bottom = box
     return ((left + right) / 2, (top + bottom) / 2), bottom - top
@@ -170,7 +203,7 @@ def _centre_and_height(box) -> tuple[tuple[float, float], float]:
 class _Watcher:
     """Follows everybody in a video, frame by frame."""
 
-    def __init__(self, see: See, limits: Limits, regions: Regions):
+    def __init__(self, see: See, limits: Limits, regions):
         self.see, self.limits, self.regions = see, limits, regions
         self.tracks: list[_Track] = []
         self.empty: list[tuple[Box, float]] = []  # regions without a person, until when
@@ -217,7 +250,8 @@ class _Watcher:
         if not known and not moving and frame.time >= self.look_at:
             self.look_at = frame.time + LOOK
             moving, taken = [(0.0, 0.0, float(width), float(height))], []
-        for box in moving:
+        beside = [x for box in moving for one in known for x in _beside(box, one)]
+        for box in [*moving, *beside]:
             low = box[3] - box[1] < 0.6 * self.limits.min_height
             if low or any(overlap(box, other) > share for other, share in taken):
                 continue
@@ -288,13 +322,22 @@ def _assigned(tracks: list[_Track], moving: list[Box]) -> dict[int, Box]:
 
 def silhouette_walk(folder: str, limits: Limits = LIMITS) -> Walk:
     """The walk in a folder of silhouette images of one person, cut or not."""
-    moments, files = [], image_files(folder)
+    read = (read_image(file) for file in image_files(folder))
+    return silhouettes_as_walk(
+        (np.zeros((1, 1)) if image is None else image.max(-1) for image in read), limits
+    )
+
+
+def silhouettes_as_walk(masks: Iterable[np.ndarray], limits: Limits = LIMITS) -> Walk:
+    """The walk in silhouettes [H W], 0..255, of one person, cut or not.
+
+    Empty ones are left out. Time passes as in a folder of images.
+    """
+    moments = []
     nothing = np.zeros((0, 3), np.float32), np.zeros((0, 0), np.uint8)
-    for number, file in enumerate(files):
-        image = read_image(file)
-        mask = None if image is None else image.max(-1)
-        silhouette = None if mask is None else normalised(mask)
-        if mask is None or silhouette is None:
+    for number, mask in enumerate(masks):
+        silhouette = normalised(mask)
+        if silhouette is None:
             continue
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         high, wide = np.ptp(rows) + 1, np.ptp(columns) + 1

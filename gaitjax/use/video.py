@@ -142,6 +142,20 @@ class Video:
         return capture
 
 
+class Images:
+    """Images in memory, uint8 RGB [T H W 3], in place of a Video."""
+
+    def __init__(self, images: np.ndarray, rate: float = FOLDER_RATE):
+        self.images, self.rate, self.count = images, rate, len(images)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (Frame(t / self.rate, image) for t, image in enumerate(self.images))
+
+    def sampled(self) -> list[np.ndarray]:
+        step = max(1, -(-len(self.images) // SAMPLED))
+        return [small(image) for image in self.images[::step]]
+
+
 def small(image: np.ndarray, width: int = 320) -> np.ndarray:
     """The image [H W 3], shrunk to at most `width` columns."""
     import cv2

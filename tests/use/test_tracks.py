@@ -107,6 +107,28 @@ def test_people_who_cross_are_never_mixed():
     assert len({walk.number for walk in ended}) == len(ended)
 
 
+@pytest.mark.parametrize("gap", (32, 50))
+def test_people_who_come_as_one_region_are_never_mixed(gap):
+    slow, fast = {"x": -30, "speed": 3.5}, {"x": -30 - gap, "speed": 4.5}
+    ended = found(slow, fast | {"colour": drawn.BLUE}, frames=100, size=(480, 240))
+    usable = [walk for walk in ended if walk.moments]
+    assert all(len(colours(walk)) == 1 for walk in usable)
+    assert any(walk.ended == "crossing" for walk in usable)
+    assert max(walk.quality.frames for walk in usable) > 20  # they part in the end
+
+
+def test_a_wide_region_without_a_second_person_breaks_no_walk():
+    def image(t):  # a shadow on the wall goes before the person
+        made = drawn.scene()
+        shadow = made[80:200, 10 + 3 * t : 60 + 3 * t]
+        shadow[:] = shadow // 2
+        drawn.draw(made, 20 + 3 * t, 210, 120, 0.2 * t)
+        return made
+
+    (walk,) = [x for x in walks(Memory(image, count=80), drawn.see) if x.moments]
+    assert not walk.refusal and walk.quality.frames > 60
+
+
 def test_four_people_are_four_walks():
     people = [
         {"x": 60 + 110 * i, "speed": 1.5 if i % 2 else 1.2, "height": 100}
@@ -182,6 +204,22 @@ def test_fewer_frames_are_looked_at_where_there_are_too_many():
     (walk,) = walks(Memory(images, rate=50.0), drawn.see, max_rate=25.0)
     times = np.diff([x.time for x in walk.moments])
     np.testing.assert_allclose(times, 0.04, atol=1e-6)
+
+
+def test_a_portrait_video_of_a_telephone_whose_frame_rate_varies():
+    images = drawn.walk(
+        {"x": -20, "speed": 4, "stride": 0.3}, frames=60, size=(200, 320)
+    )
+    times = np.cumsum(np.random.default_rng(0).choice([0.02, 0.04, 0.09], 60))
+
+    class Telephone(Memory):
+        def __iter__(self):
+            return (Frame(time, image) for time, image in zip(times, self.images))
+
+    (walk,) = walks(Telephone(images), drawn.see, max_rate=60.0)
+    assert not walk.refusal and walk.heading == "right"
+    assert {x.time for x in walk.moments} <= set(times)
+    assert walk.quality.seconds == pytest.approx(walk.end - walk.start, abs=0.8)
 
 
 def test_a_long_walk_is_split_and_memory_does_not_grow():
