@@ -23,25 +23,25 @@ TESTS = {
         "kth_walking/people_07_12", ("kth_walking", "kth_walking_directions"), 720,
     ),
 }  # fmt: skip
-PEOPLE = 900  # rendered identities of the train split
+PEOPLE = 429  # rendered identities of the train split
 
 
 def get_config(dataset: str = "synthetic"):
     test, protocols, frames = common.choose(dataset, TESTS)
     config = common.base(common.run_name("pocket_recogniser", dataset), "synthetic")
-    common.small(config, steps=1600, ids=16, frames=12)
+    common.small(config, steps=900, ids=16, frames=12)
     config.data.update(
         train_dataset="seen_gait", test_dataset=test, num_classes=PEOPLE,
-        modalities=("silhouettes", "keypoints"), flip=0.0, perspective=0.1,
-        rotate=0.15, shift=0.1,
+        modalities=("silhouettes", "keypoints"), flip=0.0, perspective=0.05,
+        rotate=0.1, shift=0.05,
         faults=dict(
-            grow=0.4, coarse=0.3, stretch=0.3, shake=0.2, holes=0.1, spurs=0.1,
-            blob=0.05, feet=0.3, jitter=0.6, jitter_size=1.5, confuse=0.3, miss=0.1,
+            grow=0.2, coarse=0.2, stretch=0.15, shake=0.15, feet=0.2, holes=0.05,
+            spurs=0.05, blob=0.03, jitter=0.4, jitter_size=1.5, confuse=0.2, miss=0.1,
         ),
     )  # fmt: skip
     config.evaluation.update(protocols=protocols, max_frames=frames, frame_multiple=24)
     config.model = dict(
         name="pocketgait", embedding_size=64, hidden_size=256, shape_strips=4,
-        pose_strips=4, pose_size=128,
+        pose_strips=4, pose_size=128, pose_weight=0.5,
     )  # fmt: skip
     return config

@@ -9,11 +9,13 @@ frames, which real segmentation has many of; fine detail is where rendered and r
 people differ most.
 """
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.engine.fields import Positive
+from gaitjax.engine.fields import AtLeast, Positive
 from gaitjax.engine.guards import require
 from gaitjax.parts.heads import SeparateBNNeck
 from gaitjax.parts.layers import BatchNorm, image_sequence, set_pool
@@ -102,6 +104,9 @@ def pose_features(points: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.where(valid[..., None], flat, 0)
 
 
+Weight = Annotated[float, AtLeast(0)]
+
+
 class PocketGait(GaitModel):
     """Three kinds of strips, all of one size, side by side in the embedding.
 
@@ -115,6 +120,7 @@ class PocketGait(GaitModel):
     shape_strips: Positive = 4  # of the hidden layer on energy images
     pose_strips: Positive = 4
     pose_size: Positive = 128  # of the network on poses
+    pose_weight: Weight = 0.5  # in evaluation: of the pose's distances, others have 1
 
     @nn.nowrap
     def check(self, config) -> None:
@@ -149,6 +155,9 @@ class PocketGait(GaitModel):
         after, logits = SeparateBNNeck(self.num_classes, name="neck")(
             before, train=train, valid=some
         )
+        first = after.shape[1] - self.pose_strips
+        weighted = [after[:, :first], self.pose_weight * after[:, first:]]
+        after = jnp.concatenate(weighted, 1)
         return GaitOutput(before if train else after, logits, {"energy": energy})
 
     def _regions(self, x):

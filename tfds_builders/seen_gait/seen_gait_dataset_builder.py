@@ -19,8 +19,8 @@ class SeenGaitConfig(tfds.core.BuilderConfig):
     seed: no other builder draws people from it.
     """
 
-    train_subjects: int = 376
-    exact_subjects: int = 500  # more of the train split
+    train_subjects: int = 377
+    exact_subjects: int = 52  # more of the train split
     test_subjects: int = 60
     seed: int = 15_001
 
@@ -45,7 +45,7 @@ class Builder(RecordBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = [
-        SeenGaitConfig(name="default", description="876 + 60 identities."),
+        SeenGaitConfig(name="default", description="429 + 60 identities."),
         SeenGaitConfig(
             name="tiny",
             description="6 + 4 identities, for tests.",
