@@ -10,8 +10,7 @@ from configs.sharding_rules import SHARDING_RULES
 
 
 def _benchmark(name: str, num_classes: int, *protocols: str) -> dict:
-    # 720 frames of a walk are the field's limit in evaluation; as many reading threads
-    # as cores
+    # max_frames: the field's limit in evaluation; workers=0: a thread for each core
     return dict(
         train_dataset=name, test_dataset=name, num_classes=num_classes,
         protocols=protocols, image_size=(256, 128), max_frames=720,
@@ -28,6 +27,8 @@ _SMALL = dict(
 DATASETS = {
     "synthetic": dict(_SMALL, test_dataset="synthetic_gait"),
     "cmu_walk": dict(_SMALL, test_dataset="cmu_walk"),
+    "kth_walking": _SMALL
+    | dict(test_dataset="kth_walking", protocols=("kth_walking",)),
     "ccpg": _benchmark("ccpg", 100, "ccpg_gait", "ccpg_reid"),
     "sustech1k": _benchmark("sustech1k", 250, "sustech1k"),
     "casia_b_star": _benchmark(

@@ -16,7 +16,7 @@ from gaitjax.engine.fields import AtLeast, Share
 # Ranges, as shares of the silhouette's height if nothing else is said
 GROWTH = 3  # pixels, at most, of dilation or erosion
 COARSE = 1.0, 3.0  # factor of lost resolution
-FEET = 0.12  # lost at most at the lower end, or gained as a shadow
+FEET = 0.08  # lost at most at the lower end
 STRETCH = 0.08  # change of the width, at most
 SHAKE = 0.03  # of the height and the place, per frame
 BLOB = 0.1, 0.3  # radii
@@ -29,20 +29,21 @@ class Faults(NamedTuple):
     """config.data.faults: how often each fault occurs, 0 to 1.
 
     Of whole sequences: grow (thicker or thinner, as a coat or a threshold makes them),
-    coarse (low resolution), stretch (wider or narrower), shake (the box trembles),
-    jitter (key points; its size is jitter_size), confuse (left and right exchanged in
-    some frames), miss (some key points not found). Of single frames: holes, spurs, blob
-    (a neighbour or shadow that touches the person), feet (cut off).
+    coarse (low resolution), stretch (wider or narrower), shake (the box trembles), feet
+    (hidden, by grass for instance), jitter (key points; its size is jitter_size),
+    confuse (left and right exchanged in some frames), miss (some key points not found).
+    Of single frames: holes, spurs, blob (a neighbour or shadow that touches the
+    person).
     """
 
     grow: Share = 0.0
     coarse: Share = 0.0
     stretch: Share = 0.0
     shake: Share = 0.0
+    feet: Share = 0.0
     holes: Share = 0.0
     spurs: Share = 0.0
     blob: Share = 0.0
-    feet: Share = 0.0
     jitter: Share = 0.0
     jitter_size: Annotated[float, AtLeast(0)] = 1.5  # deviation, pixels of a frame
     confuse: Share = 0.0
@@ -75,9 +76,13 @@ def _outlines(images: np.ndarray, faults: Faults, rng) -> np.ndarray:
     coarse = rng.uniform(*COARSE) if rng.random() < faults.coarse else 1.0
     stretch = rng.uniform(-STRETCH, STRETCH) if rng.random() < faults.stretch else 0.0
     shake = SHAKE if rng.random() < faults.shake else 0.0
+    hidden = rng.uniform(0, FEET) if rng.random() < faults.feet else 0.0
+    kept = height - round(hidden * height)
     done = []
     for image in images:
         image = _spoiled(image, faults, rng)
+        if kept < height:  # what is left is as high as ever
+            image = cv2.resize(image[:kept], (width, height))
         if grow:
             kernel = np.ones((1 + abs(grow) // 2, 1 + abs(grow)), np.uint8)
             change = cv2.dilate if grow > 0 else cv2.erode
@@ -104,14 +109,13 @@ def _outlines(images: np.ndarray, faults: Faults, rng) -> np.ndarray:
 
 
 def _spoiled(image: np.ndarray, faults: Faults, rng) -> np.ndarray:
-    """One silhouette with holes, spurs, a blob, or without feet."""
+    """One silhouette with holes, spurs or a blob."""
     import cv2
 
     height, width = image.shape
-    draws = rng.random(4)
-    chances = faults.holes, faults.spurs, faults.blob, faults.feet
-    holes, spurs, blob, feet = (bool(d < c) for d, c in zip(draws, chances))
-    if not (holes or spurs or blob or feet):
+    chances = faults.holes, faults.spurs, faults.blob
+    holes, spurs, blob = (bool(d < c) for d, c in zip(rng.random(3), chances))
+    if not (holes or spurs or blob):
         return image
     image = np.ascontiguousarray(image).copy()
     body = np.argwhere(image > 127)
@@ -142,9 +146,6 @@ def _spoiled(image: np.ndarray, faults: Faults, rng) -> np.ndarray:
         y = height if low else rng.uniform(0.2, 0.9) * height
         radii = (0.03, 0.08) if low else BLOB
         ellipse(255, radii, (side + rng.normal(0, 0.05 * height), y))
-    if feet:
-        kept = height - int(rng.uniform(0, FEET) * height)
-        image = cv2.resize(image[:kept], (width, height))
     return image
 
 

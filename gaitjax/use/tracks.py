@@ -173,16 +173,6 @@ def _at_edge(box, image: np.ndarray) -> bool:
     return min(left, top, width - right, height - bottom) <= near
 
 
-def _beside(region: Box, person: Box) -> list[Box]:
-    """The parts of a region to the left and right of the person in it, if wide."""
-    if overlap(region, person) < SAME:
-        return []
-    left, top, right, bottom = region
-    least = BESIDE * (person[3] - person[1])
-    parts = (left, top, person[0], bottom), (person[2], top, right, bottom)
-    return [part for part in parts if part[2] - part[0] > least]
-
-
 def _ankles_hidden(person: Person) -> bool:
     top, bottom = person.box[1], person.box[3]
     ankles = person.keypoints[ANKLES, :]
@@ -193,6 +183,16 @@ def _ankles_hidden(person: Person) -> bool:
 def usable(person: Person, image: np.ndarray) -> bool:
     """Whether the whole person is seen, as a frame of a walk needs."""
     return not _at_edge(person.box, image) and not _ankles_hidden(person)
+
+
+def _beside(region: Box, person: Box) -> list[Box]:
+    """The parts of a region to the left and right of the person in it, if wide."""
+    if overlap(region, person) < SAME:
+        return []
+    left, top, right, bottom = region
+    least = BESIDE * (person[3] - person[1])
+    parts = (left, top, person[0], bottom), (person[2], top, right, bottom)
+    return [part for part in parts if part[2] - part[0] > least]
 
 
 def _centre_and_height(box) -> tuple[tuple[float, float], float]:

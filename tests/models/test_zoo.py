@@ -22,6 +22,7 @@ from gaitjax.models.gaitset import GaitSet
 from gaitjax.models.gaittr import GaitTR
 from gaitjax.models.gpgait import GPGait, GPGaitPlusPlus
 from gaitjax.models.multigaitpp import MultiGaitPP
+from gaitjax.models.pocketgait import PocketGait
 from gaitjax.models.skeletongaitpp import SkeletonGaitPP
 from gaitjax.models.swingait import SwinGait
 from gaitjax.parts import convolution, skeleton
@@ -61,6 +62,7 @@ MODELS = {
     ),
     "gaitgraph2": (GaitGraph2(IDS, (8, 4), (8, 12), 2, 6), 1, 18, False),
     "gaittr": (GaitTR(IDS, (8, 8, 16), 2, 0.0, 6), 1, 6, False),
+    "pocketgait": (PocketGait(IDS, 6, 8, 2, 3, 8), 9, 6, True),
     "gpgait": (GPGait(IDS, (8, 8), 1, embedding_size=6), 19, 6, True),
     "gpgaitpp": (
         GPGaitPlusPlus(IDS, (8, 8), 1, dropout=0.0, embedding_size=6),
@@ -439,7 +441,7 @@ def test_skeleton_models_read_the_18_joints_of_alphapose(model):
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in MODELS if "_" not in name],
+    [name for name in MODELS if "_" not in name and name != "pocketgait"],
 )
 def test_every_variable_has_a_torch_name_of_its_own(name):
     names = []
@@ -450,7 +452,10 @@ def test_every_variable_has_a_torch_name_of_its_own(name):
 
 
 def test_every_model_that_is_trained_has_torch_names():
-    assert models.MODELS.keys() - torch_names.RULES.keys() == {"gei"}
+    assert models.MODELS.keys() - torch_names.RULES.keys() == {
+        "gei",
+        "pocketgait",  # our own
+    }
 
 
 def test_a_checkpoint_that_does_not_fit_lists_what_is_wrong():

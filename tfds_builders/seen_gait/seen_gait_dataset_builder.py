@@ -9,36 +9,48 @@ from tfds_builders.features import RecordBuilder, record_features
 from tfds_builders.parallel import ordered_map
 from tfds_builders.seen_gait import sequences
 
-TEST_FROM = 9001  # the first number of a test identity
+EXACT_FROM, TEST_FROM = 3001, 9001  # first numbers of identities
 
 
 @dataclasses.dataclass
 class SeenGaitConfig(tfds.core.BuilderConfig):
-    """Numbers of identities. seed: no other builder draws people from it."""
+    """Numbers of identities; of the exact ones, the person model sees nothing.
 
-    train_subjects: int = 900
+    seed: no other builder draws people from it.
+    """
+
+    train_subjects: int = 377
+    exact_subjects: int = 52  # more of the train split
     test_subjects: int = 60
     seed: int = 15_001
 
     def tasks(self, split: str) -> list[sequences.Task]:
-        first, count = {
-            "train": (1, self.train_subjects),
-            "test": (TEST_FROM, self.test_subjects),
+        parts = {
+            "train": (
+                (1, self.train_subjects, True),
+                (EXACT_FROM, self.exact_subjects, False),
+            ),
+            "test": ((TEST_FROM, self.test_subjects, True),),
         }[split]
-        return [sequences.Task(self.seed, first + i) for i in range(count)]
+        return [
+            sequences.Task(self.seed, first + i, seen)
+            for first, count, seen in parts
+            for i in range(count)
+        ]
 
 
 class Builder(RecordBuilder):
-    """What trains the pocket recogniser: eight walks of each identity."""
+    """What trains the pocket recogniser: four or eight walks of each identity."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
     BUILDER_CONFIGS = [
-        SeenGaitConfig(name="default", description="900 + 60 identities."),
+        SeenGaitConfig(name="default", description="429 + 60 identities."),
         SeenGaitConfig(
             name="tiny",
-            description="4 + 4 identities, for tests.",
+            description="6 + 4 identities, for tests.",
             train_subjects=4,
+            exact_subjects=2,
             test_subjects=4,
         ),
     ]
