@@ -56,7 +56,7 @@ class Projection(nn.Module):
             x = nn.gelu(norm(x, "reduce_norm"), approximate=False)
             return conv(x, self.channels, "project")
 
-        x = resize_bilinear(lean(project)(self, x), self.size)
+        x = resize_bilinear(lean(project, train)(self, x), self.size)
         return nn.sigmoid(norm(x, "project_norm").astype(jnp.float32))
 
 

@@ -75,7 +75,7 @@ class GaitNetwork(nn.Module):
                 x = block(x, train=train, valid=flat)
             return x.reshape(valid.shape + x.shape[1:])  # [B T h/4 w/4 512]
 
-        x = lean(trunk)(self, denoised, appearance, valid)
+        x = lean(trunk, train)(self, denoised, appearance, valid)
         head = StripHead(
             self.num_classes, self.num_strips, self.embedding_size, name="head"
         )

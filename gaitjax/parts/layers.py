@@ -167,15 +167,15 @@ _CHEAP = frozenset(
 )
 
 
-def lean(function: Callable) -> Callable:
-    """function(module, *arrays), of whose elementwise results none is kept.
+def lean(function: Callable, train: bool) -> Callable:
+    """function(module, *arrays), of whose elementwise results training keeps none.
 
     The backward pass computes batch norms, activations, masks and sums again, from
     what convolutions, matmuls and reductions gave. Of a residual network that is half
     of what it keeps otherwise, or less.
     """
 
-    return nn.remat(function, policy=_is_costly)
+    return nn.remat(function, policy=_is_costly) if train else function
 
 
 def _is_costly(primitive, *_, **parameters):

@@ -175,7 +175,8 @@ class Decoder(nn.Module):
 
         # computed again in the backward pass: two logits, for which dropout and norm
         # would keep arrays of all d channels
-        logits = nn.remat(classify)(self, features, valid)
+        classify = nn.remat(classify) if train else classify
+        logits = classify(self, features, valid)
         probabilities = nn.softmax(logits.astype(jnp.float32), axis=-1)  # [N h w 2]
         reconstruction = None
         if self.supervision == "reconstruction":

@@ -177,7 +177,7 @@ def residual_stages(
             x = stage(x, train=train, valid=valid)
         return x
 
-    return lean(call)(module, x, valid)
+    return lean(call, train)(module, x, valid)
 
 
 class AttentionFusion(nn.Module):
@@ -243,5 +243,6 @@ class Stem(nn.Module):
             return nn.relu(BatchNorm(name="norm")(y, train=train, valid=valid))
 
         # x is thin: the backward pass computes the convolution again
-        y = nn.remat(call)(self, fold_frames(x), valid.reshape(-1))
+        call = nn.remat(call) if train else call
+        y = call(self, fold_frames(x), valid.reshape(-1))
         return y.reshape(x.shape[:2] + y.shape[1:])  # [B T H W features]

@@ -254,8 +254,7 @@ def test_a_lean_network_keeps_the_results_of_its_convolutions_alone():
                 x = Stage("p3d", 4, 2, name="stage")(x, train=True, valid=valid)
                 return nn.gelu(x)
 
-            call = layers.lean(call) if self.lean else call
-            return call(self, x, valid)
+            return layers.lean(call, self.lean)(self, x, valid)
 
     variables = Network(True).init(jax.random.key(0), x)
 
