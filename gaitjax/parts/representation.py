@@ -14,6 +14,7 @@ from gaitjax.parts.layers import BatchNorm, RunningNorm
 from gaitjax.parts.token_grid import Features, Hidden, weigh
 from gaitjax.parts.transformer import DenseParameters, dense
 
+FEW = 2  # outputs that are sums over channels, not a matmul
 EDGE_ROWS = 5  # outermost rows, above and below, that tell the background
 
 
@@ -136,7 +137,14 @@ def norm_dense(x: Features, where, features: int, name: str, dtype, train, dropo
     y = weigh(x.interpolated(), x.before)
     y = nn.Dropout(dropout, deterministic=not train)(y)
     y = BatchNorm(affine=False, name="norm")(y, train=train, valid=where)
-    return nn.Dense(features, dtype=dtype, name=name)(weigh(y, x.after))
+    y = weigh(y, x.after)
+    if features > FEW:
+        return nn.Dense(features, dtype=dtype, name=name)(y)
+    kernel, bias = DenseParameters(y.shape[-1], features, name=name)()
+    y = y.astype(jnp.float32)
+    # no matmul: y would be written for it, and once more for its gradient
+    columns = [jnp.sum(y * row.reshape(1, 1, 1, -1), axis=-1) for row in kernel.T]
+    return jnp.stack(columns, axis=-1) + bias.reshape(1, 1, 1, -1)
 
 
 def _norm_dense_on_grid(x: Features, where, features, name, dtype, train) -> Hidden:

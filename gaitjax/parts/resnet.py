@@ -210,12 +210,13 @@ class AttentionFusion(nn.Module):
         x = nn.relu(BatchNorm(name="reduce_norm")(x, train=train, valid=valid))
         x = conv(x, inner, 3, "mix")
         x = nn.relu(BatchNorm(name="mix_norm")(x, train=train, valid=valid))
-        x = conv(x, 2 * channels, 1, "expand").astype(jnp.float32)
+        x = conv(x, 2 * channels, 1, "expand")
         axis = -1 if self.interleaved else -2
         pair = (channels, 2) if self.interleaved else (2, channels)
-        weights = nn.softmax(x.reshape(x.shape[:-1] + pair), axis=axis)
-        weight1, weight2 = jnp.moveaxis(weights, axis, 0)  # [N H W C] each
-        return first * weight1 + second * weight2  # [N H W C]
+        one, other = jnp.moveaxis(x.reshape(x.shape[:-1] + pair), axis, 0)
+        # softmax over the two, [N H W C]
+        weight = nn.sigmoid(one.astype(jnp.float32) - other.astype(jnp.float32))
+        return first * weight + second * (1 - weight)  # [N H W C]
 
 
 def stem_pool(x: jax.Array) -> jax.Array:

@@ -192,3 +192,23 @@ def test_the_backward_pass_keeps_no_array_of_the_finer_grid():
         gradient = jax.grad(functools.partial(loss, direct=direct), (0, 1))
         jaxpr = jax.make_jaxpr(gradient)(variables["params"], gain)
         assert (shape in str(jaxpr)) == direct
+
+
+def test_a_decoder_with_dropout_keeps_no_array_of_the_finer_grid():
+    tokens, gain, where = example((4, 3), (8, 6))
+    features = Features(tokens, before=gain, size=(8, 6))
+    module, rngs = representation.Decoder(), {"dropout": jax.random.key(1)}
+    variables = module.init(jax.random.key(0), features, where, train=False)
+
+    def loss(params):
+        (out, _), changed = module.apply(
+            variables | {"params": params}, features, where,
+            train=True, rngs=rngs, mutable=["batch_stats"],
+        )  # fmt: skip
+        return jnp.sum(jnp.square(out[..., 0])), changed
+
+    kept = jax.eval_shape(
+        lambda params: jax.vjp(loss, params, has_aux=True)[1], variables["params"]
+    )
+    assert (3, 8, 6, 2) in [leaf.shape for leaf in jax.tree.leaves(kept)]
+    assert (3, 8, 6, CHANNELS) not in [leaf.shape for leaf in jax.tree.leaves(kept)]
