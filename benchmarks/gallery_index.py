@@ -5,8 +5,9 @@
 
 People and their walks are Gaussian, with the share of the variance that lies between
 people and the decay of the principal components as --like, a `gaitjax gallery export`,
-has them (default: as measured in KTH's walks, see docs/identify.md). Of each probe the
-true nearest walk is known from exact distances. Prints one line of JSON: seconds to
+has them (41 walks of ten people in KTH's d1, embedded by GEI, have 0.06 and 1.5; the
+default is a model that tells people apart). Of each probe the true nearest walk is
+known from exact distances. Prints one line of JSON: seconds to
 fill, ms for a probe, peak memory, and in how many shortlists the true nearest is among
 the first 10 after their exact distances are computed.
 
