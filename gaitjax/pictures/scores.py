@@ -87,16 +87,19 @@ def embedding_map(
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), title="person")
 
 
-def neighbour_map(distance: np.ndarray, steps: int = 400, seed: int = 0) -> np.ndarray:
+def neighbour_map(distance: np.ndarray, steps: int = 400) -> np.ndarray:
     """Points [n 2] whose neighbours are those of the distances [n n]; n of 3 and more.
 
-    t-SNE: van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008.
+    t-SNE (van der Maaten and Hinton, "Visualizing Data using t-SNE", JMLR 2008), which
+    begins at the two main axes of classical scaling.
     """
-    count = len(distance)
-    near = _neighbour_shares(np.asarray(distance, np.float64) ** 2, min(20, count / 3))
+    count, squares = len(distance), np.asarray(distance, np.float64) ** 2
+    near = _neighbour_shares(squares, min(20, count / 4))
     near = np.maximum((near + near.T) / (2 * count), 1e-12)
-    points = np.random.default_rng(seed).normal(0, 1e-4, (count, 2))
-    moved = np.zeros_like(points)
+    means = squares.mean(axis=0)
+    axes = np.linalg.eigh(means[:, None] + means - squares)[1][:, -2:]
+    points = 1e-2 * count**0.5 * axes
+    moved, gain = np.zeros_like(points), np.ones_like(points)
     for step in range(steps):
         early = step < steps // 4
         gap = points[:, None] - points[None]  # [n n 2]
@@ -105,7 +108,9 @@ def neighbour_map(distance: np.ndarray, steps: int = 400, seed: int = 0) -> np.n
         shares = np.maximum(kernel / kernel.sum(), 1e-12)
         pull = (near * (12 if early else 1) - shares) * kernel
         gradient = 4 * (pull[..., None] * gap).sum(1)
-        moved = (0.5 if early else 0.8) * moved - max(count / 12, 20) * gradient
+        turned = np.sign(gradient) != np.sign(moved)
+        gain = np.maximum(np.where(turned, gain + 0.2, gain * 0.8), 0.01)
+        moved = (0.5 if early else 0.8) * moved - 20 * gain * gradient
         points = points + moved
         points -= points.mean(0)
     return points
