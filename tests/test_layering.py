@@ -101,7 +101,7 @@ MAY_IMPORT = {
         "train",
     },
     "command_line": {"engine"},
-    "__main__": {"main", "use.commands"},
+    "__main__": {"export", "main", "report", "use.commands"},
     "main": {
         "command_line",
         "data.embedded",

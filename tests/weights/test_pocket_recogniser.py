@@ -1,4 +1,4 @@
-"""The weights for real people that come with gaitjax: small, whole, of nobody tested."""
+"""The weights for real people in the package: small, whole, of nobody tested."""
 
 import jax
 import pytest
