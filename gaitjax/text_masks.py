@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from gaitjax import text_vectors
-from gaitjax.data import clips
+from gaitjax.data import clips, source
 from gaitjax.state import Setup, TrainState, model_variables
 
 WALKS, FRAMES = 24, 4  # of the test split that are looked at
@@ -46,8 +46,8 @@ def report(config, setup: Setup, state: TrainState, data) -> dict[str, Any]:
     """For results.json: {"text": where the text came from, "text_masks": means}.
 
     text_masks: {"trained" | "untrained": {prompt: {"arms_and_legs", "person",
-    "background": mean of the mask}}}; only if `data` has NEEDED. "untrained", the state
-    before the first step, is measured after a training only.
+    "background": mean of the mask}}}; only if `data`, the test split, has NEEDED.
+    "untrained", the state before the first step, is measured after a training only.
     """
     found: dict[str, Any] = text_vectors.origin(setup.model, state)
     if not found:
@@ -56,6 +56,8 @@ def report(config, setup: Setup, state: TrainState, data) -> dict[str, Any]:
     if config.mode == "train":
         states["untrained"] = setup.new_state
     if all(name in data.present and data.present[name].all() for name in NEEDED):
+        where = config.data.data_dir, config.data.test_dataset, config.data.test_split
+        data = source.open_split(*where, NEEDED)
         for when, make in states.items():
             variables = model_variables(make())
             if texts := vectors(config, setup.model, variables):

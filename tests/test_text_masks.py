@@ -15,13 +15,15 @@ from tests.fake_datasets import tiny_synthetic
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     tiny_synthetic(folder)
-    return source.open_split(str(folder), "synthetic_gait/tiny", "test")
+    return source.open_split(str(folder), "synthetic_gait/tiny", "test", ("frames",))
 
 
 @pytest.fixture(scope="module")
-def setup():
+def setup(data):
     config = lmgait.get_config()
     config.data.update(ids_per_batch=1, seqs_per_id=1, num_frames=1)
+    config.data.data_dir = str(data.shards[0].parents[3])
+    config.data.test_dataset = "synthetic_gait/tiny"
     return config, state.build(config, state.example_batch(config))
 
 
