@@ -93,19 +93,25 @@ def measure(model, variables, data) -> dict:
         score = np.concatenate(rows)[pure]
         right = score.argmax(1) == truth[pure]
         out[name] = {
-            word: {
-                "rank1": float(right[truth[pure] == k].mean()),
-                "average_precision": _precision(score[:, k], truth[pure] == k),
-                "patches": int((truth[pure] == k).sum()),
-            }
+            word: _retrieval(score[:, k], right, truth[pure] == k)
             for k, word in enumerate(ASKED)
         }
         for metric in ("rank1", "average_precision"):
             values = [
                 row[metric] for row in out[name].values() if isinstance(row, dict)
             ]
-            out[name][f"mean_{metric}"] = float(np.nanmean(values))
+            values = [value for value in values if value is not None]
+            out[name][f"mean_{metric}"] = float(np.mean(values))
     return out
+
+
+def _retrieval(score, right, shown) -> dict:
+    """Of one word: its scores [N], which patches got the right word, which show it."""
+    found = {"rank1": None, "average_precision": None, "patches": int(shown.sum())}
+    if shown.any():
+        precision = _precision(score, shown)
+        found |= {"rank1": float(right[shown].mean()), "average_precision": precision}
+    return found
 
 
 def _precision(score: np.ndarray, right: np.ndarray) -> float:
