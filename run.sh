@@ -147,7 +147,7 @@ launch() {
 
 case "$command" in
   default)
-    echo "Estimate on 2 cores: data 2 minutes (once), training 7, evaluation and pictures 1."
+    echo "Estimate on 2 cores: data 2 minutes (once), training 10, evaluation and pictures 1."
     echo "The first run installs packages before that, in one to three minutes."
     run_config train configs/lmgait.py ;;
   setup)

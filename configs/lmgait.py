@@ -164,7 +164,7 @@ def _shrink(config):
     config.data.colour = 0.7
     config.evaluation.frame_multiple = 24
     config.evaluation.batch_size = 16
-    config.evaluation.every_steps = 400
+    config.evaluation.every_steps = 450
     config.warmup.update(steps=100, ids_per_batch=4, num_frames=3, learning_rate=1e-2)
     config.optimizer.update(
         name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="onecycle",
