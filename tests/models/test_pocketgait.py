@@ -40,7 +40,7 @@ def test_everyone_is_turned_to_the_right(walk):
 def test_energy_images_tell_the_legs_apart(walk):
     _, images, valid = walk
     energy = np.asarray(energy_images(jnp.asarray(images), jnp.asarray(valid)))
-    assert energy.shape == (2, 64, 44, 5) and energy.min() >= 0 and energy.max() <= 1
+    assert energy.shape == (2, 64, 44, 5) and energy.min() >= 0 and energy.max() < 1.001
     np.testing.assert_allclose(energy[..., 0], images.mean(1), atol=1e-5)
     place = np.arange(44)
     width = [  # of the legs in the three parts of the step
