@@ -19,7 +19,7 @@ from gaitjax.engine.fields import AtLeast, Positive
 from gaitjax.engine.guards import require
 from gaitjax.parts.heads import SeparateBNNeck
 from gaitjax.parts.layers import BatchNorm, image_sequence, set_pool
-from gaitjax.parts.model import GaitModel
+from gaitjax.parts.model import Dtype, GaitModel
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.skeleton import COCO
 
@@ -143,6 +143,7 @@ class PocketGait(GaitModel):
     shape_weight: Weight = 0.3
     pose_weight: Weight = 1.0
     steady: Weight = 0.0125
+    dtype: Dtype = "float32"
 
     @nn.nowrap
     def check(self, config) -> None:
@@ -196,21 +197,27 @@ class PocketGait(GaitModel):
             "whole": x, "upper": x[:, :half], "lower": x[:, half:], "mean": x[..., :1],
         }  # fmt: skip
         strips = [
-            nn.Dense(self.embedding_size, use_bias=False, name=f"region_{name}")(
-                part.reshape(len(part), -1)
+            self._dense(
+                part.reshape(len(part), -1), self.embedding_size, f"region_{name}",
+                use_bias=False,
             )
             for name, part in regions.items()
-        ]
+        ]  # fmt: skip
         return jnp.stack(strips, 1)
+
+    def _dense(self, x, size: int, name: str, use_bias: bool = True):
+        """float32 [... size], computed in `dtype`."""
+        dense = nn.Dense(size, use_bias=use_bias, dtype=self.dtype, name=name)
+        return dense(x).astype(jnp.float32)
 
     def _shape(self, x, some, train):
         """[B h w 5] -> [B shape_strips D]."""
-        x = nn.Dense(self.hidden_size, name="shape_hidden")(x.reshape(len(x), -1))
+        x = self._dense(x.reshape(len(x), -1), self.hidden_size, "shape_hidden")
         x = nn.relu(BatchNorm(name="shape_norm")(x, train=train, valid=some))
         return self._strips(x, self.shape_strips, "shape_strips")
 
     def _strips(self, x, count: int, name: str):
-        x = nn.Dense(count * self.embedding_size, name=name)(x)
+        x = self._dense(x, count * self.embedding_size, name)
         return x.reshape(len(x), count, self.embedding_size)
 
     def _pose(self, points, valid, train):
@@ -222,11 +229,11 @@ class PocketGait(GaitModel):
         mean = mean_over(x, weight)
         square = mean_over((x - mean[:, None]) ** 2, weight)
         for i in range(2):
-            x = nn.Dense(self.pose_size, name=f"pose_frame{i + 1}")(x)
+            x = self._dense(x, self.pose_size, f"pose_frame{i + 1}")
             norm = BatchNorm(name=f"pose_frame_norm{i + 1}")
             x = nn.relu(norm(x, train=train, valid=valid))
         pooled = [mean, jnp.sqrt(square + 1e-6), set_pool(x, valid)]
         x = jnp.concatenate([*pooled, mean_over(x, weight)], -1)
-        x = nn.Dense(2 * self.pose_size, name="pose_walk")(x)
+        x = self._dense(x, 2 * self.pose_size, "pose_walk")
         x = nn.relu(BatchNorm(name="pose_walk_norm")(x, train=train, valid=some))
         return self._strips(x, self.pose_strips, "pose_strips")
