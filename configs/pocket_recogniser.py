@@ -42,6 +42,7 @@ def get_config(dataset: str = "synthetic"):
     config.evaluation.update(protocols=protocols, max_frames=frames, frame_multiple=24)
     config.model = dict(
         name="pocketgait", embedding_size=64, hidden_size=256, shape_strips=4,
-        pose_strips=4, pose_size=128, pose_weight=0.5,
+        pose_strips=4, pose_size=128, shape_weight=0.3, pose_weight=1.0,
+        steady=0.0125,
     )  # fmt: skip
     return config

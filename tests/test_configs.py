@@ -56,7 +56,7 @@ PARAMETERS = {
     ("skeletongaitpp", "ccpg"): (8_522_336, 0),
     ("swingait", ""): (138_356, 0),
     ("swingait", "ccpg"): (11_039_520, 0),
-    ("pocket_recogniser", ""): (0, 0),
+    ("pocket_recogniser", ""): (919_112, 0),
     ("lmgait", ""): (284_996, 3_267_136),
     ("lmgait", "cmu_walk"): (284_996, 3_267_136),
     ("lmgait", "ccpg"): (10_509_156, 85_222_528),

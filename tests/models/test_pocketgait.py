@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 
 from gaitjax.data.transforms import flip
-from gaitjax.models.pocketgait import energy_images, faces_left, pose_features
+from gaitjax.models.pocketgait import (
+    energy_images,
+    faces_left,
+    pose_features,
+    steadiness,
+)
 from gaitjax.parts.skeleton import COCO
 
 
@@ -35,7 +40,7 @@ def test_everyone_is_turned_to_the_right(walk):
 def test_energy_images_tell_the_legs_apart(walk):
     _, images, valid = walk
     energy = np.asarray(energy_images(jnp.asarray(images), jnp.asarray(valid)))
-    assert energy.shape == (2, 64, 44, 5) and energy.min() >= 0 and energy.max() <= 1
+    assert energy.shape == (2, 64, 44, 5) and energy.min() >= 0 and energy.max() < 1.001
     np.testing.assert_allclose(energy[..., 0], images.mean(1), atol=1e-5)
     place = np.arange(44)
     width = [  # of the legs in the three parts of the step
@@ -62,3 +67,19 @@ def test_a_walk_without_key_points_is_finite(walk):
     assert np.isfinite(pose_features(jnp.asarray(0 * points), jnp.asarray(valid))).all()
     nobody = np.zeros_like(valid)
     assert np.isfinite(pose_features(jnp.asarray(points), jnp.asarray(nobody))).all()
+
+
+def test_steadiness_is_what_an_estimator_s_trembling_makes(walk):
+    points, _, valid = walk
+    points = np.repeat(points[:, :1], 6, 1)  # a stiff person
+    exact = steadiness(jnp.asarray(points), jnp.asarray(valid))
+    assert (np.asarray(exact) < 1e-3).all()
+    trunk = np.linalg.norm(
+        points[:, 0, 5:7, :2].mean(1) - points[:, 0, 11:13, :2].mean(1), axis=-1
+    )
+    noise = np.random.default_rng(1).normal(0, 0.1, points.shape)
+    noisy = points + noise * trunk[:, None, None, None]
+    found = np.asarray(steadiness(jnp.asarray(noisy, jnp.float32), jnp.asarray(valid)))
+    assert ((found > 0.02) & (found < 0.5)).all()
+    larger = steadiness(jnp.asarray(5 * noisy, jnp.float32), jnp.asarray(valid))
+    np.testing.assert_allclose(larger, found, rtol=1e-3)  # in trunk lengths

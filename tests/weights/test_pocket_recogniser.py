@@ -1,4 +1,4 @@
-"""The weights for real people in the package: small, whole, of nobody tested."""
+"""The shipped weights for real people: small, whole, made of nobody who is tested."""
 
 import jax
 import pytest
