@@ -71,7 +71,11 @@ def test_every_field_refuses_what_is_outside_of_its_domain(name):
         ("evaluation.max_frames", -5, "0 or more; got -5"),
         ("evaluation.modalities", ("rgb",), "'rgb'; choose from frames, masks"),
         ("evaluation.protocols", (), "not empty"),
-        ("evaluation.protocols", ("ccpg",), "'ccpg'; choose from"),
+        (
+            "evaluation.protocols",
+            ("ccpg",),
+            "one of ccpg_gait.*own:GALLERY.*got 'ccpg'",
+        ),
         ("evaluation.metric", "manhattan", "'manhattan'; choose from euclidean"),
         ("data.silhouette_size", 128, "a tuple of 2 entries.*got 128"),
         ("data.silhouette_size", (64,), "a tuple of 2 entries"),
