@@ -267,7 +267,9 @@ def test_a_sequence_without_a_file_that_others_have_is_listed(tmp_path):
         data = source.open_split(str(tmp_path / "data"), "sustech1k", "test")
         assert {m: bool(h.all()) for m, h in data.present.items()} == {
             "frames": True, "masks": True, "silhouettes": True, "keypoints": False,
-        }  # fmt: skip
+        "regions": False,
+        "captions": False,
+    }  # fmt: skip
     source.check_modalities(data, RGB)
     source.check_modalities(data, ("keypoints",), limit=1)
     config = skeletongait.get_config("sustech1k")

@@ -94,6 +94,7 @@ def test_one_step_of_the_training_learns():
     config.model.visual_encoder.update(hidden_size=12, num_layers=2, blocks=(0, 1))
     config.model.text.update(width=12, num_layers=1)
     config.model.image_size = config.data.image_size = (32, 16)
+    config.model.phrases_per_step = 8
     settings.check(config)
     shapes, rng = state.example_batch(config), np.random.default_rng(0)
     batch = {name: np.zeros(x.shape, x.dtype) for name, x in shapes.items()}
