@@ -12,10 +12,11 @@ from gaitjax import losses, models, settings, state
 from gaitjax.engine import optim
 from gaitjax.retrieval.definitions import PROTOCOLS
 
+NO_MODELS = ("__init__", "common", "prompts", "sharding_rules", "words", "cargait")
 CONFIGS = sorted(
     path.stem
     for path in (Path(__file__).parents[1] / "configs").glob("*.py")
-    if path.stem not in ("__init__", "common", "prompts", "sharding_rules", "cargait")
+    if path.stem not in NO_MODELS
 )
 
 # (config, variant) -> (trainable, frozen) parameters; "" is the embedded default.
@@ -57,8 +58,9 @@ PARAMETERS = {
     ("swingait", ""): (138_356, 0),
     ("swingait", "ccpg"): (11_039_520, 0),
     ("pocket_recogniser", ""): (919_112, 0),
-    ("lmgait", ""): (284_996, 3_267_136),
-    ("lmgait", "cmu_walk"): (284_996, 3_267_136),
+    ("pocket_encoders", ""): (911_957, 0),
+    ("lmgait", ""): (423_684, 5_577_984),
+    ("lmgait", "cmu_walk"): (423_684, 5_577_984),
     ("lmgait", "ccpg"): (10_509_156, 85_222_528),
     ("lmgait", "sustech1k"): (11_123_556, 85_222_528),
     ("lmgait", "casia_b_star"): (10_402_660, 85_222_528),

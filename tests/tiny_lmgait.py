@@ -13,6 +13,11 @@ def tiny_config():
     config.data.update(ids_per_batch=2, seqs_per_id=2, num_frames=3, num_classes=3)
     config.data.image_size = (32, 16)
     config.pretrained = {part: "" for part in config.pretrained}
+    # an encoder that learns in the warm-up and is then held
+    config.frozen = ("^text_encoder/",)
+    config.train.trainable = "^(?!visual_encoder/)"
+    config.warmup.trainable = "^(decoder|visual_encoder)/"
+    config.optimizer.rates = ()
     model = config.model
     model.image_size, model.feature_grid = (32, 16), (8, 4)
     model.visual_encoder.update(

@@ -143,24 +143,32 @@ def _binary_cross_entropy(output, batch, config):
     return mean_where(per_pixel, batch["valid"])
 
 
+WORD_LAYERS = ("last", "mid")  # whose text masks are compared
+
+
 def _words(output, batch, config):
-    share = _aux(output, "word_share", "words")  # [N P K]
+    share = _aux(output, "word_share", "words")  # [B T P K]
+    where = jnp.broadcast_to(batch["valid"][..., None], share.shape[:3]).reshape(-1)
     share = share.reshape(-1, share.shape[-1])
-    found = [
-        jnp.mean(balanced_cross_entropy(scores.reshape(share.shape), share))
-        for scores in _aux(output, "word_scores", "words").values()
-    ]
-    return sum(found) / len(found)
+    scores = (_aux(output, f"word_scores_{layer}", "words") for layer in WORD_LAYERS)
+    found = (
+        jnp.mean(balanced_cross_entropy(rows.reshape(share.shape), share, where))
+        for rows in scores
+    )
+    return sum(found) / len(WORD_LAYERS)
 
 
 def _parts(output, batch, config):
     logits, share = (_aux(output, f"part_{x}", "parts") for x in ("logits", "share"))
-    return jnp.mean(soft_cross_entropy(logits, share))
+    per_cell = soft_cross_entropy(logits, share)  # [B T P cells]
+    return mean_where(per_cell, batch["valid"])
 
 
 def _joints(output, batch, config):
     names = ("places", "targets", "logits", "patches", "seen")
-    return joint_loss(*(_aux(output, f"joint_{name}", "joints") for name in names))
+    found = [_aux(output, f"joint_{name}", "joints") for name in names]  # [B T ...]
+    *found, seen = (x.reshape((-1,) + x.shape[2:]) for x in found)
+    return joint_loss(*found, seen & batch["valid"].reshape(-1, 1))
 
 
 def _captions(output, batch, config):
@@ -170,6 +178,7 @@ def _captions(output, batch, config):
         output.aux["caption_vectors"],
         jnp.all(ids[:, None] == ids[None], axis=-1),
         config["temperature"],
+        _rows(batch),
     )
 
 

@@ -4,22 +4,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gaitjax.losses.numerics import mean_where
 
-def balanced_cross_entropy(scores: jax.Array, share: jax.Array) -> jax.Array:
+
+def balanced_cross_entropy(
+    scores: jax.Array, share: jax.Array, where: jax.Array
+) -> jax.Array:
     """Cross-entropy of sigmoid(scores) with `share`, both [N K] -> float32 [K].
+
+    where: bool [N], the rows that count.
 
     Column k (a phrase) is the mean over what shows it, weighted by its share, plus the
     mean over the rest: a hand counts as much as a wall. A phrase that nothing shows has
     the second mean alone.
     """
-    scores, share = scores.astype(jnp.float32), share.astype(jnp.float32)
+    scores = jnp.where(where[:, None], scores.astype(jnp.float32), 0.0)
+    share, where = share.astype(jnp.float32), where[:, None].astype(jnp.float32)
 
     def mean(values, weights):
         total = jnp.sum(weights, axis=0)
         return jnp.sum(values * weights, axis=0) / jnp.maximum(total, 1e-6)
 
-    there = mean(jax.nn.softplus(-scores), share)
-    return there + mean(jax.nn.softplus(scores), 1.0 - share)
+    there = mean(jax.nn.softplus(-scores), share * where)
+    return there + mean(jax.nn.softplus(scores), (1.0 - share) * where)
 
 
 def soft_cross_entropy(logits: jax.Array, share: jax.Array) -> jax.Array:
@@ -45,15 +52,21 @@ def joint_loss(places, targets, logits, patches, seen) -> jax.Array:
 
 
 def caption_loss(
-    images: jax.Array, captions: jax.Array, same: jax.Array, temperature: float
+    images: jax.Array,
+    captions: jax.Array,
+    same: jax.Array,
+    temperature: float,
+    where: jax.Array,
 ) -> jax.Array:
     """CLIP's loss over unit vectors [N D], where same bool [N N] names the right pairs.
 
-    The mean of both directions; several right captions share the probability.
+    The mean of both directions; several right captions share the probability. where:
+    bool [N], the rows that count.
     """
-    logits = images @ captions.T / temperature
-    right = same.astype(jnp.float32)
-    right = right / jnp.sum(right, axis=1, keepdims=True)
+    pairs = where[:, None] & where[None]
+    logits = jnp.where(pairs, images @ captions.T / temperature, -1e9)
+    right = (same & pairs).astype(jnp.float32)
+    right = right / jnp.maximum(jnp.sum(right, axis=1, keepdims=True), 1.0)
     rows = soft_cross_entropy(logits, right)
     columns = soft_cross_entropy(logits.T, right)  # `same` is symmetric
-    return (jnp.mean(rows) + jnp.mean(columns)) / 2
+    return mean_where((rows + columns) / 2, where)

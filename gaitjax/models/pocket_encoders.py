@@ -106,13 +106,13 @@ class PocketEncoders(GaitModel):
 
         Returns:
           embeddings [B 1 D], the class tokens' mean over the frames (of no use for
-          recognition), no logits, and aux, with N = B T frames, P patches and K
-          phrases: word_scores {"last", "mid"} [N P K], tau cos; where the batch has
-          regions word_share [N P K], the share of the patch that shows what the phrase
-          names; part_logits, part_share [N P cells^2 NUM_PARTS]; joint_logits [N P 17],
-          joint_patches, joint_seen [N 17]; joint_places, joint_targets [N 17 2] in
-          image heights; image_vectors, caption_vectors [B D], unit length; caption_ids
-          [B L].
+          recognition), no logits, and aux, with P patches and K phrases:
+          word_scores_last, word_scores_mid [B T P K], tau cos; where the batch has
+          regions word_share [B T P K], the share of the patch that shows what the
+          phrase names; part_logits, part_share [B T P cells^2 NUM_PARTS]; joint_logits
+          [B T P 17]; joint_patches, joint_seen [B T 17]; joint_places, joint_targets
+          [B T 17 2] in image heights; image_vectors, caption_vectors [B D], unit
+          length; caption_ids [B L].
         """
         valid = batch["valid"]
         images = normalised(
@@ -140,21 +140,24 @@ class PocketEncoders(GaitModel):
         captions = batch["captions"][:, 0]  # [B L]; a walk has one
         caption_vectors = self.caption_head(self.read(captions))
         shares = region_shares(batch["regions"], self.visual_encoder.patch_size)
-        aux = {
-            "word_scores": {
-                "last": scores(tokens, self.encoders.text_projection_last(texts)),
-                "mid": scores(mid[:, 1:], self.encoders.text_projection_mid(texts)),
-            },
-            "word_share": shares @ jnp.asarray(meanings)[chosen].T,  # [N P K]
-            "part_logits": self._cells(self.part_head(tokens)),
-            "part_share": part_shares(
-                batch["regions"], self.visual_encoder.patch_size, self.cells
+        patch = self.visual_encoder.patch_size
+        aux = self._joints(tokens, batch["keypoints"]) | {
+            "word_scores_last": scores(
+                tokens, self.encoders.text_projection_last(texts)
             ),
+            "word_scores_mid": scores(
+                mid[:, 1:], self.encoders.text_projection_mid(texts)
+            ),
+            "word_share": shares @ jnp.asarray(meanings)[chosen].T,
+            "part_logits": self._cells(self.part_head(tokens)),
+            "part_share": part_shares(batch["regions"], patch, self.cells),
+        }
+        aux = {name: x.reshape(valid.shape + x.shape[1:]) for name, x in aux.items()}
+        aux |= {
             "image_vectors": unit(embeddings),
             "caption_vectors": unit(caption_vectors),
             "caption_ids": captions,
         }
-        aux |= self._joints(tokens, batch["keypoints"])
         return GaitOutput(embeddings[:, None], None, aux)
 
     def read(self, ids: jax.Array) -> jax.Array:

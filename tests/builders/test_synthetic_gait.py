@@ -197,8 +197,14 @@ def test_textures_and_colours_are_valid():
     for _ in range(20):
         tile = appearance.draw_texture(rng)
         assert tile.shape == (32, 32, 3) and tile.min() >= 0 and tile.max() <= 255
-        room = appearance.draw_background(rng, 140, 300, 90.0)
-        assert room.shape == (140, 300, 3) and room.dtype == np.uint8
+        for outdoors in (False, True):
+            room, kind = appearance.draw_background(rng, 140, 300, 90.0, outdoors)
+            assert room.shape == (140, 300, 3) and room.dtype == np.uint8
+            above = (
+                {appearance.SKY} if outdoors else {appearance.WALL, appearance.PANEL}
+            )
+            assert set(np.unique(kind[:90])) <= above
+            assert set(np.unique(kind[90:])) == {appearance.FLOOR}
 
 
 def test_rank1_by_hand():
@@ -278,7 +284,7 @@ def test_the_same_seed_gives_the_same_bytes_also_when_overwriting(folder, tmp_pa
     "arguments, message",
     [
         (["synthetic"], "Unknown data set 'synthetic'; choose from casia_b, casia_b_"),
-        (["synthetic_gait/huge"], "no config 'huge'; it has: default, tiny"),
+        (["synthetic_gait/huge"], "no config 'huge'; it has: default, tiny, pocket"),
         (["--config=configs/absent.py"], "No config file 'configs/absent.py'"),
     ],
 )

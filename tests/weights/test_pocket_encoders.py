@@ -142,7 +142,7 @@ def test_shares_of_patches_and_cells_by_hand():
 def test_word_losses_by_hand():
     scores = jnp.asarray([[0.0, 5.0], [0.0, -5.0], [0.0, -5.0]])
     share = jnp.asarray([[1.0, 0.0], [0.0, 0.0], [0.5, 0.0]])
-    loss = word_losses.balanced_cross_entropy(scores, share)
+    loss = word_losses.balanced_cross_entropy(scores, share, jnp.ones(3, bool))
     rest = (np.log1p(np.exp(5.0)) + 2 * np.log1p(np.exp(-5.0))) / 3
     np.testing.assert_allclose(loss, [2 * np.log(2), rest], rtol=1e-5)
     places = jnp.asarray([[[0.5, 0.5], [0.0, 0.0]]])
@@ -151,10 +151,10 @@ def test_word_losses_by_hand():
     logits, patches = jnp.zeros((1, 4, 2)), jnp.asarray([[3, 0]])
     loss = word_losses.joint_loss(places, targets, logits, patches, seen)
     np.testing.assert_allclose(loss, 0.3 + 0.05 * np.log(4), 1e-5)
-    vectors, same = jnp.eye(2), jnp.eye(2, dtype=bool)
+    vectors, same, rows = jnp.eye(2), jnp.eye(2, dtype=bool), jnp.ones(2, bool)
     right = np.log1p(np.exp(-10.0))
     np.testing.assert_allclose(
-        word_losses.caption_loss(vectors, vectors, same, 0.1), right, rtol=1e-3
+        word_losses.caption_loss(vectors, vectors, same, 0.1, rows), right, rtol=1e-3
     )
-    both = word_losses.caption_loss(vectors, vectors, jnp.ones((2, 2), bool), 0.1)
+    both = word_losses.caption_loss(vectors, vectors, jnp.ones((2, 2), bool), 0.1, rows)
     np.testing.assert_allclose(both, 5 + right, rtol=1e-5)  # two right ones share it
