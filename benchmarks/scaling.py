@@ -77,8 +77,14 @@ def lmgait_config(accumulate: int = 1):
         stem=8, channels=(8,), strides=(1,), num_strips=2, embedding_size=8
     )
     config.optimizer.update(
-        name="sgd", learning_rate=2e-4, schedule="constant", clip_norm=0.0
+        name="sgd",
+        learning_rate=2e-4,
+        schedule="constant",
+        clip_norm=0.0,
+        rates=(),
     )
+    config.pretrained = {part: "" for part in config.pretrained}
+    config.frozen = ("^text_encoder/",)
     config.train.trainable = ""
     config.train.accumulate = accumulate
     return config

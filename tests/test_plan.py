@@ -83,9 +83,8 @@ def test_a_step_is_traced_for_its_target_and_asks_no_backend(
         monkeypatch.setattr(jax, "default_backend", lambda: asked.append(1) or real())
         text = str(plan.trace_step(setup, batch, step).jaxpr)
     assert not asked
-    # on CPU weight gradients are matmuls in a loop over the kernel's taps, on TPU the
-    # encoder is a loop over its blocks
-    assert ("scan[" in text) == (platform in ("cpu", "tpu"))
+    # on CPU weight gradients are matmuls in a loop over the kernel's taps
+    assert ("scan[" in text) == (platform == "cpu")
     assert "conv_general_dilated" in text
 
 

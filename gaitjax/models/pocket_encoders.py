@@ -15,14 +15,14 @@ Architectures and parameter names are DINOv2's and CLIP's (parts/dinov2.py,
 parts/clip_text.py). No weights and no images of either were used.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from gaitjax.engine.fields import Natural, Positive, Some
+from gaitjax.engine.fields import Above, Natural, Positive, Some
 from gaitjax.engine.guards import require
 from gaitjax.parts.clip_text import CLIPText
 from gaitjax.parts.language import TextProjection
@@ -44,7 +44,7 @@ class TextTower(NamedTuple):
     num_layers: Positive = 3
     num_heads: Positive = 3
     context_length: Positive = 77
-    tau_init: float = 10.0  # of the text masks
+    tau_init: Annotated[float, Above(0)] = 10.0  # of the text masks
 
 
 class PocketEncoders(GaitModel):

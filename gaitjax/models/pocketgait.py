@@ -198,7 +198,7 @@ class PocketGait(GaitModel):
         }  # fmt: skip
         strips = [
             self._dense(
-                part.reshape(len(part), -1), self.embedding_size, f"region_{name}",
+                part.reshape(part.shape[0], -1), self.embedding_size, f"region_{name}",
                 use_bias=False,
             )
             for name, part in regions.items()
@@ -212,13 +212,13 @@ class PocketGait(GaitModel):
 
     def _shape(self, x, some, train):
         """[B h w 5] -> [B shape_strips D]."""
-        x = self._dense(x.reshape(len(x), -1), self.hidden_size, "shape_hidden")
+        x = self._dense(x.reshape(x.shape[0], -1), self.hidden_size, "shape_hidden")
         x = nn.relu(BatchNorm(name="shape_norm")(x, train=train, valid=some))
         return self._strips(x, self.shape_strips, "shape_strips")
 
     def _strips(self, x, count: int, name: str):
         x = self._dense(x, count * self.embedding_size, name)
-        return x.reshape(len(x), count, self.embedding_size)
+        return x.reshape(x.shape[0], count, self.embedding_size)
 
     def _pose(self, points, valid, train):
         """[B T 17 3] -> [B pose_strips D]."""

@@ -284,7 +284,10 @@ def test_the_same_seed_gives_the_same_bytes_also_when_overwriting(folder, tmp_pa
     "arguments, message",
     [
         (["synthetic"], "Unknown data set 'synthetic'; choose from casia_b, casia_b_"),
-        (["synthetic_gait/huge"], "no config 'huge'; it has: default, tiny, pocket"),
+        (
+            ["synthetic_gait/huge"],
+            "no config 'huge'; it has: default, pocket, pocket_tiny, tiny",
+        ),
         (["--config=configs/absent.py"], "No config file 'configs/absent.py'"),
     ],
 )

@@ -41,7 +41,7 @@ def program(folder):
 
     def run(name, *more):
         if name == "lmgait":
-            more = (*more, *as_before(folder / name))
+            more = (*more, *as_before(folder / name, arguments[name]))
         where = [
             f"--workdir={folder / name}",
             f"--config.data.data_dir={folder / 'data'}",
@@ -54,16 +54,17 @@ def program(folder):
     runs.close()
 
 
-def as_before(run) -> list[str]:
+def as_before(run, given) -> list[str]:
     """Arguments that give today's default LMGait the settings of an earlier run.
 
     Since then its encoders are frozen and pretrained, and its sizes are others. Fields
-    that the run lacks are left to `run_folder`.
+    that the run lacks are left to `run_folder`, those of the arguments `given` to them.
     """
     stored = run_folder.flat(json.loads((run / "config.json").read_text()))
     today = run_folder.flat(run_folder.plain(lmgait.get_config()))
     sources = {name: "" for name in today if name.startswith("pretrained.")}
-    changed = {name: value for name, value in stored.items() if name in today}
+    named = {argument.split("=")[0].removeprefix("--config.") for argument in given}
+    changed = {name: stored[name] for name in stored.keys() & today.keys() - named}
     return [
         f"--config.{name}={tuple(value) if isinstance(value, list) else value}"
         for name, value in (sources | changed).items()

@@ -13,7 +13,6 @@ from conftest import ROOT
 from flax import linen as nn
 from flax import traverse_util
 
-from gaitjax.models.lmgait import VISUAL_ENCODERS
 from gaitjax.parts import backend, transformer
 from gaitjax.parts.clip_image import CLIP_IMAGE_SIZES, CLIPImage
 from gaitjax.parts.clip_text import (
@@ -29,6 +28,7 @@ from gaitjax.parts.dinov2 import (
     interpolate_positions,
     interpolation_weights,
 )
+from gaitjax.parts.visual_encoder import VISUAL_ENCODERS
 
 TINY = dict(hidden_size=16, num_layers=2, num_heads=2, patch_size=4, table_size=3)
 TINY_TEXT = dict(width=16, num_layers=2, num_heads=2, vocabulary_size=20)

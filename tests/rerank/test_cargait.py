@@ -617,7 +617,7 @@ def test_the_comparison_of_rerankers(tmp_path, monkeypatch, capsys):
     [
         ("rerankers", ("kr", "magic"), r"\[1\] 'magic'; choose from kr,.*cargait"),
         ("shortlist", 0, " must be .*1 or more; got 0"),
-        ("protocols", ("ccpg",), ".* 'ccpg'; choose from ccpg_gait"),
+        ("protocols", ("ccpg",), ".* one of ccpg_gait.*; got 'ccpg'"),
     ],
 )
 def test_wrong_options_are_named_before_anything_is_trained(field, value, message):
