@@ -14,10 +14,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gaitjax import restore, run_folder, text_vectors
+from gaitjax import restore, text_vectors
 from gaitjax.data import clips, source
 from gaitjax.pictures import charts
-from gaitjax.state import build, example_batch, model_variables
+from gaitjax.state import model_variables
 
 LAYERS = ("stem_denoised", "stem_appearance", "expand")
 ROWS = ("energy, denoised", "energy, appearance", "fusion: appearance")
@@ -54,11 +54,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     strips: dict[str, list] = {}
     for run in args.runs:
-        config = run_folder.read_config(run)
+        config = restore.read_config(run)
         config.mode = "evaluate"
         config.data.data_dir = args.data_dir or config.data.data_dir
-        setup = build(config, example_batch(config))
-        state = restore.load_run(setup, config, run)
+        setup, state = restore.open_run(config, run)
         variables = model_variables(state)
         text = None
         if setup.model.uses_text:

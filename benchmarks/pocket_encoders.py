@@ -24,7 +24,7 @@ from gaitjax import restore, run_folder
 from gaitjax.data import clips, source
 from gaitjax.engine import log
 from gaitjax.engine.atomic import replacing
-from gaitjax.state import build, example_batch, model_variables
+from gaitjax.state import model_variables
 from gaitjax.weights import encoders
 
 ASKED = {  # word -> the regions that it names
@@ -142,10 +142,9 @@ def main(argv=None):
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--hours", type=float, help="what the training took")
     args = parser.parse_args(argv)
-    config = run_folder.read_config(args.run)
+    config = restore.read_config(args.run)
     config.data.data_dir = args.data_dir or config.data.data_dir
-    setup = build(config, example_batch(config))
-    state = restore.load_run(setup, config, args.run)
+    setup, state = restore.open_run(config, args.run)
     variables = model_variables(state)
     data = source.open_split(
         config.data.data_dir, config.data.test_dataset, "test", ("frames", "regions")

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 from gaitjax import restore, run_folder
-from gaitjax.state import build, example_batch, model_variables
+from gaitjax.state import model_variables
 from gaitjax.weights import pocket_files
 from tfds_builders.seen_gait import seen_gait_dataset_builder as builder
 
@@ -64,8 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     config = run_folder.read_config(given.run)
     assert config is not None, f"{given.run} is no run"
-    setup = build(config, example_batch(config), jax.devices()[:1])
-    state = restore.load_run(setup, config, str(given.run))
+    setup, state = restore.open_run(config, given.run)
     data = identities() | {
         "seed of the training": config.seed,
         "steps": int(state.step),

@@ -34,6 +34,7 @@ from gaitjax.engine.atomic import replacing
 from gaitjax.engine.guards import choose, require
 from gaitjax.parts.backend import Backend, tracing_for
 from gaitjax.parts.model import TEXT_VECTORS
+from gaitjax.rerank import train as rerank_train
 from gaitjax.rerank.cargait import CarGait
 from gaitjax.state import TrainState, example_batch, model_variables
 
@@ -240,10 +241,11 @@ def _of_reranker(config, folder: Path) -> tuple[Function, dict[str, Any]]:
     )
     options = {name: value for name, value in config.model.items() if name != "name"}
     model = CarGait(1, metric=report["metric"], **options)  # without its classifier
-    best = _stored(folder)["best"]
-    function = reranking(model, best["params"], report["embedding"])
+    shape, metric = tuple(report["embedding"]), report["metric"]
+    trained = rerank_train.load(config, str(folder), shape, metric)
+    function = reranking(model, trained.params, report["embedding"])
     return function, {
-        **_described(config, folder, int(best["step"])),
+        **_described(config, folder, trained.step),
         "base_run": config.base_run,
         "shortlist": report["shortlist"],
         "distance": "the result; it re-orders a shortlist of the base model",
@@ -275,19 +277,6 @@ def _fingerprint(folder: Path, step: int) -> str:
     """Of the training data, as the checkpoint of `step` describes them."""
     described = folder / "checkpoints" / str(step) / "description" / "metadata"
     return _json(described).get("data", "")
-
-
-def _stored(folder: Path) -> dict[str, Any]:
-    """The arrays in the newest checkpoint of a run, as numpy."""
-    import orbax.checkpoint as ocp
-
-    steps = [x for x in (folder / "checkpoints").glob("*") if x.name.isdigit()]
-    require(steps, f"There is no checkpoint in {folder}.")
-    state = max(steps, key=lambda x: int(x.name)).absolute() / "state"
-    reader = ocp.PyTreeCheckpointer()
-    tree = reader.metadata(state).item_metadata.tree
-    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    return reader.restore(state, restore_args=as_numpy)
 
 
 def _json(path: Path) -> dict[str, Any]:

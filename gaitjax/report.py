@@ -5,15 +5,14 @@
 
 The test split is embedded again, for what results.json does not hold: error rates where
 some persons are unknown, a map of the embeddings, the hardest confusions. Where its
-data are missing, the report says so and has the rest. `identification` writes such a
-page of a search in one's own gallery.
+data are missing, the report says so and has the rest.
 """
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -287,18 +286,7 @@ def _map(found: Evaluated) -> str:
     rows = rows[np.unique(chosen.round().astype(int))]
     walks = found.embeddings[rows]
     distance = np.asarray(pairwise_distance(walks, walks, metric=found.metric))
-    return embedding_picture(distance, subject[rows])
-
-
-def embedding_picture(distance: np.ndarray, names: np.ndarray) -> str:
-    """The map of walks with distances [n n], coloured by name [n]."""
-    points = scores.neighbour_map(distance)
-    return page.picture(
-        lambda path: scores.embedding_map(points, names, path),
-        "Map of embeddings, coloured by person",
-        f"{len(names)} walks of {len(np.unique(names))} persons; t-SNE of the model's "
-        "distances: neighbours are near each other, far distances mean little.",
-    )
+    return scores.map_figure(distance, subject[rows])
 
 
 def hardest(
@@ -431,106 +419,6 @@ def _config(config) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
-
-
-# ---------------- an identification
-
-
-class Search(NamedTuple):
-    """One walk that was searched in a gallery.
-
-    name: what was decided; "" is unknown. nearest: (name, distance, frames uint8
-    [t H W 3] or None) of the nearest walks, nearest first. frames: of the walk itself.
-    """
-
-    walk: str
-    name: str
-    confidence: float | None
-    nearest: Sequence[tuple[str, float, np.ndarray | None]]
-    frames: np.ndarray | None = None
-
-
-def identification(
-    path: str | Path,
-    searches: Sequence[Search],
-    *,
-    title: str = "Identification",
-    subtitle: str = "",
-    genuine: np.ndarray | None = None,
-    impostor: np.ndarray | None = None,
-    threshold: float | None = None,
-    fpir: float | None = None,
-    distance: np.ndarray | None = None,
-    names: np.ndarray | None = None,
-) -> None:
-    """Writes the page of a search in a gallery, from plain arrays.
-
-    genuine, impostor: distances between the gallery's walks, of one person and of two.
-    threshold: the distance up to which a name is given, chosen for `fpir`. distance,
-    names: [n n] between walks and [n], for the map. What is None is left out.
-    """
-    rows = {}
-    for number, search in enumerate(searches, 1):
-        first = search.nearest[0] if search.nearest else (None, None, None)
-        rows[f"{number}. {search.walk}"] = {
-            "decision": search.name or "unknown",
-            "confidence": search.confidence,
-            "nearest": first[0],
-            "distance": None if first[1] is None else f"{first[1]:.3f}",
-        }
-    strips = [
-        (search.walk, _strip_cells(search))
-        for search in searches
-        if search.frames is not None
-    ]
-    pictures = [
-        page.picture(
-            lambda path, part=strips[i : i + 6]: charts.filmstrips(part, path),
-            "Searched walks and the nearest in the gallery",
-        )
-        for i in range(0, len(strips), 6)
-    ]
-    histogram = ""
-    if genuine is not None and impostor is not None and len(genuine) and len(impostor):
-        eer, at = error_rates.equal_error_rate(genuine, impostor)
-        marks = {"threshold": threshold} if threshold is not None else {"EER": at}
-        rate = (
-            ""
-            if fpir is None
-            else f" The threshold is for an FPIR of {_percent(fpir)}."
-        )
-        histogram = page.picture(
-            lambda path: scores.histograms(genuine, impostor, path, marks=marks),
-            "Histograms of distances of one person and of two persons",
-            f"Walks of the gallery. Equal error rate: {_percent(eer)}.{rate}",
-        )
-    maps = ""
-    if distance is not None and names is not None and len(distance) >= 3:
-        maps = embedding_picture(distance, names)
-    known = sum(bool(search.name) for search in searches)
-    page.write(
-        path, title, subtitle,
-        [
-            ("Decisions", page.table(rows, "walk")),
-            ("Nearest in the gallery", "".join(pictures)),
-            ("Known or unknown", histogram),
-            ("Map of the embeddings", maps),
-        ],
-        headlines={
-            "walks searched": len(searches), "named": known,
-            "unknown": len(searches) - known,
-        },
-        footer=f"gaitjax {__version__}. A name is a guess, no proof.",
-    )  # fmt: skip
-
-
-def _strip_cells(search: Search) -> list[Any]:
-    cells: list[Any] = [("searched", search.frames, None)]
-    for name, distance, frames in search.nearest:
-        if frames is not None:
-            fits = bool(search.name) and name == search.name
-            cells.append((f"{name}\n{distance:.3f}", frames, fits or None))
-    return cells
 
 
 def main(arguments: list[str] | None = None) -> int:

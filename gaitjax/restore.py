@@ -28,8 +28,9 @@ def read_config(folder: str | Path) -> ConfigDict:
 
 def open_run(config: ConfigDict, folder: str | Path) -> tuple[Setup, TrainState]:
     """Model and weights of the run in `folder` of this config, on one device."""
-    for axis in config.mesh:
-        config.mesh[axis] = 1
+    with config.unlocked():
+        for axis in config.mesh:
+            config.mesh[axis] = 1
     setup = build(config, example_batch(config), jax.devices()[:1])
     if not jax.tree.leaves(setup.abstract_state.params):
         return setup, setup.new_state()

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from gaitjax import text_vectors
 from gaitjax.data import clips, source
@@ -60,6 +61,8 @@ def report(config, setup: Setup, state: TrainState, data) -> dict[str, Any]:
         data = source.open_split(*where, NEEDED)
         for when, make in states.items():
             variables = model_variables(make())
+            if jax.process_count() > 1:  # each host then measures alone
+                variables = multihost_utils.process_allgather(variables, tiled=True)
             if texts := vectors(config, setup.model, variables):
                 measured[when] = measure(setup.model, variables, texts, data)
     return found | ({"text_masks": measured} if measured else {})

@@ -18,6 +18,7 @@ from configs import cargait as cargait_config
 from gaitjax import export, models, restore, run_folder, text_vectors
 from gaitjax.engine.checkpoints import Checkpoints
 from gaitjax.models.gei import GEI
+from gaitjax.rerank import train as rerank_train
 from gaitjax.state import example_batch, model_variables
 from tests.models.test_zoo import IDS, MODELS, make_batch, variables_of
 from tests.rerank.test_cargait import STRIPS, WIDTH, draw, make, trained
@@ -165,9 +166,12 @@ def test_a_trained_reranker_gives_its_best_parameters(tmp_path, capsys):
     run_folder.write_config(config, tmp_path)
     assert export.main([str(tmp_path)]) == 2
     assert "that re-ranker is not trained" in capsys.readouterr().err
-    params = trained(make())["params"]
-    stored = {"best": {"params": params, "step": jnp.int32(7)}, "step": jnp.int32(9)}
+    shape = STRIPS, WIDTH, 5, "euclidean"
+    state = rerank_train.build(config, *shape, jax.devices()[:1]).new_state()
+    params = jax.tree.map(lambda x: x + 0.5, state.params)  # others than the newest
+    best = state.best._replace(params=params, step=jnp.int32(7))
     checkpoints = Checkpoints(str(tmp_path), None)
+    stored = rerank_train._stored(state._replace(best=best))
     checkpoints.save(9, stored, {"config": {}, "data": ""})
     checkpoints.close()
     report = {"metric": "euclidean", "embedding": [STRIPS, WIDTH], "shortlist": 10}

@@ -80,12 +80,13 @@ MAY_IMPORT = {
         "text_vectors",
         "weights",
     },
-    "use.commands": {"command_line", "engine", "pictures.charts", "use"},
+    "use.answers": {"pictures", "retrieval", "use"},
+    "use.commands": {"command_line", "engine", "use"},
     "import_checkpoint": {"engine", "run_folder", "state", "weights"},
     # what an export's user gets: it must not need gaitjax
     "exported": set(),
     "export": {"data", "engine", "exported", "parts.backend", "parts.model"}
-    | {"rerank.cargait", "restore", "run_folder", "state", "text_vectors"},
+    | {"rerank", "restore", "run_folder", "state", "text_vectors"},
     "export_onnx": {"engine", "exported", "models", "parts.convolution"},
     "report": {"data", "engine", "evaluate", "phases", "pictures", "restore"}
     | {"retrieval", "run_folder", "state"},

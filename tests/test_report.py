@@ -115,31 +115,6 @@ def test_mistakes(run, tmp_path, capsys):
     assert "rerank.json" in capsys.readouterr().err
 
 
-def test_identification_from_arrays(tmp_path):
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 256, (3, 32, 22, 3), np.uint8)
-    names = np.repeat(["<ann>", "bob", "cid"], 5)
-    points = rng.normal(size=(15, 4)) + 3 * np.eye(3, 4)[np.repeat(range(3), 5)]
-    distance = np.linalg.norm(points[:, None] - points[None], axis=-1)
-    same = (names[:, None] == names[None]) & ~np.eye(15, dtype=bool)
-    searches = [
-        report.Search("gate.mp4 #1", "bob", 0.97, [("bob", 0.8, frames)], frames),
-        report.Search("gate.mp4 #2", "", None, [("<ann>", 3.1, frames)], frames),
-        report.Search("gate.mp4 #3", "", None, []),
-    ]
-    file = tmp_path / "identification.html"
-    report.identification(
-        file, searches, genuine=distance[same],
-        impostor=distance[names[:, None] != names[None]], threshold=2.0, fpir=0.01,
-        distance=distance, names=names,
-    )  # fmt: skip
-    text = file.read_text()
-    assert "&lt;ann&gt;" in text and "<ann>" not in text and "unknown" in text
-    pictures = pictures_in(text)
-    assert len(pictures) == 3
-    check_in_browser(file, 3)
-
-
 def test_hardest_confusions_are_the_largest_gaps_once_per_pair_of_persons():
     probe, gallery = np.array(["a", "a", "b", "c"]), np.array(["a", "b"])
     matrix = np.array([[5.0, 1], [9, 1], [1, 2], [3, 4]])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs import prompts, words
+from gaitjax.models import pocket_encoders
 from tfds_builders import appearance, figure, walker
 from tfds_builders.synthetic_gait import captions, sequences
 
@@ -17,6 +18,8 @@ def test_ids_are_those_of_the_shipped_prompts():
 
 def test_the_renderer_and_the_words_number_regions_alike():
     assert words.PARTS == figure.PARTS
+    assert len(words.PARTS) == pocket_encoders.NUM_PARTS
+    assert words.NUM_REGIONS == pocket_encoders.NUM_REGIONS
     assert words.MATERIALS_PER_PART == walker.MATERIALS_PER_PART
     for number, name in enumerate(words.MATERIALS):
         assert getattr(appearance, name.upper()) == number

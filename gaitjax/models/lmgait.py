@@ -63,7 +63,13 @@ from gaitjax.parts.representation import (
     unsquash,
 )
 from gaitjax.parts.token_grid import Features
-from gaitjax.parts.visual_encoder import VisualEncoder, normalised, visual_encoder
+from gaitjax.parts.visual_encoder import (
+    VisualEncoder,
+    check_encoder,
+    check_heads,
+    normalised,
+    visual_encoder,
+)
 
 # squashed frames are brought back to this height and their own aspect before the
 # resize to image_size, as BigGait does
@@ -210,24 +216,8 @@ class LMGait(GaitModel):
     @nn.nowrap
     def check(self, config) -> None:
         visual, text, gait = self.visual_encoder, self.text, self.gait
-        require(
-            not any(size % visual.patch_size for size in self.image_size),
-            f"config.model.image_size {self.image_size} is not a multiple of "
-            f"config.model.visual_encoder.patch_size {visual.patch_size}.",
-        )
-        require(
-            max(visual.blocks) < visual.num_layers,
-            f"config.model.visual_encoder.blocks {visual.blocks} must lie below "
-            f"config.model.visual_encoder.num_layers {visual.num_layers}.",
-        )
-        for name, width, heads in (
-            ("visual_encoder.hidden_size", visual.hidden_size, visual.num_heads),
-            ("text.width", text.width, text.num_heads),
-        ):
-            require(
-                width % heads == 0,
-                f"config.model.{name} {width} is not a multiple of {heads} heads.",
-            )
+        check_encoder(visual, self.image_size)
+        check_heads("text.width", text.width, text.num_heads)
         moves = config.mode == "train" and re.search(
             config.train.trainable, "visual_encoder/"
         )

@@ -26,10 +26,16 @@ from gaitjax.engine.fields import Above, Natural, Positive, Some
 from gaitjax.engine.guards import require
 from gaitjax.parts.clip_text import CLIPText
 from gaitjax.parts.language import TextProjection
-from gaitjax.parts.model import Dtype, GaitModel, Size
+from gaitjax.parts.model import GaitModel, Size
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.representation import layer_norm
-from gaitjax.parts.visual_encoder import VisualEncoder, normalised, visual_encoder
+from gaitjax.parts.visual_encoder import (
+    VisualEncoder,
+    check_encoder,
+    check_heads,
+    normalised,
+    visual_encoder,
+)
 
 NUM_PARTS = 10  # of the renderer, the first one is what surrounds the person
 MATERIALS_PER_PART = 8  # a region is 8 * part + material
@@ -56,7 +62,7 @@ class PocketEncoders(GaitModel):
 
     reads = ("frames",)  # the losses need regions, captions and keypoints too
     image_size: Size = (128, 64)
-    visual_encoder: VisualEncoder = VisualEncoder()
+    visual_encoder: VisualEncoder = VisualEncoder(frozen=False)
     text: TextTower = TextTower()
     words: Some[Natural] = (0,)
     phrases: Some[tuple[Natural, ...]] = ((0,),)
@@ -64,7 +70,6 @@ class PocketEncoders(GaitModel):
     phrases_per_step: Positive = 32  # drawn at random
     cells: Positive = 4  # a patch has cells x cells cells
     caption_size: Positive = 64
-    dtype: Dtype = "float32"
 
     @nn.nowrap
     def check(self, config) -> None:
@@ -74,18 +79,28 @@ class PocketEncoders(GaitModel):
             f"config.model.phrases has {len(self.phrases)} entries, config.model."
             f"meanings {len(self.meanings)}; each phrase needs one meaning.",
         )
-        unknown = {id for row in self.phrases for id in row} - {*self.words}
+        unknown = {number for row in self.phrases for number in row} - {*self.words}
         require(
             not unknown,
             f"config.model.phrases has the tokens {sorted(unknown)[:5]}, which are not "
             "in config.model.words.",
         )
-        sizes = {*self.image_size, visual.patch_size}
+        largest = max((max(row, default=0) for row in self.meanings), default=0)
         require(
-            not any(size % visual.patch_size for size in sizes)
-            and visual.patch_size % self.cells == 0,
-            f"config.model.visual_encoder.patch_size {visual.patch_size} must divide "
-            f"image_size {self.image_size} and be a multiple of cells {self.cells}.",
+            largest < NUM_REGIONS,
+            f"config.model.meanings has the region {largest}; there are {NUM_REGIONS}.",
+        )
+        check_encoder(visual, self.image_size)
+        check_heads("text.width", self.text.width, self.text.num_heads)
+        require(
+            visual.patch_size % self.cells == 0,
+            f"config.model.cells={self.cells} does not divide "
+            f"config.model.visual_encoder.patch_size={visual.patch_size}.",
+        )
+        require(
+            not visual.frozen,
+            "config.model.visual_encoder.frozen=True: nothing would be learned. Set it "
+            "to False.",
         )
 
     def setup(self):
@@ -139,8 +154,8 @@ class PocketEncoders(GaitModel):
         texts = self.read(jnp.asarray(phrases)[chosen])
         captions = batch["captions"][:, 0]  # [B L]; a walk has one
         caption_vectors = self.caption_head(self.read(captions))
-        shares = region_shares(batch["regions"], self.visual_encoder.patch_size)
         patch = self.visual_encoder.patch_size
+        shares = region_shares(batch["regions"], patch)
         aux = self._joints(tokens, batch["keypoints"]) | {
             "word_scores_last": scores(
                 tokens, self.encoders.text_projection_last(texts)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from gaitjax.engine.fields import Natural, Positive, Some
+from gaitjax.engine.guards import require
 from gaitjax.parts.clip_image import CLIP_IMAGE_MEAN, CLIP_IMAGE_STD, CLIPImage
 from gaitjax.parts.dinov2 import DINOv2
 from gaitjax.parts.layers import COLOUR_MEAN, COLOUR_STD
@@ -47,6 +48,29 @@ class VisualEncoder(NamedTuple):
     frozen: bool = True  # no gradient into it, except in the decoder's warm-up
     frames_per_chunk: Natural = 0  # that it sees at once; 0: all frames of a batch
     remat: bool = False  # compute its blocks again in the backward pass
+
+
+def check_encoder(options: VisualEncoder, image_size: tuple[int, int]) -> None:
+    """Raises ValueError for options that do not fit each other or the images."""
+    require(
+        not any(size % options.patch_size for size in image_size),
+        f"config.model.image_size {image_size} is not a multiple of "
+        f"config.model.visual_encoder.patch_size {options.patch_size}.",
+    )
+    require(
+        max(options.blocks) < options.num_layers,
+        f"config.model.visual_encoder.blocks {options.blocks} must lie below "
+        f"config.model.visual_encoder.num_layers {options.num_layers}.",
+    )
+    check_heads("visual_encoder.hidden_size", options.hidden_size, options.num_heads)
+
+
+def check_heads(field: str, width: int, heads: int) -> None:
+    """The heads of attention must divide its width, config.model.`field`."""
+    require(
+        width % heads == 0,
+        f"config.model.{field} {width} is not a multiple of {heads} heads.",
+    )
 
 
 def visual_encoder(options: VisualEncoder, dtype: str, initializing: bool) -> nn.Module:

@@ -5,7 +5,7 @@ from os import PathLike
 
 import numpy as np
 
-from gaitjax.pictures import charts
+from gaitjax.pictures import charts, page
 from gaitjax.pictures.charts import BLUE, COLOURS, GREY, MARKERS, VERMILION
 
 BINS = 60  # at most
@@ -139,3 +139,14 @@ def _vertical(axes, marks) -> None:
         axes.text(
             place, 1, f" {name}", transform=at, size=8, color=GREY, ha="left", va="top"
         )
+
+
+def map_figure(distance: np.ndarray, names: np.ndarray) -> str:
+    """The map of walks with distances [n n], coloured by name [n], for a page."""
+    points = neighbour_map(distance)
+    return page.picture(
+        lambda path: embedding_map(points, names, path),
+        "Map of embeddings, coloured by person",
+        f"{len(names)} walks of {len(np.unique(names))} persons; t-SNE of the model's "
+        "distances: neighbours are near each other, far distances mean little.",
+    )

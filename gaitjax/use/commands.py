@@ -19,9 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from absl import logging
 
 from gaitjax import command_line
@@ -35,7 +33,7 @@ from gaitjax.use.video import Video
 
 COLUMNS = ("video", "walk", "seconds", "heading", "who", "distance", "confidence")
 WIDTHS = (32, 4, 13, 7, 20, 8, 10)
-PICTURED = 12  # lines of the picture
+PICTURED, REPORTED = 12, 60  # walks, at most, in the picture and on the page
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -109,14 +107,20 @@ def _identify(given) -> int:
         for answer in _answers(given, gallery, video):
             print(_json(answer) if given.json else _line(answer), flush=True)
             samples.append(answer.sample._replace(embedding=None, thumbnail=b""))
-            if len(answers) < PICTURED and not answer.sample.refused:
+            if len(answers) < REPORTED and not answer.sample.refused:
                 answers.append(answer)
         return samples
 
     code = _each(given.video, identify)
-    if given.picture and answers:
-        draw(gallery, answers, given.picture)
-        print(f"picture: {given.picture}", file=sys.stderr)
+    if (given.picture or given.report) and answers:
+        from gaitjax.use import answers as shown
+
+        if given.picture:
+            shown.draw(gallery, answers[:PICTURED], given.picture)
+            print(f"picture: {given.picture}", file=sys.stderr)
+        if given.report:
+            shown.write(gallery, answers, given.report)
+            print(f"report: {given.report}", file=sys.stderr)
     return code
 
 
@@ -254,37 +258,6 @@ def _json(answer: Answer) -> str:
     return json.dumps(facts, ensure_ascii=False)
 
 
-def draw(gallery: Gallery, answers: list[Answer], path: str | Path) -> None:
-    """A picture of the first answers: each probe, and its nearest with distances."""
-    from gaitjax.pictures import charts
-
-    rows = []
-    for answer in answers[:PICTURED]:
-        sample = answer.sample
-        name = answer.name or answer.verdict
-        cells: list[Any] = [
-            (f"walk {sample.number}: {name}", _image(sample.thumbnail), None)
-        ]
-        for candidate in answer.nearest:
-            known = answer.verdict == "known" and candidate.name == answer.name
-            caption = f"{candidate.name} {candidate.distance:.3g}"
-            image = _image(gallery.thumbnail(candidate.row))
-            cells.append((caption, image, known or None))
-        rows.append((Path(sample.source).name, cells))
-    charts.filmstrips(rows, path)
-
-
-def _image(data: bytes) -> np.ndarray:
-    """uint8 RGB [1 128 64 3] of a thumbnail; grey if none was kept."""
-    import cv2
-
-    image = np.full((128, 64, 3), 200, np.uint8)
-    if data:
-        read: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        image = cv2.resize(read[..., ::-1], (64 * read.shape[1] // 64, 128))
-    return image[None]
-
-
 # -------------------------------------------------------------------- the arguments
 
 
@@ -401,3 +374,7 @@ def _deciding(parser) -> None:
     parser.add_argument(
         "--picture", default="", metavar="FILE.png", help="probes and their nearest"
     )
+    parser.add_argument(
+        "--report", default="", metavar="FILE.html",
+        help="a page in one file: decisions, nearest walks, the gallery's distances",
+    )  # fmt: skip

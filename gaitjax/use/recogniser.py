@@ -25,7 +25,7 @@ from gaitjax.engine.guards import Damaged, require
 from gaitjax.rerank import compare
 from gaitjax.rerank import train as rerank_train
 from gaitjax.retrieval.distance import pairwise_distance
-from gaitjax.state import build, example_batch, model_variables
+from gaitjax.state import example_batch, model_variables
 from gaitjax.use import detector, person
 from gaitjax.use.quality import LIMITS, Limits
 from gaitjax.use.tracks import Walk, silhouette_walk, silhouettes_as_walk, walks
@@ -235,11 +235,7 @@ def _of_run(folder: Path) -> Recogniser:
     if config.model.name == "cargait":
         return _of_reranker(folder, config)
     _check(config, folder)
-    setup = build(config, example_batch(config), jax.devices()[:1])
-    state = setup.abstract_state
-    if jax.tree.leaves(state.params):
-        first = config.evaluation.get("checkpoint", "newest")
-        state = restore.load_run(setup, config, str(folder), first=first)
+    setup, state = restore.open_run(config, folder)
     return _recogniser(folder.name, config, setup.model, model_variables(state))
 
 

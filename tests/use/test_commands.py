@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import cv2
-import numpy as np
 import pytest
 import walkers_on_video as drawn
 
@@ -68,12 +67,16 @@ def test_from_videos_to_names_and_out_again(call, videos, tmp_path):
         assert "1 walks, 0 refused; 40 frames, " in err and "frames/s" in err
     picture = tmp_path / "who.png"
     found = "identify", videos / "bob.avi", videos / "anna.avi"
-    code, out, err = call(*found, f"--picture={picture}")
+    page = tmp_path / "who.html"
+    code, out, err = call(*found, f"--picture={picture}", f"--report={page}")
     head, *lines = out.splitlines()
     assert code == 0 and head.split() == list(commands.COLUMNS)
     assert ["nearest bob" in lines[0], "nearest anna" in lines[1]] == [True, True]
     assert "2 people are enrolled, fewer than 10, so strangers cannot" in err
     assert cv2.imread(str(picture)).shape[1] > 300
+    text = page.read_text()
+    assert "bob.avi, walk 1" in text and "<td>nearest" in text
+    assert "Map of the embeddings" not in text  # of two walks there is none
     code, out, err = call(*found, "--json", "--least_people=2", "--threshold=0.001")
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["verdict"] for row in rows] == ["known", "known"]
@@ -181,9 +184,3 @@ def test_the_program_starts_by_its_module(tmp_path):
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2 and "There is no gallery in" in done.stderr
-
-
-def test_a_thumbnail_of_any_shape_is_shown():
-    assert commands._image(b"").shape == (1, 128, 64, 3)
-    data = cv2.imencode(".png", np.zeros((64, 64), np.uint8))[1].tobytes()
-    assert commands._image(data).shape == (1, 128, 64, 3)
