@@ -227,6 +227,23 @@ def test_rank1_by_hand():
     assert fairness.chance(table, "UP") == 50.0
 
 
+def test_joint_feature_by_hand():
+    """Hips at (10, 20) and (12, 20), one hand that swings 4 px; the figure is 40 px."""
+    keypoints = np.zeros((2, 17, 3), np.float32)
+    keypoints[..., :2] = 11, 20
+    keypoints[:, 11, 0], keypoints[:, 12, 0] = 10, 12
+    keypoints[:, 0, 1], keypoints[:, 16, 1] = 0, 40
+    keypoints[:, 9, 0] = 9, 17
+    feature = fairness.joint_feature(keypoints)
+    places, moved = feature.reshape(2, 17, 2)
+    np.testing.assert_allclose(places[0], (0, -0.5), atol=1e-6)
+    np.testing.assert_allclose(places[9], (2 / 40, 0), atol=1e-6)
+    np.testing.assert_allclose(moved[9], (4 / 40, 0), atol=1e-6)
+    assert moved.sum() == moved[9, 0]
+    shifted = keypoints * 2 + np.float32([30, 5, 0])  # nearer, and elsewhere
+    np.testing.assert_allclose(fairness.joint_feature(shifted), feature, atol=1e-6)
+
+
 def test_discriminant_finds_the_informative_direction():
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), 20)

@@ -6,9 +6,9 @@ Prints Rank-1 in percent under CCPG's gait protocol on the test split, averaged 
 pairs of different cameras ("cross") and of equal cameras ("same"). Colour (mean over
 the frames, mean over the person's pixels, mean image) should be at chance in CL, where
 probe and gallery share no garment. The gait energy image (the mean silhouette, Han &
-Bhanu 2006) should be well above chance and well below 100. The gait energy image after
-PCA and linear discriminant analysis, fitted on the train split, shows how much a model
-can learn.
+Bhanu 2006) and the joints (where the key points are about the hips, and how far each
+moves) should be well above chance and well below 100. Both after PCA and linear
+discriminant analysis, fitted on the train split, show how much a model can learn.
 """
 
 import argparse
@@ -25,7 +25,9 @@ TASKS = {
     "DN": (("U1_D0",), ("U1_D1",)),
     "BG": (("U0_D0_BG",), ("U0_D0",)),
 }
-FEATURES = ("mean colour", "person colour", "mean image", "GEI")
+FEATURES = ("mean colour", "person colour", "mean image", "GEI", "joints")
+LEARNED = ("GEI", "joints")  # also after PCA and LDA
+HIPS = (11, 12)  # COCO
 
 
 class Table(NamedTuple):
@@ -51,11 +53,22 @@ def describe(records) -> Table:
         names = [record[n].decode() for n in ("subject", "condition", "camera")]
         inside = np.stack([unpack_mask(mask) for mask in record["masks"]]) > 0
         person = images[inside].mean(0, dtype=np.float32)  # [3]
-        features = (mean_image.mean((0, 1)), person, small.ravel(), energy.ravel())
-        rows.append((*names, *features))
+        rows.append((
+            *names, mean_image.mean((0, 1)), person, small.ravel(), energy.ravel(),
+            joint_feature(np.asarray(record["keypoints"], np.float32)),
+        ))  # fmt: skip
     subject, condition, camera, *features = map(np.array, zip(*rows))
     features = dict(zip(FEATURES, features))
     return Table(subject, condition, camera, features)
+
+
+def joint_feature(keypoints: np.ndarray) -> np.ndarray:
+    """Key points [T 17 3] -> [68]: mean and deviation over the frames, of each joint's
+    place about the middle of the hips, in mean heights of the figure."""
+    places = keypoints[..., :2]
+    height = np.ptp(places[..., 1], axis=1).mean()
+    about = (places - places[:, HIPS].mean(1, keepdims=True)) / max(height, 1.0)
+    return np.concatenate([about.mean(0).ravel(), about.std(0).ravel()])
 
 
 def rank1(table: Table, feature: np.ndarray, task: str) -> tuple[float, float]:
@@ -108,40 +121,61 @@ def discriminant(
 def measure(train: Table | None, test: Table) -> dict[str, dict[str, tuple]]:
     """{feature: {task: (cross, same)}} on the test split."""
     features = dict(test.features)
-    if train is not None:
-        project = discriminant(train.features["GEI"], train.subject)
-        features["GEI, PCA + LDA"] = project(test.features["GEI"])
+    for name in LEARNED if train is not None else ():
+        project = discriminant(train.features[name], train.subject)
+        features[f"{name}, PCA + LDA"] = project(test.features[name])
     return {
         name: {task: rank1(test, feature, task) for task in TASKS}
         for name, feature in features.items()
     }
 
 
-def main():
+def of_prepared(
+    name: str, data_dir: str, fitted_on: str = ""
+) -> dict[str, dict[str, tuple]]:
+    """`measure` of a data set that is prepared in data_dir, and "chance" before it.
+
+    fitted_on: the data set whose train split PCA and LDA are fitted on; "": its own, if
+    it has one.
+    """
+    splits = _splits(name, data_dir)
+    train = _splits(fitted_on, data_dir) if fitted_on not in ("", name) else splits
+    test = describe(splits["test"])
+    blind = {task: (chance(test, task),) * 2 for task in TASKS}
+    fitted = describe(train["train"]) if "train" in train else None
+    return {"chance": blind} | measure(fitted, test)
+
+
+def _splits(name: str, data_dir: str) -> dict:
+    """{split: records} of a prepared data set."""
     import tensorflow_datasets as tfds
 
     from tfds_builders.prepare import make_builder
 
-    parser = argparse.ArgumentParser(description="Nearest neighbours without learning.")
-    parser.add_argument("name", nargs="?", default="synthetic_gait")
-    parser.add_argument("--data_dir", default="data")
-    args = parser.parse_args()
-    folder = Path(make_builder(args.name, args.data_dir).data_dir)
+    folder = Path(make_builder(name, data_dir).data_dir)
     if not (folder / "dataset_info.json").exists():
         raise SystemExit(
             f"Nothing prepared in {folder}. Run: python -m tfds_builders.prepare "
-            f"{args.name} --data_dir={args.data_dir}"
+            f"{name} --data_dir={data_dir}"
         )
     builder = tfds.builder_from_directory(str(folder))
-    source: dict = builder.as_data_source()  # type: ignore  # all splits
-    tables = {split: describe(records) for split, records in source.items()}
-    result = measure(tables.get("train"), tables["test"])
-    blind = {task: (chance(tables["test"], task),) * 2 for task in TASKS}
-    result = {"chance": blind, **result}
-    print(f"{folder}: Rank-1 %, cross-camera (same camera)")
+    return builder.as_data_source()  # type: ignore  # all splits
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Nearest neighbours without learning.")
+    parser.add_argument("name", nargs="?", default="synthetic_gait")
+    parser.add_argument("--data_dir", default="data")
+    parser.add_argument(
+        "--fitted_on", default="", metavar="NAME",
+        help="whose train split PCA and LDA are fitted on; default: its own",
+    )  # fmt: skip
+    args = parser.parse_args()
+    result = of_prepared(args.name, args.data_dir, args.fitted_on)
+    print("Rank-1 %, cross-camera (same camera)")
     for name, row in result.items():
         cells = [f"{task} {a:5.1f} ({b:5.1f})" for task, (a, b) in row.items()]
-        print(f"{name:16s}" + "   ".join(cells))
+        print(f"{name:19s}" + "   ".join(cells))
     print(json.dumps(result))
 
 
