@@ -1,4 +1,4 @@
-"""Re-rankers on four trained models: a part of docs/results.md.
+"""Re-rankers on four trained models: a part of docs/reranking.md.
 
     python -m benchmarks.cargait_results                      # all, seeds 0 1 2
     python -m benchmarks.cargait_results --bases gaitbase lmgait --seeds 0
@@ -35,7 +35,7 @@ from configs import cargait, deepgaitv2, gaitbase, gaitset, lmgait
 from gaitjax import train
 from gaitjax.rerank import train as train_reranker
 
-DOCUMENT, STORE = tables.DOCS / "results.md", tables.DOCS / "cargait.json"
+DOCUMENT, STORE = tables.DOCS / "reranking.md", tables.DOCS / "cargait.json"
 PICTURES = tables.DOCS / "pictures"
 TEST_DATASETS = {"synthetic": "", "cmu_walk": "cmu_walk"}  # of config.data.test_dataset
 PROTOCOLS = ("ccpg_reid", "ccpg_gait")
@@ -229,7 +229,7 @@ def main() -> None:
     os.chdir(ROOT)
     if not arguments.table:
         run_all(arguments, store, folder)
-    tables.put(document, "cargait_results", table(store))
+    tables.put(document, "cargait_results.py", table(store))
     for dataset in TEST_DATASETS:
         draw(store, dataset, pictures / f"rerankers_{dataset}.png")
 

@@ -127,7 +127,7 @@ def main() -> None:
     for case in [] if arguments.table else arguments.cases:
         keep("extractor", case, measure(case, arguments.steps))
         print(case, stored("extractor")[case], flush=True)
-    tables.put(DOCUMENT, "extractor", table())
+    tables.put(DOCUMENT, "extractor.py", table())
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def main() -> None:
         flags = ["--worker", *(["--bytes"] if arguments.bytes else [])]
         process = scaling.start(flags, 8, arguments.bytes, "benchmarks.growth")
         scaling.finish([process], seconds=3600)
-    tables.put(memory.DOCUMENT, "growth", growth_table())
+    tables.put(memory.DOCUMENT, "growth.py", growth_table())
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ def main() -> None:
     text = table(result) + "\n" + feeding(result["rgb_masks_a_core"])
     if arguments.store:
         tables.add(STORE, "rates", result)
-        tables.put(memory.DOCUMENT, "input_pipeline", text)
+        tables.put(memory.DOCUMENT, "input_pipeline.py", text)
     else:
         print(text)
     print(json.dumps(result))

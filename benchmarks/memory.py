@@ -110,7 +110,7 @@ def main() -> None:
         if arguments.again or row not in stored("targets"):
             keep("targets", row, measure(row))
             print(row, stored("targets")[row], flush=True)
-    tables.put(DOCUMENT, "memory", table())
+    tables.put(DOCUMENT, "memory.py", table())
 
 
 if __name__ == "__main__":

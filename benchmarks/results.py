@@ -31,7 +31,7 @@ from gaitjax import evaluate, train
 from tfds_builders.synthetic_gait import fairness
 
 DOCUMENT, STORE = tables.DOCS / "results.md", tables.DOCS / "results.json"
-PICTURE = tables.DOCS / "pictures" / "ablations.png"
+PICTURES, REAL = tables.DOCS / "pictures", tables.DOCS / "real_people.json"
 # rows with a budget of their own; the others have half of the default run's
 WHOLE = ("gaitbase", "default", "default_biggait", "longer")
 BASELINES = {  # row -> its name in fairness.py; nothing trained, or a linear map
@@ -153,22 +153,43 @@ def described(row: str) -> str:
     )
 
 
-def table() -> str:
-    """Markdown: Rank-1 of the gait protocol, mean ± half the range over the seeds."""
-    rows = {row: [name, "", ""] for row, name in BASELINES.items()}
-    rows |= {
+def parts() -> dict[str, dict[str, list]]:
+    """The rows of each table, with their first cells: title, config, the paper's."""
+    every = {
         row: [title, described(row), published or ""]
         for row, (title, published, _, _) in ROWS.items()
     }
-    return tables.rank1_tables(STORE, ["row", "config", "CCPG mean in paper"], rows)
+    simple = {row: [name, "", ""] for row, name in BASELINES.items()}
+    whole = {row: cells for row, cells in every.items() if row in WHOLE}
+    half = {row: cells for row, cells in every.items() if row not in WHOLE}
+    return {"default": simple | whole, "ablations": simple | half}
 
 
-def picture() -> None:
-    titles = {
-        row: textwrap.fill(title.partition(" (")[0], 11, break_long_words=False)
-        for row, (title, _, _, _) in ROWS.items()
+def table(part: str) -> str:
+    """Markdown: Rank-1 of the gait protocol, mean ± half the range over the seeds."""
+    head = ["row", "config", "CCPG mean in paper"]
+    return tables.rank1_tables(STORE, head, parts()[part])
+
+
+def draw() -> None:
+    """A picture per table, and one of real people (docs/real_people.json)."""
+    from gaitjax.pictures import charts
+
+    for part, rows in parts().items():
+        titles = {
+            row: _wrapped(cells[0].partition(" (")[0]) for row, cells in rows.items()
+        }
+        tables.rank1_bars(STORE, titles, PICTURES / f"{part}.png")
+    bars = {
+        test: {_wrapped(row): (value, 0.0) for row, value in found.items()}
+        for test, found in tables.stored(REAL)["rank1"].items()
     }
-    tables.rank1_bars(STORE, titles, PICTURE)
+    label = "Rank-1 (%), people 07 to 12"
+    charts.grouped_bars(bars, PICTURES / "real_people.png", label=label)
+
+
+def _wrapped(title: str) -> str:
+    return textwrap.fill(title, 11, break_long_words=False)
 
 
 def main() -> None:
@@ -182,8 +203,9 @@ def main() -> None:
                 run_row(
                     row, seed, arguments.folder, arguments.datasets, arguments.again
                 )
-    tables.put(DOCUMENT, "results", table())
-    picture()
+    for part in parts():
+        tables.put(DOCUMENT, f"results.py, {part}", table(part))
+    draw()
 
 
 if __name__ == "__main__":

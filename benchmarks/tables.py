@@ -139,8 +139,8 @@ def rank1_bars(store: Path, titles: Mapping[str, str], path: Path) -> None:
 
 
 def put(document: Path, program: str, text: str) -> None:
-    """Replaces the block of a program in a page, and prints it."""
-    begin = f"<!-- made by benchmarks/{program}.py -->"
+    """Replaces the block of a program ("zoo.py") in a page, and prints it."""
+    begin = f"<!-- made by benchmarks/{program} -->"
     with locked(document.parent):
         page = document.read_text()
         before = page.index(begin) + len(begin)

@@ -170,7 +170,7 @@ def main() -> None:
             if not arguments.smoke:
                 tables.add(STORE, kind, rows)
     if not arguments.smoke:
-        tables.put(DOCUMENT, "temperature", table())
+        tables.put(DOCUMENT, "temperature.py", table())
         picture()
 
 

@@ -206,7 +206,7 @@ def main() -> None:
             tables.add(STORE, name, results[name])
         jax.clear_caches()
     if arguments.store:
-        tables.put(DOCUMENT, "zoo", table(tables.stored(STORE)))
+        tables.put(DOCUMENT, "zoo.py", table(tables.stored(STORE)))
     else:
         print(table(results))
     print(json.dumps(results))

@@ -1,4 +1,4 @@
-"""Every model at the embedded size: a part of docs/results.md.
+"""Every model at the embedded size: a part of docs/zoo.md.
 
     python -m benchmarks.zoo_results                    # all models, seed 0
     python -m benchmarks.zoo_results --rows gaitset swingait --seeds 0 1 2
@@ -29,7 +29,7 @@ from benchmarks import tables
 from gaitjax import evaluate, train
 from gaitjax.engine import checkpoints
 
-DOCUMENT, STORE = tables.DOCS / "results.md", tables.DOCS / "zoo.json"
+DOCUMENT, STORE = tables.DOCS / "zoo.md", tables.DOCS / "zoo.json"
 PICTURE = tables.DOCS / "pictures" / "models.png"
 # config -> (what it reads, its name in the picture)
 ROWS = {
@@ -100,7 +100,7 @@ def table(store: Path) -> str:
 
 
 def write(document: Path, store: Path, picture: Path) -> None:
-    tables.put(document, "zoo_results", table(store))
+    tables.put(document, "zoo_results.py", table(store))
     titles = {row: title for row, (_, title) in ROWS.items()}
     tables.rank1_bars(store, titles, picture)
 

@@ -69,7 +69,7 @@ def test_the_parts_follow_the_backend_that_they_are_told(
     with tracing_for(Backend("gpu", flash_attention=True)):
         assert transformer.attention_formulation(jnp.bfloat16, 64, False) == "cudnn"
         assert transformer.attention_formulation(jnp.bfloat16, 64, True) == "xla"
-    assert current() == Backend(jax.default_backend())
+    assert current() == Backend(jax.default_backend(), devices=jax.device_count())
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
@@ -83,7 +83,7 @@ def test_a_step_is_traced_for_its_target_and_asks_no_backend(
         monkeypatch.setattr(jax, "default_backend", lambda: asked.append(1) or real())
         text = str(plan.trace_step(setup, batch, step).jaxpr)
     assert not asked
-    # on CPU weight gradients are matmuls in a loop over the kernel's taps
+    # on CPU weight gradients are matmuls in a loop over the images
     assert ("scan[" in text) == (platform == "cpu")
     assert "conv_general_dilated" in text
 

@@ -13,10 +13,15 @@ import jax
 
 
 class Backend(NamedTuple):
-    """platform: "cpu", "gpu" or "tpu"; flash_attention: whether cuDNN's can be used."""
+    """What a step is traced for.
+
+    platform: "cpu", "gpu" or "tpu". flash_attention: whether cuDNN's can be used.
+    devices: how many share a batch; only the speed on CPU depends on it.
+    """
 
     platform: str
     flash_attention: bool = False
+    devices: int = 1
 
 
 _told: ContextVar[Backend | None] = ContextVar("backend", default=None)
@@ -28,7 +33,8 @@ def current() -> Backend:
     if told is not None:
         return told
     platform = jax.default_backend()
-    return Backend(platform, platform == "gpu" and compute_capability() >= 8.0)
+    flash_attention = platform == "gpu" and compute_capability() >= 8.0
+    return Backend(platform, flash_attention, jax.device_count())
 
 
 @contextlib.contextmanager

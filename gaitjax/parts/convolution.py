@@ -3,12 +3,13 @@
 Arrays are channels-last. Parameters are float32; `dtype` is the type in which a
 convolution computes. "stock" is XLA's own, the fast one on GPU and TPU. On CPU XLA is
 slow at weight gradients and at 3-D convolutions: "matmul" computes the weight gradient
-as one matmul per kernel tap and builds 3-D convolutions from 2-D ones. Both give the
-same values and gradients (tests/parts/test_layers.py).
+as one matmul per image and builds 3-D convolutions from 2-D ones. Both give the same
+values and gradients (tests/parts/test_layers.py).
 """
 
 import contextlib
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -88,29 +89,42 @@ def _backward(strides, padding, residuals, cotangent):
     x, kernel = residuals
     transpose = jax.linear_transpose(lambda x: _stock(x, kernel, strides, padding), x)
     (x_cotangent,) = transpose(cotangent)
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    return x_cotangent, _weight_gradient(padded, cotangent, kernel, strides)
+
+
+def _weight_gradient(x, cotangent, kernel, strides):
+    """x [N H W C] padded, cotangent [N h w D] -> [kh kw C D].
+
+    A loop over the images with one matmul each, of the cotangent and of all windows
+    side by side. Every device has a part of the batch and loops over its own images;
+    the sums are added up after the loop.
+    """
     height, width, channels, features = kernel.shape
     rows, columns = cotangent.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    span = ((rows - 1) * strides[0] + 1, (columns - 1) * strides[1] + 1)
-    flat = cotangent.reshape(-1, features)  # [N*h*w D]
+    groups = math.gcd(len(x), backend.current().devices)
+    x = x.reshape(groups, -1, *x.shape[1:])  # [G n H W C]
+    cotangent = cotangent.reshape(groups, -1, rows * columns, features)  # [G n h*w D]
 
-    def part(i, j):
-        part = lax.dynamic_slice(
-            padded, (0, i, j, 0), (padded.shape[0], *span, channels)
-        )
-        return part[:, :: strides[0], :: strides[1]].reshape(-1, channels)  # [N*h*w C]
+    tall, wide = (rows - 1) * strides[0] + 1, (columns - 1) * strides[1] + 1
 
-    count = height * width
-    if channels <= 4:  # too thin for a matmul of its own
-        taps = [part(tap // width, tap % width) for tap in range(count)]
-        gradient = jnp.concatenate(taps, axis=-1).T @ flat  # [kh*kw*C D]
-    else:
-        # one after the other: otherwise XLA cuts all of them out in the forward pass
-        # and keeps kh*kw copies of x
-        gradient = lax.map(
-            lambda tap: part(tap // width, tap % width).T @ flat, jnp.arange(count)
-        )  # [kh*kw C D]
-    return x_cotangent, gradient.reshape(kernel.shape)  # [kh kw C D]
+    def add(total, number):
+        image = lax.dynamic_index_in_dim(x, number, 1, keepdims=False)  # [G H W C]
+        taps = [
+            image[:, i : i + tall : strides[0], j : j + wide : strides[1]]
+            for i in range(height)
+            for j in range(width)
+        ]  # each [G h w C]
+        windows = jnp.concatenate(taps, axis=-1)  # [G h w kh*kw*C]
+        windows = windows.reshape(groups, rows * columns, -1)
+        other = lax.dynamic_index_in_dim(cotangent, number, 1, keepdims=False)
+        return total + jnp.einsum(
+            "gpd,gpc->gdc", other, windows, preferred_element_type=jnp.float32
+        ), None
+
+    zero = jnp.zeros((groups, features, height * width * channels), jnp.float32)
+    total = lax.scan(add, zero, jnp.arange(x.shape[1]))[0]  # [G D kh*kw*C]
+    return jnp.sum(total, axis=0).T.reshape(kernel.shape).astype(kernel.dtype)
 
 
 _with_matmul_gradient.defvjp(_forward, _backward)

@@ -113,13 +113,13 @@ class LayerNorm(nn.Module):
 
 def attention_formulation(dtype: Any, head_size: int, masked: bool) -> str:
     """What `attend` uses on this backend: "explicit", "xla" or "cudnn"."""
-    platform, flash = backend.current()
-    if platform == "cpu":
+    traced_for = backend.current()
+    if traced_for.platform == "cpu":
         return "explicit"
     # cuDNN's flash attention accepts these; with a mask it needs even lengths
     half = jnp.dtype(dtype) in HALF
     fits = half and head_size % 8 == 0 and head_size <= 128 and not masked
-    return "cudnn" if flash and fits else "xla"
+    return "cudnn" if traced_for.flash_attention and fits else "xla"
 
 
 def attend(

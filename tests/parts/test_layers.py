@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax.test_util import check_grads
 
-from gaitjax.parts import convolution, heads, layers
+from gaitjax.parts import backend, convolution, heads, layers
 from gaitjax.parts.resnet import BasicBlock, BasicBlock3D, BasicBlockP3D, Stage
 
 
@@ -111,6 +111,36 @@ def test_temporal_convolution_works_at_every_position_alone():
     padded = np.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0), (0, 0)))
     expected = sum(padded[:, i : i + 6] @ kernel[i, 0] for i in range(3))
     np.testing.assert_allclose(y, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize(
+    "shape, window, strides, padding",
+    [
+        ((6, 9, 7, 3), (3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((6, 9, 8, 1), (5, 5), (2, 1), ((2, 2), (2, 2))),
+        ((4, 8, 5, 2), (3, 1), (1, 2), ((0, 1), (0, 0))),
+        ((2, 4, 5, 6, 2), (3, 3, 3), (1, 2, 1), ((1, 1),) * 3),
+    ],
+)
+def test_matmul_gradients_are_those_of_a_convolution(
+    shape, window, strides, padding, devices
+):
+    """Of the kernel and of the input, however many devices share the images."""
+    x, kernel = normal(*shape), normal(*window, shape[-1], 4)
+
+    def gradients(formulation):
+        def loss(x, kernel):
+            y = convolution.convolve(x, kernel, strides, padding)
+            return jnp.sum(jnp.sin(y))
+
+        with convolution.use_formulation(formulation):
+            return jax.grad(loss, argnums=(0, 1))(x, kernel)
+
+    with backend.tracing_for(backend.Backend("cpu", devices=devices)):
+        found = gradients("matmul")
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, found, gradients("stock"))
 
 
 def test_bfloat16_convolution_keeps_float32_parameters():
