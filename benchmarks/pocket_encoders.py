@@ -5,7 +5,10 @@
 Retrieval of words: every patch of the test split's frames that shows one thing only (by
 90 %) is asked for the nearest of the words below. Rank-1 is the share of patches whose
 word is right, per word and as their mean; average precision ranks all patches by one
-word's score. With --store the four files and the card go to gaitjax/weights/pocket/.
+word's score. Body: the intersection over union of each part's cells (2 x 2 pixels),
+read from single tokens, and how far the joints that can be seen are from where they
+should be, in pixels of 128. With --store the four files and the card go to
+gaitjax/weights/pocket/.
 """
 
 import argparse
@@ -26,6 +29,7 @@ from gaitjax.engine import log
 from gaitjax.engine.atomic import replacing
 from gaitjax.state import model_variables
 from gaitjax.weights import encoders
+from tfds_builders import figure
 
 ASKED = {  # word -> the regions that it names
     "wall": words.surroundings("wall"),
@@ -105,6 +109,51 @@ def measure(model, variables, data) -> dict:
     return out
 
 
+def measure_body(model, variables, data) -> dict:
+    """Parts and joints as the heads of the training read them, over WALKS walks."""
+    from gaitjax.models import pocket_encoders as pocket
+
+    @jax.jit
+    def look(frames, regions, keypoints):
+        def inner(module):
+            images = pocket.normalised(frames, module.visual_encoder.kind)
+            tokens = module.encoders.see(images)[0][:, 1:]
+            cells = module._cells(module.part_head(tokens))
+            return cells, module._joints(tokens, keypoints)
+
+        cells, joints = model.apply(variables, method=inner)
+        patch = model.visual_encoder.patch_size
+        truth = jnp.argmax(pocket.part_shares(regions, patch, model.cells), -1)
+        parts = jnp.arange(pocket.NUM_PARTS)
+        found, wanted = (x[..., None] == parts for x in (jnp.argmax(cells, -1), truth))
+        axes = tuple(range(found.ndim - 1))
+        apart = joints["joint_places"] - joints["joint_targets"]
+        apart = jnp.linalg.norm(apart, axis=-1) * model.image_size[0]
+        return (
+            jnp.sum(found & wanted, axes), jnp.sum(found | wanted, axes),
+            apart, joints["joint_seen"],
+        )  # fmt: skip
+
+    both, either, apart, seen = 0, 0, [], []
+    for row in np.linspace(0, len(data.index.key) - 1, WALKS).astype(int):
+        frames = np.arange(data.index.num_frames[row])
+        clip = clips.load_clip(data, row, frames, ("frames", "regions", "keypoints"))
+        keypoints = np.asarray(clip["keypoints"], np.float32)
+        one = look(clip["frames"], clip["regions"][None], keypoints)
+        both, either = both + np.asarray(one[0]), either + np.asarray(one[1])
+        apart.append(np.asarray(one[2]))
+        seen.append(np.asarray(one[3]))
+    pixels = np.concatenate(apart)[np.concatenate(seen)]
+    overlap = {
+        part: round(float(a / b), 3) for part, a, b in zip(figure.PARTS, both, either)
+    }
+    return {
+        "part_overlap": overlap,
+        "joints_mean_pixels": round(float(pixels.mean()), 2),
+        "joints_median_pixels": round(float(np.median(pixels)), 2),
+    }
+
+
 def _retrieval(score, right, shown) -> dict:
     """Of one word: its scores [N], which patches got the right word, which show it."""
     found = {"rank1": None, "average_precision": None, "patches": int(shown.sum())}
@@ -147,9 +196,13 @@ def main(argv=None):
     setup, state = restore.open_run(config, args.run)
     variables = model_variables(state)
     data = source.open_split(
-        config.data.data_dir, config.data.test_dataset, "test", ("frames", "regions")
+        config.data.data_dir,
+        config.data.test_dataset,
+        "test",
+        ("frames", "regions", "keypoints"),
     )
     result = measure(setup.model, variables, data)
+    result["body"] = measure_body(setup.model, variables, data)
     print(json.dumps(result, indent=1))
     if not args.store:
         return

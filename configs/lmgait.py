@@ -142,7 +142,7 @@ def _shrink(config):
     model.image_size, model.feature_grid = (128, 64), (16, 8)
     model.dtype = "float32"
     model.visual_encoder.update(
-        hidden_size=96, num_layers=4, num_heads=3, patch_size=8, table_size=16,
+        hidden_size=128, num_layers=4, num_heads=4, patch_size=8, table_size=16,
         blocks=(2, 3), frames_per_chunk=0,
     )  # fmt: skip
     model.decoder.update(target="coverage", support="soft", dropout=0.1)
@@ -164,10 +164,10 @@ def _shrink(config):
     config.data.colour = 0.7
     config.evaluation.frame_multiple = 24
     config.evaluation.batch_size = 16
-    config.evaluation.every_steps = 450
+    config.evaluation.every_steps = 350
     config.warmup.update(steps=100, ids_per_batch=4, num_frames=3, learning_rate=1e-2)
     config.optimizer.update(
         name="adamw", learning_rate=3e-3, weight_decay=1e-2, schedule="onecycle",
         rise_steps=50, rates=(("^text_", 0.02),),  # pretrained: they need little
     )  # fmt: skip
-    config.train.update(steps=800, log_every=10, checkpoint_every=100)
+    config.train.update(steps=600, log_every=10, checkpoint_every=100)

@@ -22,7 +22,7 @@ def get_config(variant: str = "pocket"):
         train_dataset=dataset, test_dataset=dataset,
         num_classes=200 if variant == "pocket" else 4,
         modalities=("frames", "regions", "captions", "keypoints"),
-        ids_per_batch=16, seqs_per_id=2, num_frames=2, flip=0.5, colour=0.8,
+        ids_per_batch=16, seqs_per_id=2, num_frames=1, flip=0.5, colour=0.8,
     )  # fmt: skip
     config.evaluation.update(
         protocols=("ccpg_gait",), modalities=("frames",), batch_size=32,
@@ -35,7 +35,7 @@ def get_config(variant: str = "pocket"):
         name="pocket_encoders",
         image_size=(128, 64),
         visual_encoder=dict(
-            kind="dinov2", hidden_size=96, num_layers=4, num_heads=3, patch_size=8,
+            kind="dinov2", hidden_size=128, num_layers=4, num_heads=4, patch_size=8,
             table_size=16, blocks=(2, 3), frozen=False, frames_per_chunk=0,
             remat=False,
         ),
@@ -45,7 +45,7 @@ def get_config(variant: str = "pocket"):
         words=tuple(sorted(known)),
         phrases=tuple(words.token_ids(text) for text, _ in texts),
         meanings=tuple(tuple(sorted(named)) for _, named in texts),
-        phrases_per_step=32,
+        phrases_per_step=16,
         cells=4,
         caption_size=64,
     )  # fmt: skip
@@ -57,8 +57,8 @@ def get_config(variant: str = "pocket"):
     )
     config.optimizer.update(
         name="adamw", learning_rate=1.5e-3, weight_decay=1e-2, schedule="onecycle",
-        rise_steps=100, clip_norm=1.0,
+        rise_steps=300, clip_norm=1.0,
     )  # fmt: skip
-    config.train.update(steps=1200, log_every=10, checkpoint_every=100)
+    config.train.update(steps=7000, log_every=20, checkpoint_every=500)
     config.pictures = False
     return config
