@@ -146,8 +146,14 @@ def milvus(people: People, probes, rows: int, given) -> dict:
         for number in range(rows // BLOCK):
             block = people.block(number)
             index.insert([f"{number * BLOCK + i:x}" for i in range(BLOCK)], block)
+        stored = time.perf_counter() - begin
+        print(f"{rows} rows are stored after {stored:.0f} s", file=sys.stderr)
+        index.client.flush(index.name)
+        index.client.release_collection(index.name)
+        index.client.load_collection(index.name)  # builds the approximate index
         index.search(probes[:1], 10)
         filled = time.perf_counter() - begin
+        print(f"they are indexed after {filled:.0f} s", file=sys.stderr)
         size = sum(x.stat().st_size for x in Path(folder).rglob("*") if x.is_file())
         lists, begin = {}, time.perf_counter()
         for k in SHORTLISTS:
