@@ -11,7 +11,7 @@ Commands for videos, each with --help (docs/identify.md):
   gaitjax gallery list|remove|check|export
 Commands for finished runs:
   gaitjax report RUN                 report.html: curves, tables, error rates, pictures
-  gaitjax export RUN                 a function that needs only jax (docs/export.md)
+  gaitjax export RUN|CARD            a function that needs only jax (docs/export.md)
 """
 
 

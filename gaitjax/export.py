@@ -1,7 +1,8 @@
-"""Exports a finished run: a function, its weights and a card, usable without gaitjax.
+"""Exports a trained model: a function, its weights and a card, usable without gaitjax.
 
     python -m gaitjax.export runs/lmgait                  (writes runs/lmgait/export)
     python -m gaitjax.export runs/lmgait --out=DIR --platforms=cpu,cuda
+    python -m gaitjax.export recogniser           (weights: a name, or a card NAME.json)
 
 The folder then holds
   function_PLATFORM.bin   jax.export: (weights, inputs) -> embeddings f32 [B S D], any
@@ -28,15 +29,16 @@ import numpy as np
 from flax import traverse_util
 from jax.extend.core import Var
 
-from gaitjax import __version__, exported, restore, run_folder, text_vectors
+from gaitjax import __version__, exported, models, restore, run_folder, text_vectors
 from gaitjax.data import pipeline
 from gaitjax.engine.atomic import replacing
-from gaitjax.engine.guards import choose, require
+from gaitjax.engine.guards import choose, reading, require
 from gaitjax.parts.backend import Backend, tracing_for
 from gaitjax.parts.model import TEXT_VECTORS
 from gaitjax.rerank import train as rerank_train
 from gaitjax.rerank.cargait import CarGait
 from gaitjax.state import TrainState, example_batch, model_variables
+from gaitjax.weights import pocket_files
 
 PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "tpu": "tpu"}  # jax.export's name -> jax's
 # lower bounds of T that are tried in turn: some models compare T with a fixed length
@@ -200,28 +202,51 @@ def of_run(folder: Path) -> tuple[Function, dict[str, Any]]:
     return of_kind(config, folder)
 
 
-def _of_model(config, folder: Path) -> tuple[Function, dict[str, Any]]:
-    for name in run_folder.flat(config.model.to_dict()):
-        if name.endswith("frames_per_chunk"):  # it saves memory, for known numbers only
-            config.model.update_from_flattened_dict({name: 0})
-    setup, state = restore.open_run(config, folder)
-    return of_state(config, setup.model, state), {
-        **_described(config, folder, int(state.step)),
-        "training_data": {
-            "dataset": config.data.train_dataset,
-            "split": config.data.train_split,
-            "identities": config.data.num_classes,
-            "fingerprint": _fingerprint(folder, int(state.step)),
-        },
-        "distance": f"{config.evaluation.metric} between corresponding rows of two "
-        "embeddings [S D], mean over S",
-        "max_frames": config.evaluation.max_frames,
+def of_weights(path: Path) -> tuple[Function, dict[str, Any]]:
+    """The function of a card of weights, and what the function's own card says.
+
+    Raises ValueError or FileNotFoundError as `pocket_files.load_pocket` does.
+    """
+    pocket = pocket_files.load_pocket(path)
+    with reading(path, "its config is not understood"):
+        config = run_folder.from_plain(pocket.card["config"])
+        _all_at_once(config)
+        function = of_variables(config, models.make(config), pocket.variables)
+    return function, {
+        **_named(config),
+        "results": pocket.card["results"],
+        "licences": pocket.card["licences"],
+        "training_data": _training_data(config) | {"about": pocket.card["data"]},
+        **_compared(config),
     }
+
+
+def _of_model(config, folder: Path) -> tuple[Function, dict[str, Any]]:
+    _all_at_once(config)
+    setup, state = restore.open_run(config, folder)
+    step = int(state.step)
+    return of_state(config, setup.model, state), {
+        **_described(config, folder, step),
+        "training_data": _training_data(config)
+        | {"fingerprint": _fingerprint(folder, step)},
+        **_compared(config),
+    }
+
+
+def _all_at_once(config) -> None:
+    """Frames in chunks save memory, but only where their number is known."""
+    for name in run_folder.flat(config.model.to_dict()):
+        if name.endswith("frames_per_chunk"):
+            config.model.update_from_flattened_dict({name: 0})
 
 
 def of_state(config, model, state: TrainState) -> Function:
     """The embedding under `config`'s model with the weights of `state`."""
-    variables = model_variables(state)
+    return of_variables(config, model, model_variables(state))
+
+
+def of_variables(config, model, variables) -> Function:
+    """The embedding under `config`'s model with these variables."""
     if getattr(model, "uses_text", False):
         vectors = text_vectors.compute(model, variables)
         tower = model.text_tower
@@ -252,16 +277,38 @@ def _of_reranker(config, folder: Path) -> tuple[Function, dict[str, Any]]:
     }
 
 
-def _described(config, folder: Path, step: int) -> dict[str, Any]:
-    """What the card of either kind says of a run."""
-    results = _json(folder / "results.json")
-    sources = dict(config.get("pretrained") or {})
-    known = {s: v for v in sources.values() for s in LICENCES if s in str(v).lower()}
+def _named(config) -> dict[str, Any]:
     return {
         "format": 1,
         "made_by": f"gaitjax {__version__}, jax {jax.__version__}",
         "config": config.name,
         "model": run_folder.plain(config.model),
+    }
+
+
+def _training_data(config) -> dict[str, Any]:
+    return {
+        "dataset": config.data.train_dataset,
+        "split": config.data.train_split,
+        "identities": config.data.num_classes,
+    }
+
+
+def _compared(config) -> dict[str, Any]:
+    """How embeddings are compared."""
+    return {
+        "distance": f"{config.evaluation.metric} between corresponding rows of two "
+        "embeddings [S D], mean over S",
+        "max_frames": config.evaluation.max_frames,
+    }
+
+
+def _described(config, folder: Path, step: int) -> dict[str, Any]:
+    """What the card of either kind says of a run."""
+    results = _json(folder / "results.json")
+    sources = dict(config.get("pretrained") or {})
+    known = {s: v for v in sources.values() for s in LICENCES if s in str(v).lower()}
+    return _named(config) | {
         "step": step,
         "results": results if results.get("step") == step else {},
         "licences": {
@@ -289,26 +336,38 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m gaitjax.export", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--out", type=Path, help="folder to write; RUN/export")
+    parser.add_argument(
+        "run", type=Path,
+        help="folder of a finished run, card of weights NAME.json, or the name of "
+        "shipped weights",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder to write; RUN/export, or NAME_export of weights",
+    )
     parser.add_argument(
         "--platforms", default="cpu,cuda,tpu", help="of cpu, cuda, tpu, with commas"
     )
     given = parser.parse_args(arguments)
-    folder = given.out or given.run / "export"
+    weights = pocket_files.shipped().get(str(given.run), given.run)
+    of_kind, folder = of_run, given.out or given.run / "export"
+    if pocket_files.is_pocket(weights):
+        of_kind, folder = of_weights, given.out or Path(f"{weights.stem}_export")
     try:
         platforms = given.platforms.split(",")
         for name in platforms:
             choose(name, PLATFORMS, "--platforms")
-        function, card = of_run(given.run)
+        function, card = of_kind(weights)
         folder.mkdir(parents=True, exist_ok=True)
         card = write(function, card, folder, platforms)
     except (ValueError, OSError) as error:
         print(f"gaitjax: {error}", file=sys.stderr)
         return 2
+    step = f" at step {card['step']:,}" if "step" in card else ""
     print(
-        f"{folder}: {card['config']} at step {card['step']:,}, {card['parameters']:,} "
-        f"weights; takes {', '.join(card['inputs'])}; for {', '.join(platforms)}"
+        f"{folder}: {card['config']}{step}, {card['parameters']:,} weights; takes "
+        f"{', '.join(card['inputs'])}; for {', '.join(platforms)}"
     )
     return 0
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+import gaitjax
 from configs import cargait as cargait_config
-from gaitjax import export, models, restore, run_folder, text_vectors
+from gaitjax import export, exported, models, restore, run_folder, text_vectors
 from gaitjax.engine.checkpoints import Checkpoints
 from gaitjax.models.gei import GEI
 from gaitjax.rerank import train as rerank_train
@@ -184,10 +185,36 @@ def test_a_trained_reranker_gives_its_best_parameters(tmp_path, capsys):
         np.testing.assert_array_equal(values, flat[name])
 
 
+def test_shipped_weights_are_exported_by_their_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert export.main(["recogniser", "--platforms=cpu"]) == 0
+    assert "pocket_recogniser, " in capsys.readouterr().out
+    folder = tmp_path / "recogniser_export"
+    card = json.loads((folder / "card.json").read_text())
+    assert card["results"] and card["licences"] and card["training_data"]["about"]
+    rng = np.random.default_rng(0)
+    record = {
+        "silhouettes": rng.integers(0, 256, (24, 64, 64), np.uint8),
+        "keypoints": rng.uniform(0, 60, (24, 17, 3)).astype(np.float32),
+        "ratios": np.full(24, 0.4, np.float32),
+    }
+    inputs = {
+        "silhouettes": record["silhouettes"][None, :, :, 10:54],
+        "keypoints": record["keypoints"][None],
+        "ratios": record["ratios"][None],
+        "valid": np.ones((1, 24), bool),
+    }
+    assert set(card["inputs"]) <= set(inputs)
+    found = exported.load(folder)(**{name: inputs[name] for name in card["inputs"]})
+    expected = gaitjax.load("recogniser").embed(record)
+    np.testing.assert_allclose(np.asarray(found), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
         (["{}/nothing"], "is no trained run: it has no config.json"),
+        (["{}/nothing.json"], "There is no file"),
         (["{}/gaitbase", "--platforms=cpu,rocm"], "Unknown --platforms 'rocm'"),
     ],
 )

@@ -86,7 +86,8 @@ MAY_IMPORT = {
     # what an export's user gets: it must not need gaitjax
     "exported": set(),
     "export": {"data", "engine", "exported", "parts.backend", "parts.model"}
-    | {"rerank", "restore", "run_folder", "state", "text_vectors"},
+    | {"models", "rerank", "restore", "run_folder", "state", "text_vectors"}
+    | {"weights"},
     "export_onnx": {"engine", "exported", "models", "parts.convolution"},
     "report": {"data", "engine", "evaluate", "phases", "pictures", "restore"}
     | {"retrieval", "run_folder", "state"},

@@ -78,10 +78,14 @@ def _enroll(given) -> int:
     return _each(given.video, enroll)
 
 
+def _enrolled(people: int) -> str:
+    return "1 person is enrolled" if people == 1 else f"{people} people are enrolled"
+
+
 def _warn_of_few(gallery: Gallery, fit: list[Sample]) -> None:
     headings = {sample.heading for sample in fit}
     people = len(gallery.names())
-    told = f"{people} people are enrolled"
+    told = _enrolled(people)
     if people < unknown.PEOPLE:
         told += f"; from {unknown.PEOPLE} on, strangers are told from them"
     print(f"{told}. This person was seen walking {', '.join(sorted(headings))}.")
@@ -90,13 +94,15 @@ def _warn_of_few(gallery: Gallery, fit: list[Sample]) -> None:
 def _identify(given) -> int:
     """Also `watch`, whose answers are not kept."""
     gallery, answers = _gallery(given), []
-    law = gallery.calibration(given.least_people)
-    if law is None and given.threshold is None:
+    law, people = gallery.calibration(given.least_people), len(gallery.names())
+    if not people:
+        print(f"gaitjax: Nobody is enrolled in {gallery.folder}.", file=sys.stderr)
+    elif law is None and given.threshold is None:
         print(
-            f"gaitjax: {len(gallery.names())} people are enrolled, fewer than "
-            f"{given.least_people}, so strangers cannot be told from them: the nearest "
-            "name is given with its distance, and may be wrong. Enrol more people, or "
-            "give --threshold=DISTANCE.",
+            f"gaitjax: {_enrolled(people)}, fewer than {given.least_people}, so "
+            "strangers cannot be told from them: the nearest name is given with its "
+            "distance, and may be wrong. Enrol more people, or give "
+            "--threshold=DISTANCE.",
             file=sys.stderr,
         )
     if not given.json:
@@ -139,14 +145,11 @@ def _each(videos: list[str], act: Callable[[Video], list[Sample]]) -> int:
         begin = time.perf_counter()
         try:
             video = Video(source)
-            found = act(video)
+            with video.until_interrupted():
+                found = act(video)
         except (ValueError, OSError) as error:
             code = _say(error)
             continue
-        except KeyboardInterrupt:
-            if source.isdigit():  # how a camera ends
-                continue
-            raise
         seconds = time.perf_counter() - begin
         frames = video.count or len(video.files)
         refused = sum(bool(sample.refused) for sample in found)

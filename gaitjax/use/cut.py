@@ -15,7 +15,6 @@ video that has it is not read again.
 """
 
 import argparse
-import contextlib
 import json
 import shutil
 import sys
@@ -57,12 +56,11 @@ def cut(source: str, out: Path, see: person.See, parts: int = 1, **options) -> d
         return report
     shutil.rmtree(folder, ignore_errors=True)  # a run that was killed left a part
     rows, begin = [], time.perf_counter()
-    stops = (KeyboardInterrupt,) if video.camera else ()
     if video.files and shows_silhouettes(source):
         found = [silhouette_walk(source)]
     else:
         found = walks(video, see, **options)
-    with contextlib.suppress(*stops):
+    with video.until_interrupted():
         for walk in found:
             rows.append(_row(walk))
             if not walk.refusal:

@@ -32,7 +32,9 @@ from gaitjax.retrieval.distance import pairwise_distance
 from gaitjax.use import identification, unknown, walk_files
 from gaitjax.use.identification import Answer, Search
 from gaitjax.use.index import Index, open_index
-from gaitjax.use.recogniser import Recogniser, Sample
+from gaitjax.use.quality import LIMITS, Limits
+from gaitjax.use.recogniser import Recogniser, Sample, Scene
+from gaitjax.use.video import Video
 from gaitjax.use.walk_files import Contents, Part, Row
 
 FORMAT = "gaitjax-gallery-1"
@@ -141,17 +143,35 @@ class Gallery:
 
     # ---------------------------------------------------------------- identifying
 
-    def identify(self, what, **options) -> list[Answer]:
-        """An Answer for each walk in `what` (see `Recogniser.embed`).
+    def identify(
+        self,
+        what: Scene,
+        *,
+        fpir: float = 0.05,
+        threshold: float | None = None,
+        least_people: int = unknown.PEOPLE,
+        top: int = 5,
+        limits: Limits = LIMITS,
+        max_rate: float = 30.0,
+    ) -> list[Answer]:
+        """An Answer for each walk in `what`.
 
-        options: of `answer`; `limits` and `max_rate` of `Recogniser.samples`.
+        Options are those of `answer`, and `limits` and `max_rate` of
+        `Recogniser.samples`.
         """
-        looking = {k: options.pop(k) for k in ("limits", "max_rate") if k in options}
-        return [self.answer(x, **options) for x in self.samples(what, **looking)]
+        return [
+            self.answer(
+                sample, fpir=fpir, threshold=threshold, least_people=least_people,
+                top=top,
+            )
+            for sample in self.samples(what, limits=limits, max_rate=max_rate)
+        ]  # fmt: skip
 
-    def samples(self, what, **options) -> Iterator[Sample]:
+    def samples(
+        self, what: Scene, *, limits: Limits = LIMITS, max_rate: float = 30.0
+    ) -> Iterator[Sample]:
         """`Recogniser.samples`."""
-        return self._model().samples(what, **options)
+        return self._model().samples(what, limits=limits, max_rate=max_rate)
 
     def answer(
         self,
@@ -196,8 +216,10 @@ class Gallery:
 
     # -------------------------------------------------------------------- writing
 
-    def enroll(self, name: str, what, *, thumbnails: bool = True) -> list[Sample]:
-        """Enrols the one person in `what` (see `Recogniser.embed`) under a name.
+    def enroll(
+        self, name: str, what: Scene, *, thumbnails: bool = True
+    ) -> list[Sample]:
+        """Enrols the one person in `what` under a name.
 
         Returns all walks, also the refused ones, which are not enrolled.
 
@@ -390,7 +412,8 @@ def check_name(name: str) -> None:
     )
 
 
-def what_is(what) -> str:
-    return (
-        f"{type(what).__name__} {what.shape}" if hasattr(what, "shape") else str(what)
-    )
+def what_is(what: Scene) -> str:
+    """A name for messages."""
+    if isinstance(what, np.ndarray):
+        return f"array {what.shape}"
+    return what.source if isinstance(what, Video) else str(what)

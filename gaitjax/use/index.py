@@ -21,6 +21,9 @@ from gaitjax.engine.guards import require
 
 WIDTH = 256  # numbers of a stored vector, at most; more are projected
 BATCH = 1000  # vectors sent at once
+# pymilvus asks every 10 s whether the server lives, and a server that is at work for
+# half a minute (milvus-lite, when it indexes) then ends the connection
+CONNECTION = {"grpc.keepalive_time_ms": 300_000}
 
 
 class Index(Protocol):
@@ -49,47 +52,69 @@ def open_index(spec: str, fingerprint: str, shape, metric: str) -> Index:
         raise ValueError(
             "--index=milvus needs pymilvus: pip install -r requirements-milvus.txt."
         ) from error
-    logging.getLogger("pymilvus").setLevel(logging.ERROR)  # it warns of milvus-lite
+    for name in ("pymilvus", "grpc._server"):  # they tell what milvus-lite lacks
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        client = pymilvus.MilvusClient(uri=where)
+        client = pymilvus.MilvusClient(uri=where, grpc_options=CONNECTION)
     except Exception as error:  # pymilvus and gRPC have their own
         raise ValueError(f"Milvus does not open {where} ({error}).") from error
-    return Milvus(client, f"gaitjax_{fingerprint}", shape, metric)
+    embedded = "://" not in where
+    return Milvus(client, f"gaitjax_{fingerprint}", shape, metric, embedded)
 
 
 class Milvus:
-    """One collection for each model: the row's id and its vector."""
+    """One collection for each model: the row's id and its vector.
 
-    def __init__(self, client, name: str, shape, metric: str):
+    embedded: a file, not a server.
+    """
+
+    def __init__(self, client, name: str, shape, metric: str, embedded: bool):
         self.client, self.name, self.metric = client, name, metric
-        self.project = projection(shape)
-        if client.has_collection(name):
-            return
+        self.project, self.embedded = projection(shape), embedded
+        self.width = min(WIDTH, int(np.prod(shape)))
+        if not client.has_collection(name):
+            self._create()
+
+    def _create(self) -> None:
         from pymilvus import DataType  # pyright: ignore[reportMissingImports]
 
-        schema = client.create_schema(auto_id=False)
+        schema = self.client.create_schema(auto_id=False)
         schema.add_field("id", DataType.VARCHAR, is_primary=True, max_length=64)
-        width = min(WIDTH, int(np.prod(shape)))
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
-        kinds = client.prepare_index_params()
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self.width)
+        kinds = self.client.prepare_index_params()
         kinds.add_index(
             "vector", index_type="AUTOINDEX",
-            metric_type="IP" if metric == "cosine" else "L2",
+            metric_type="IP" if self.metric == "cosine" else "L2",
         )  # fmt: skip
-        client.create_collection(name, schema=schema, index_params=kinds)
+        self.client.create_collection(self.name, schema=schema, index_params=kinds)
 
     def sync(self, ids: Sequence[str], take: Callable[..., np.ndarray]) -> None:
         stored = self._stored()
         wanted = {row: place for place, row in enumerate(ids)}
         if stale := sorted(stored - wanted.keys()):
-            for start in range(0, len(stale), BATCH):
-                self.client.delete(self.name, ids=stale[start : start + BATCH])
+            stored -= self._deleted(stale, stored)
         absent = [row for row in ids if row not in stored]
         for start in range(0, len(absent), BATCH):
             some = absent[start : start + BATCH]
             self.insert(some, take([wanted[row] for row in some]))
-        if stale or absent:
+        if absent:
             self.client.flush(self.name)
+
+    def _deleted(self, stale: list[str], stored: set[str]) -> set[str]:
+        """Deletes rows; which of `stored` the store has lost.
+
+        milvus-lite marks rows as deleted and keeps their vectors in its file, so there
+        the collection is made anew. A server drops them when it compacts.
+        """
+        if self.embedded:
+            self.client.drop_collection(self.name)
+            self._create()
+            return stored
+        for start in range(0, len(stale), BATCH):
+            self.client.delete(self.name, ids=stale[start : start + BATCH])
+        self.client.flush(self.name)
+        self.client.compact(self.name)
+        return set(stale)
 
     def insert(self, ids: Sequence[str], embeddings: np.ndarray) -> None:
         """Adds rows that the store does not hold. embeddings: [n S D]."""

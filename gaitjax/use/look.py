@@ -10,6 +10,7 @@ first image [4]; for each, standard output gets three arrays, silhouettes uint8
 import argparse
 import sys
 from types import SimpleNamespace as plain
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import read_array, write_array
@@ -43,9 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"gaitjax: {error}", file=sys.stderr)
         return 2
-    given, told = sys.stdin.buffer, sys.stdout.buffer
+    given: Any = sys.stdin.buffer
+    told = sys.stdout.buffer
     # numpy asks real files for their position, and a pipe has none
-    read_from, write_to = plain(read=given.read), plain(write=told.write)
+    read_from: Any = plain(read=given.read)
+    write_to: Any = plain(write=told.write)
     while given.peek(1):
         images, box = (read_array(read_from, allow_pickle=False) for _ in range(2))
         found = look(see, images, box)

@@ -245,6 +245,8 @@ def _fetched(folder: str) -> Path:
     # the model is the same in the wheels of all systems; this one can be had on any
     words += ["--python-version=3.11", "--platform=manylinux_2_28_x86_64"]
     command = [sys.executable, "-m", "pip", *words, f"--dest={folder}"]
+    told = "gaitjax: fetching the person model from PyPI (35 MB, once) ..."
+    print(told, file=sys.stderr, flush=True)
     done = subprocess.run(command, capture_output=True, text=True)
     wheels = list(Path(folder).glob("*.whl"))
     why = (done.stderr.strip().splitlines() or ["no wheel came"])[-1]

@@ -36,6 +36,11 @@ from gaitjax.weights import pocket_files
 # few, because each is compiled
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 
+# where walks are: a video file, a folder of frames or silhouettes, a camera's number;
+# images uint8 [T H W 3] of a scene; silhouettes uint8 or bool [T H W] of one walk
+Scene = str | Path | int | Video | np.ndarray
+Record = Mapping[str, Any]  # of a walk, in the schema of the data sets
+
 
 class Sample(NamedTuple):
     """One walk, and its embedding if it is fit for recognition.
@@ -80,13 +85,10 @@ class Recogniser:
     person_model: str = ""
     detector: str = ""
 
-    def embed(self, what) -> np.ndarray:
+    def embed(self, what: Scene | Record | Sequence[Record]) -> np.ndarray:
         """Embeddings float32 [n S D] of the walks in `what`.
 
-        what: a video file, a folder of frames or of silhouettes, a camera's number;
-        images uint8 [T H W 3] of a scene; silhouettes uint8 [T H W] of one walk; or a
-        record, or a list of them, in the schema of the data sets. Refused walks are
-        left out, see `samples`; records are not refused.
+        Refused walks are left out, see `samples`; records are not refused.
 
         Raises ValueError or FileNotFoundError for what cannot be read.
         """
@@ -100,17 +102,17 @@ class Recogniser:
         return np.stack(found) if found else np.zeros((0, *self.shape), np.float32)
 
     def samples(
-        self, what, *, limits: Limits = LIMITS, max_rate: float = 30.0
+        self, what: Scene, *, limits: Limits = LIMITS, max_rate: float = 30.0
     ) -> Iterator[Sample]:
         """A Sample of each walk, fit or refused, as it ends; memory does not grow.
 
-        what: as in `embed`, without records. max_rate: frames/s that are looked at.
+        max_rate: frames/s that are looked at.
         """
         source, found = self.walks(what, limits=limits, max_rate=max_rate)
         for walk in found:
             yield self.sample(source, walk)
 
-    def walks(self, what, **options) -> tuple[str, Iterator[Walk]]:
+    def walks(self, what: Scene, **options) -> tuple[str, Iterator[Walk]]:
         """(name of the source, its walks), not embedded. options: of `tracks.walks`."""
         limits = options.get("limits", LIMITS)
         if isinstance(what, np.ndarray) and what.ndim == 3:
@@ -172,11 +174,13 @@ class Recogniser:
         found = _embed(self.model, self.variables, self.constants, batch)
         return np.asarray(found)[0]
 
-    def distance(self, probe, gallery) -> np.ndarray:
+    def distance(self, probe: np.ndarray, gallery: np.ndarray) -> np.ndarray:
         """Distances float32 [Q G] of embeddings [Q S D] and [G S D]; small is near."""
         return pairwise_distance(probe, gallery, metric=self.metric)
 
-    def rerank(self, distance, probe, gallery) -> np.ndarray:
+    def rerank(
+        self, distance: np.ndarray, probe: np.ndarray, gallery: np.ndarray
+    ) -> np.ndarray:
         """distance [Q G] with each probe's nearest in the order of the re-ranker.
 
         `distance` itself if the model has no re-ranker, or nothing is to be ordered.

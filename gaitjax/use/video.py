@@ -1,7 +1,10 @@
 """Frames with their times from a video file, a folder of images, or a camera."""
 
+import contextlib
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +39,7 @@ class Video:
 
     def __init__(self, source: str, rate: float = FOLDER_RATE):
         self.source, self.rate = str(source), rate
-        self.count, self.fault = 0, ""
+        self.count, self.fault, self.stopped = 0, "", False
         self.camera = bool(re.fullmatch(r"\d+", self.source))
         self.files = []
         if self.camera:
@@ -59,11 +62,36 @@ class Video:
         for frame in self._images() if self.files else self._video():
             self.count += 1
             yield frame
+            if self.stopped:
+                break
         require(
             self.count,
             f"No frame of {self.source} can be read: it is damaged or no video. "
             f"{self.fault}".strip(),
         )
+
+    @contextlib.contextmanager
+    def until_interrupted(self) -> Iterator[None]:
+        """Within, Ctrl-C ends the frames of a camera, so that walks under way are told.
+
+        A second Ctrl-C interrupts, as the first does for other sources and outside of
+        the main thread.
+        """
+        before, self.stopped = signal.getsignal(signal.SIGINT), False
+        main = threading.current_thread() is threading.main_thread()
+        if not (self.camera and main) or before is signal.SIG_IGN:
+            yield
+            return
+
+        def stop(*_) -> None:
+            self.stopped = True
+            signal.signal(signal.SIGINT, before)
+
+        signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _images(self) -> Iterator[Frame]:
         shape = None

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import onnx_by_hand
 import pytest
 import walkers_on_video as drawn
 
@@ -69,22 +70,43 @@ class Net:
         return np.array(rows, np.float32).reshape(1, -1, 6)
 
 
-def test_a_detector_finds_people_before_a_moving_camera(monkeypatch, tmp_path):
-    monkeypatch.setattr(cv2.dnn, "readNetFromONNX", lambda file: Net())
-    file = tmp_path / "people.onnx"
-    file.touch()
-    detect = detector.load(str(file))
+@pytest.fixture(scope="module")
+def moving():
+    """Two people before a camera that moves: nothing of the scene stays."""
     rng = np.random.default_rng(0)
     images = []
-    for t in range(40):  # nothing of the scene stays
+    for t in range(40):
         image = np.repeat(rng.integers(60, 150, (240, 400, 1), np.uint8), 3, 2)
         for place in (80, 260):
             drawn.draw(image, place + 2 * t, 210, 120, 0.4 * t)
         images.append(image)
+    return np.stack(images)
+
+
+def test_a_detector_finds_people_before_a_moving_camera(monkeypatch, tmp_path, moving):
+    monkeypatch.setattr(cv2.dnn, "readNetFromONNX", lambda file: Net())
+    file = tmp_path / "people.onnx"
+    file.touch()
+    detect, images = detector.load(str(file)), moving
     boxes = detect(0.0, images[0])
     assert len(boxes) == 2 and boxes[0][3] - boxes[0][1] == pytest.approx(120, abs=6)
     assert detect(0.1, images[1]) == []  # it looks five times a second
     detect = detector.load(str(file))
     Net.seen = 0
-    found = list(tracks.walks(Images(np.stack(images)), drawn.see, regions=detect))
+    found = list(tracks.walks(Images(images), drawn.see, regions=detect))
     assert [walk.refusal for walk in found] == ["", ""] and 5 <= Net.seen <= 9
+
+
+def test_a_file_of_a_user_s_own_is_run_by_opencv(tmp_path, moving):
+    file = tmp_path / "people.onnx"
+    file.write_bytes(onnx_by_hand.red_people())
+    detect = detector.load(str(file))
+    boxes = sorted(detect(0.0, moving[0]))
+    for place in (80, 260):  # the middle of a person lies in a box
+        assert any(x[0] < place < x[2] and x[1] < 150 < x[3] for x in boxes)
+    assert all(min(abs((x[0] + x[2]) / 2 - p) for p in (80, 260)) < 30 for x in boxes)
+    assert detect(1.0, drawn.scene()) == []
+    found = list(
+        tracks.walks(Images(moving), drawn.see, regions=detector.load(str(file)))
+    )
+    assert [walk.refusal for walk in found] == ["", ""]

@@ -271,7 +271,7 @@ def test_a_writer_that_never_ends_is_told(people, monkeypatch):
 
 
 def enrolling(folder, found):
-    return Gallery.open(folder, recogniser(samples=lambda what: iter(found)))
+    return Gallery.open(folder, recogniser(samples=lambda what, **options: iter(found)))
 
 
 def test_enrolling_needs_one_person_who_is_fit(tmp_path):
