@@ -42,6 +42,7 @@ def get_config(dataset: str = "synthetic"):
         channels=(64, 128, 256, 512),
         layers=(1, 1, 1, 1),
         strides=(1, 2, 2, 1),
+        max_pool=False,
         num_strips=16,
         embedding_size=256,
         dtype="float32",

@@ -79,6 +79,16 @@ def check_stages(stages: int, **options) -> None:
         )
 
 
+def check_patches(size: Size, patch: int, cut: bool, group: str = "") -> None:
+    """Images of `size` must be whole patches, unless the rest is to be cut off."""
+    require(
+        cut or not any(side % patch for side in size),
+        f"config.model.image_size {size} is not a multiple of config.model.{group}"
+        f"patch_size {patch}. Choose a multiple; only for weights that were trained "
+        f"with such images set config.model.{group}cut_to_patches=True.",
+    )
+
+
 def check_strips(strips: int, rows: int, strides, field: str = "num_strips") -> None:
     """The strips must divide the rows that are left of `rows` after the strides."""
     for stride in strides:
