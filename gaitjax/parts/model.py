@@ -20,7 +20,7 @@ Size = tuple[Side, Side]  # (height, width)
 ThreeStages = tuple[Positive, Positive, Positive]
 FourStages = tuple[Positive, Positive, Positive, Positive]
 NOT_IN_CONFIG = ("num_classes", "name", "parent")  # `name` and `parent` are linen's
-IMAGES = ("silhouettes", "heatmaps", "frames")
+IMAGES = ("silhouettes", "heatmaps", "frames", "parsing")
 TEXT_VECTORS = "text_vectors"
 
 
