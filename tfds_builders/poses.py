@@ -129,8 +129,9 @@ def stem_of(name: str) -> str:
     "0021_keypoint.json" -> "0021", and the number at the end of names with "-".
     """
     if name.endswith(".json"):
-        number = re.match(r"\d{4}(?!\d)", name) or re.search(r"(\d+)\D*\.json$", name)
-        return f"{int(number.group().partition('.')[0].split('_')[0]):04d}"
+        name = name.removesuffix(".json")
+        number = re.match(r"(\d{4})(?!\d)", name) or re.search(r"(\d{1,9})\D*$", name)
+        return f"{int(number[1]):04d}" if number else name
     for suffix in TEXTS:
         if name.endswith(suffix):
             return name.removesuffix(suffix)
