@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import fake_benchmarks as fake
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -11,6 +12,8 @@ from etils import epath
 from configs import gaitgraph2, gaittr, multigaitpp, skeletongait
 from gaitjax import evaluate
 from gaitjax.data import clips, pipeline, source, transforms
+from gaitjax.parts.layers import image_sequence
+from gaitjax.pictures.clips import rgb_frames
 from tfds_builders import features, poses, prepare
 from tfds_builders.damage import Damaged
 from tfds_builders.gait3d import gait3d_dataset_builder as gait3d
@@ -119,6 +122,9 @@ def test_gait3d_with_poses_and_parsing(tmp_path):
     data = evaluate.open_test_split(config)
     clip = clips.load_clip(data, 0, np.arange(2), config.data.modalities)
     assert clip["parsing"].shape == clip["silhouettes"].shape == (2, 64, 44)
+    one = {name: jnp.asarray(x[None]) for name, x in clip.items()}
+    assert float(image_sequence(one, "parsing").max()) == 7.0  # class numbers
+    assert rgb_frames(data, 0, "parsing").max() == 7 * 12
     flipped = transforms.flip({name: x.copy() for name, x in clip.items()}, 44)
     np.testing.assert_array_equal(flipped["parsing"], clip["parsing"][:, :, ::-1])
 
