@@ -33,7 +33,7 @@ def get_config(dataset: str = "synthetic"):
     config = ConfigDict(
         dict(
             name=f"cargait{suffix}", mode="rerank", base_run=f"runs/gaitbase{suffix}",
-            seed=0,
+            reranker="", seed=0,
             data=dict(data_dir="", train_dataset="", test_dataset=""),
             lists=dict(size=30, without_negative="skip", same_view=True),
             model=dict(
@@ -56,6 +56,7 @@ def get_config(dataset: str = "synthetic"):
                     "kr", "lbr", "gcr", "gcr_views", "gnn", "qe", "cargait", "cascade",
                 ),
                 shortlist=10, wide_shortlist=50, protocols=(), chunk=16,
+                lbr_neighbours=100,
             ),
             mesh=dict(data=-1, model=1),
             sharding="data_parallel", sharding_rules=common.SHARDING_RULES,

@@ -42,8 +42,10 @@ def get_config(dataset: str = "synthetic"):
         channels=(64, 128, 256, 512),
         layers=(1, 1, 1, 1),
         strides=(1, 2, 2, 1),
+        max_pool=False,
         num_strips=16,
         embedding_size=256,
+        retrieve="before_neck",
         dtype="float32",
     )
     if recipe is None:

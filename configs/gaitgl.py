@@ -40,6 +40,7 @@ def get_config(dataset: str = "synthetic"):
         name="gaitgl",
         **SMALL_NET,
         head="original",
+        retrieve="before_neck",
         dtype="float32",
     )
     config.loss.cross_entropy.update(scale=1.0, smoothing=0.0)

@@ -18,6 +18,10 @@ is our reading, which no source confirms:
     --config.model.branch_channels=64,64,32 --config.model.reduction=4 \\
     --config.model.channels=128,128,128,256,256,256
 
+AlphaPose's 18 joints, which published weights for CCPG and OU-MVLP read, need
+--config.model.joint_format=alphapose and the data set ccpg/joints_18 or
+oumvlp/joints_18.
+
 Published Rank-1 (not measured by us), cosine distance over three test-time copies:
 OU-MVLP 70.8 (COCO-17); GREW 34.6; Gait3D 11.0.
 """
@@ -50,6 +54,7 @@ def get_config(dataset: str = "synthetic"):
         channels=(128, 256),
         reduction=8,
         embedding_size=128,
+        joint_format="coco",
         test_time_augmentation=True,
         dtype="float32",
     )

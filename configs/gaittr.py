@@ -8,6 +8,9 @@ CPU cores. The other variants follow OpenGait's recipe: 60 ordered frames, tripl
 margin 0.3, a one-cycle to 1e-3. We do not know its number of steps and P x K; ours are
 those of DeepGaitV2, with a rise over 30 % of the steps. KinectGait and CCGR-mini have
 no recipe and take CASIA-B's, CCGR-mini with the P x K that BigGait has on it.
+AlphaPose's 18 joints, which published weights for CCPG and OU-MVLP read, need
+--config.model.joint_format=alphapose and the data set ccpg/joints_18 or
+oumvlp/joints_18.
 
 Published Rank-1 (not measured by us): GREW 48.6; Gait3D 7.2; OU-MVLP 39.8 (COCO-17).
 """
@@ -39,6 +42,7 @@ def get_config(dataset: str = "synthetic"):
         heads=8,
         dropout=0.1,
         embedding_size=128,
+        joint_format="coco",
         dtype="float32",
     )
     config.loss = dict(triplet=dict(weight=1.0, margin=0.3))

@@ -48,6 +48,7 @@ def get_config(dataset: str = "synthetic"):
         feature_grid=(64, 32),
         dtype="bfloat16",
         black_augmentation=0.2,
+        retrieve="before_neck",
         visual_encoder=dict(
             kind="dinov2",
             hidden_size=384,
@@ -55,6 +56,7 @@ def get_config(dataset: str = "synthetic"):
             num_heads=6,
             patch_size=14,
             table_size=37,
+            cut_to_patches=False,
             blocks=(2, 5, 8, 11),
             frozen=True,
             frames_per_chunk=240,
@@ -88,7 +90,9 @@ def get_config(dataset: str = "synthetic"):
             frozen=False,
             edge_rule="valid",
         ),
-        representation=dict(channels=16, hidden=768, remat=False, direct=False),
+        representation=dict(
+            channels=16, appearance_channels=0, hidden=768, remat=False, direct=False
+        ),
         mtcm=dict(
             enabled=True,
             kind="mtcm",

@@ -50,6 +50,7 @@ def get_config(dataset: str = "synthetic"):
         token_grid=(15, 10),
         drop_path=0.1,
         embedding_size=256,
+        retrieve="before_neck",
         dtype="float32",
     )
     config.optimizer.update(

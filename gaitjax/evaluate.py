@@ -74,7 +74,7 @@ def open_test_split(config) -> source.Source:
     for protocol in config.evaluation.protocols:
         protocols.tasks(protocol, data.index)
     first = clips.load_clip(data, 0, np.arange(1), pipeline.eval_modalities(config))
-    clips.check_sizes(data.name, first, config.data)
+    clips.check_sizes(data.name, first, config)
     return data
 
 
@@ -159,7 +159,7 @@ def finish(config, setup: Setup, state: TrainState, workdir: str) -> dict[str, A
             folder / "pictures", history=history, phases=phases, texts=texts,
         )  # fmt: skip
         print(f"pictures: {folder / 'pictures'}/ ({', '.join(names)})")
-    if "grew" in config.evaluation.protocols and (index.subject == "probe").any():
+    if grew_submission.has_probes(config.evaluation.protocols, index):
         path = folder / "grew_submission.csv"
         grew_submission.write(path, embeddings, index, metric=config.evaluation.metric)
         print(f"for GREW's server, which alone knows the probes: {path}")

@@ -26,11 +26,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from gaitjax import train
 from gaitjax.engine import log, sharding
 from gaitjax.engine.checkpoints import abstract
-from gaitjax.parts.backend import tracing_for
+from gaitjax.parts.backend import Backend, tracing_for
 from gaitjax.program import collectives, flops, largest_buffers
 from gaitjax.rerank import base_run
 from gaitjax.rerank import train as train_reranker
-from gaitjax.state import Setup, build, example_batch, merge_frozen
+from gaitjax.state import Setup, build, example_batch, merge_frozen, split_frozen
 from gaitjax.targets import TARGETS, Target
 
 FLAGS = r"^--?(no)?(dry_run|target|multihost|coordinator|num_processes|process_id)\b"
@@ -65,6 +65,59 @@ class Plan(NamedTuple):
         return {"state": sharding.device_bytes(state, places), "batch": rows}
 
 
+class Size(NamedTuple):
+    """Parameters that are trained and frozen, and the work of embedding one sequence.
+
+    flops: of the matmuls and convolutions of one sequence of `frames` frames in
+    evaluation, the classifier included; without a text tower, whose vectors are
+    constants of a trained model.
+    """
+
+    trained: int
+    frozen: int
+    flops: int
+    frames: int
+
+    @property
+    def words(self) -> str:
+        return (
+            f"{self.trained:,} parameters are trained, {self.frozen:,} frozen. "
+            f"Embedding a sequence of {self.frames} frames takes "
+            f"{self.flops / 1e9:,.2f} GFLOP ({self.flops / 2e9:,.2f} G multiply-adds, "
+            "which papers often print as FLOPs, some of one frame)."
+        )
+
+
+def size_of(config, model, frames: int = 0) -> Size:
+    """The size of the config's gait model; frames: of a sequence, 0: data.num_frames.
+
+    Nothing is computed or compiled. Convolutions are counted as a GPU has them.
+    """
+    shape = jax.ShapeDtypeStruct
+    frames = frames or config.data.num_frames
+    batch = {
+        name: shape((1, frames, *x.shape[2:]), x.dtype)
+        for name, x in example_batch(config).items()
+        if name != "labels"
+    }
+    with tracing_for(Backend("gpu")):
+        variables = jax.eval_shape(
+            lambda b: model.init(jax.random.key(0), b, train=False), batch
+        )
+        constants = {}
+        if getattr(model, "uses_text", False):
+            vectors = lambda v: model.apply(v, method="text_vectors")  # noqa: E731
+            constants["text"] = jax.eval_shape(vectors, variables)
+        embed = lambda v, b, k: model.apply(v, b, train=False, **k).embeddings  # noqa: E731
+        jaxpr = jax.make_jaxpr(embed)(variables, batch, constants).jaxpr
+    params = variables.get("params", {})
+    counts = [
+        sum(x.size for x in jax.tree.leaves(part))
+        for part in split_frozen(params, config.frozen)
+    ]
+    return Size(*counts, flops(jaxpr), frames)
+
+
 def dry_run(config, workdir: str, target: str = "") -> str:
     """Mesh, shardings, bytes per device, work of a step, commands, as text.
 
@@ -74,6 +127,7 @@ def dry_run(config, workdir: str, target: str = "") -> str:
     plan = make_plan(config, TARGETS[target] if target else None)
     devices, tflop, hlo = plan.setup.mesh.devices, plan.flops / 1e12, plan.hlo
     processes = len({device.process_index for device in devices.flat})
+    cargait = config.model.name == "cargait"
     lines = [
         f"{config.name} in {workdir}: mesh {dict(plan.setup.mesh.shape)} of "
         f"{devices.size} {devices.flat[0].platform} devices in {processes} processes, "
@@ -93,6 +147,7 @@ def dry_run(config, workdir: str, target: str = "") -> str:
         ]
     lines += [
         f"Matmuls and convolutions of a step: {tflop:,.4f} TFLOP on all devices",
+        *(() if cargait else [size_of(config, plan.setup.model).words]),
         "\n".join(f"{title}:\n  {line}" for title, line in commands().items()),
     ]
     return "\n\n".join(lines + (verdict(plan, target) if target else []))

@@ -12,7 +12,12 @@ from gaitjax.state import Setup, TrainState, build, example_batch, stored_part
 
 LISTED = 8  # changed fields in one sentence
 # fields that change a model's embedding and nothing that its weights would show
-UNSEEN = ("model.retrieve",)
+UNSEEN = (
+    "model.retrieve",
+    "model.max_pool",
+    "model.cut_to_patches",
+    "model.visual_encoder.cut_to_patches",
+)
 
 
 def read_config(folder: str | Path) -> ConfigDict:
@@ -72,7 +77,7 @@ def made_otherwise(config, frozen, folder: str) -> str:
     frozen: {scope: weights} that are frozen in this config's model. They are in no
     checkpoint, so weights drawn from another seed would go unnoticed.
 
-    Raises ValueError if the run is of another model, retrieves by another embedding, or
+    Raises ValueError if the run is of another model, differs in a field of UNSEEN, or
     drew its frozen weights from another seed.
     """
     config_of_run = run_folder.read_config(folder)

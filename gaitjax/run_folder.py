@@ -34,7 +34,7 @@ IMPORTED = "imported"  # in place of a fingerprint: any data may follow an impor
 # Config fields that may change between a run and its continuation, because they do not
 # change what step s computes: regexes on the field's path.
 FREE = (
-    r"mode|base_run|checkpoint|partial|pictures|allow_cpu",
+    r"mode|base_run|reranker|checkpoint|partial|pictures|allow_cpu",
     r"data\.(data_dir|workers|max_damaged)",
     r"train\.(log_every|checkpoint_every|keep|keep_best)",
     r"evaluation\..*|mesh\..*|sharding|sharding_rules\..*",
@@ -46,6 +46,9 @@ ADDED = {
     "model.retrieve": "before_neck",
     "model.joint_format": "coco",
     "model.max_pool": False,
+    "model.cut_to_patches": False,
+    "model.visual_encoder.cut_to_patches": False,
+    "model.representation.appearance_channels": 0,
     "pretrained.text_projection_last": "",
     "pretrained.text_projection_mid": "",
 }

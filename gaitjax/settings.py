@@ -54,7 +54,14 @@ Devices = Annotated[
     int, fields.Where(lambda n: n == -1 or n > 0, "-1 (the rest) or 1 or more")
 ]
 Modality = Literal[
-    "frames", "masks", "silhouettes", "heatmaps", "keypoints", "regions", "captions"
+    "frames",
+    "masks",
+    "silhouettes",
+    "heatmaps",
+    "keypoints",
+    "regions",
+    "captions",
+    "parsing",
 ]
 Protocol = Annotated[
     str,
@@ -266,6 +273,9 @@ class RerankEvaluation(NamedTuple):
     wide_shortlist: Positive  # cascade: of LBR, before CarGait's K
     protocols: tuple[Protocol, ...]  # (): the base run's
     chunk: Positive  # probes that CarGait scores at once
+    # nearest that LBR mixes; 0: chosen on the held-out training identities, for
+    # galleries that are not much larger than the published 100
+    lbr_neighbours: Natural = 100
 
 
 class RerankRun(NamedTuple):
@@ -288,6 +298,8 @@ class RerankRun(NamedTuple):
     sharding: Any
     sharding_rules: dict[str, Rules]
     pictures: bool  # ranked lists before and after, attention between strips
+    # folder of a trained re-ranker to be used on this base run as it is; "": train one
+    reranker: str = ""
 
 
 def check(config) -> None:

@@ -197,6 +197,7 @@ def example_batch(config) -> dict[str, jax.ShapeDtypeStruct]:
         "masks": (lead + (height, width), jnp.uint8),
         "silhouettes": (lead + tuple(data.silhouette_size), jnp.uint8),
         "heatmaps": (lead + tuple(data.silhouette_size) + (2,), jnp.uint8),
+        "parsing": (lead + tuple(data.silhouette_size), jnp.uint8),
         "keypoints": (lead + (joints, 3), jnp.float32),  # x, y, confidence
         "regions": (lead + (height, width), jnp.uint8),
         "captions": (lead + (CAPTION_LENGTH,), jnp.int32),

@@ -251,7 +251,10 @@ def grew_keys(first: str, second: str) -> dict[str, list[str]]:
 
 
 def ccgr_mini(root: Path, rgb: bool = True) -> dict[str, list[str]]:
-    """id/type/view.avi/ with ratios_HW, rgb_f, sil, par; one listed gallery walk."""
+    """id/type/view.avi/ with ratios_HW, rgb_f, sil, par, pose; one listed gallery walk.
+
+    Poses are a box, its confidence and 17 joints; parsing is class x 13.
+    """
     walks = [("1_ST", "0_0.avi"), ("2_BX", "90_5.avi")]
     listed(root / "CCGR-MINI.json", gallery=["601-1_ST-0_0.avi"])
     for subject in ("1", "601"):
@@ -263,8 +266,13 @@ def ccgr_mini(root: Path, rgb: bool = True) -> dict[str, list[str]]:
             if rgb:
                 dump(folder / "001-rgb_f.pkl", frames)
             dump(folder / "002-sil.pkl", person(64, 64)[None])
-            dump(folder / "003-par.pkl", masks // 255)
-            dump(folder / "004-pose.pkl", np.full((1, 17, 3), 0.5))
+            # both ways in which its files are named
+            stem = f"{view.removesuffix('.avi')}par-{subject}-{condition}"
+            stem = stem if subject == "1" else f"003-{stem}"
+            dump(folder / f"{stem}.pkl", np.uint8(13 * 2) * (person(64, 64) > 0)[None])
+            pose = np.full((1, 17, 3), 0.5).reshape(1, 51)
+            box = np.array([[1.0, 2.0, 30.0, 40.0, 0.9]])
+            dump(folder / "004-pose.pkl", np.concatenate([box, pose], axis=1))
     return {
         "train": keys("1", walks),
         "test": keys("601", [("gallery_1_ST", "0_0.avi"), ("probe_2_BX", "90_5.avi")]),

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from golden_files import GoldenFile
-from golden_models import from_torch, to_torch
+from golden_models import from_torch, retrieve, to_torch
 
 from gaitjax import losses
 from gaitjax.import_checkpoint import plain_names
@@ -55,6 +55,7 @@ def model_of(golden: GoldenFile, *, frozen_decoder: bool, black: float):
         ),
         representation=lmgait.Representation(
             channels=cfg["Denoising_Branch"]["target_dim"],
+            appearance_channels=cfg["Appearance_Branch"]["target_dim"],
             hidden=weights["Denoising_Branch.down_sampling.0.weight"][0],
         ),
         mtcm=lmgait.Motion(enabled=False),
@@ -67,6 +68,7 @@ def model_of(golden: GoldenFile, *, frozen_decoder: bool, black: float):
             embedding_size=cfg["SeparateFCs"]["out_channels"],
         ),
         black_augmentation=black,
+        retrieve=retrieve(cfg),
     )
 
 

@@ -157,12 +157,13 @@ def test_benchmarks_import(file):
 
 
 def test_tables_are_those_of_the_stored_measurements():
-    from benchmarks import cargait_results, growth, memory, results, zoo_results
+    from benchmarks import cargait_results, growth, memory, models, results, zoo_results
 
     tables = {
         "results.py, default": (results.table("default"), "docs/results.md"),
         "results.py, ablations": (results.table("ablations"), "docs/results.md"),
         "zoo_results.py": (zoo_results.table(zoo_results.STORE), "docs/zoo.md"),
+        "models.py": (models.table(), "docs/models.md"),
         "cargait_results.py": (
             cargait_results.table(cargait_results.STORE),
             "docs/reranking.md",
@@ -173,4 +174,23 @@ def test_tables_are_those_of_the_stored_measurements():
     for program, (table, page) in tables.items():
         begin = f"<!-- made by benchmarks/{program} -->\n"
         block = PAGES[page].partition(begin)[2].partition("<!-- end -->")[0]
-        assert block.strip() == table.strip(), program
+        stale = f"python -m benchmarks.{program.partition('.')[0]} --table"
+        assert block.strip() == table.strip(), stale
+
+
+def test_every_config_is_in_the_table_of_models():
+    from benchmarks import models
+
+    files = {file.stem for file in (ROOT / "configs").glob("[a-z]*.py")}
+    assert files == {*models.ROWS, *models.OTHERS, *models.HELPERS}
+    page = PAGES["docs/models.md"]
+    for name, row in models.ROWS.items():
+        variant = f":{row.variant}" if row.variant else ""
+        assert f"`configs/{name}.py{variant}`" in page
+        models.config_of(name)  # ValueError: no such variant
+        kept = models.tables.stored(models.STORE)[name]
+        assert kept["variant"] == row.variant and kept["frames"] == models.FRAMES
+    for system in models.UNBUILT:
+        assert f"| {system} |" in page and models.NO_CODE in page
+    assert models.published("gei") == "none known"
+    assert "CCPG gait protocol" in models.published("gaitbase")

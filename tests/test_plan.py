@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import gaitbase
-from gaitjax import plan, program, targets
+from gaitjax import models, plan, program, targets
 from gaitjax.parts import convolution, transformer
 from gaitjax.parts.backend import Backend, current, tracing_for
 from tests.forked_runs import ROOT, Runs
@@ -139,8 +139,23 @@ def test_the_largest_buffers_have_names_and_the_tiles_of_a_tpu():
     assert second == ("conv", "bf16[3,5,64]", padded, operation)
 
 
+def test_the_size_of_a_model(tiny):
+    model = models.make(tiny)
+    small, large = (plan.size_of(tiny, model, frames) for frames in (0, 6))
+    assert small.trained == large.trained > 0 and small.frozen == 0
+    assert (small.frames, large.frames) == (3, 6)
+    head = 2 * small.flops - large.flops  # what does not grow with the frames
+    strips, classes, width = 8, tiny.data.num_classes, 8
+    assert head == 2 * strips * width * (width + classes)
+    tiny.frozen = ("^head/",)
+    held = plan.size_of(tiny, model)
+    assert held.frozen > 0 and held.trained + held.frozen == small.trained
+    assert f"{small.flops / 2e9:,.2f} G multiply-adds" in small.words
+
+
 def test_a_plan_for_this_machine_ends_with_json(tiny):
     text = plan.dry_run(tiny, "runs/x", "cpu")
+    assert "parameters are trained, 0 frozen. Embedding a sequence of 3 fram" in text
     row = json.loads(text.splitlines()[-1])
     assert list(row) == [
         "target", "fits", "arguments_gib", "temporaries_gib", "step_tflop",

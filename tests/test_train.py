@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from flax import traverse_util
 
-from configs import gaitbase, skeletongait
+from configs import biggergait, gaitbase, skeletongait, swingait
 from gaitjax import command_line, restore, run_folder, train
 from gaitjax import state as states
 from gaitjax.data.source import Index, Source
@@ -165,6 +165,19 @@ def test_a_run_is_not_evaluated_by_another_embedding(tmp_path):
         restore.made_otherwise(config, {}, str(tmp_path))
     changed = run_folder.differences(before, run_folder.describe(config, "data"))
     assert changed == ["config.model.retrieve: before_neck -> after_neck"]
+
+
+def test_a_run_is_not_evaluated_with_an_option_that_its_weights_do_not_show(tmp_path):
+    for make, field, value in (
+        (gaitbase, "max_pool", True),
+        (biggergait, "cut_to_patches", True),
+        (swingait, "retrieve", "after_neck"),
+    ):
+        config = make.get_config()
+        run_folder.write_config(config, tmp_path)
+        config.model[field] = value
+        with pytest.raises(ValueError, match=f"Add --config.model.{field}="):
+            restore.made_otherwise(config, {}, str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
 
     problem: "" if there is none. num_frames: frames written. dropped: reason -> number
     of frames left out. lost: modality -> why it is left out. note: a doubt about data
-    that was written.
+    that was written. unpaired: where modalities did not fit together -> frames.
     """
 
     sequence: Sequence
@@ -50,6 +50,7 @@ class Outcome(NamedTuple):
     dropped: dict[str, int] = {}
     lost: dict[str, str] = {}
     note: str = ""
+    unpaired: dict[str, int] = {}
 
 
 def unreadable(sequence: Sequence, error: Exception) -> Outcome:
@@ -191,27 +192,39 @@ class Partition(NamedTuple):
         return "test" if subject in self.test else None
 
 
+NO_LISTS = Partition(frozenset(), frozenset())
+
+
 def shipped_partition(package: str) -> Partition:
-    """The lists beside a builder: train.txt, test.txt, one id a line."""
+    """The lists beside a builder: train.txt, test.txt, and, where the data set lists
+    single sequences, probe.txt or gallery.txt; one name a line."""
     here = Path(package).parent
-    lists = [
-        frozenset((here / f"{split}.txt").read_text().split())
-        for split in ("train", "test")
-    ]
-    return Partition(*lists)
+    files = {field: here / f"{field}.txt" for field in Partition._fields}
+    lists = {
+        field: frozenset(file.read_text().split())
+        for field, file in files.items()
+        if file.exists()
+    }
+    return Partition(**lists)
 
 
 def users_partition(
-    folders: tuple[epath.Path, ...], name: str, needed: tuple[str, ...]
+    folders: tuple[epath.Path, ...],
+    name: str,
+    needed: tuple[str, ...],
+    shipped: Partition = NO_LISTS,
 ) -> Partition:
-    """Lists that come with the data set, from folders that the user gives.
+    """The lists of a data set: those in folders that the user gives, else `shipped`.
 
     Either NAME.json with TRAIN_SET, TEST_SET and, if it lists single sequences,
     PROBE_SET or GALLERY_SET, or text files train.txt, test.txt, probe.txt, gallery.txt,
     one name a line. Raises FileNotFoundError if no folder has a list of `needed`, and
     Damaged for a list that cannot be read.
     """
-    lists = {field: _listed(folders, name, field) for field in Partition._fields}
+    lists = {
+        field: _listed(folders, name, field) or listed
+        for field, listed in shipped._asdict().items()
+    }
     for field in needed:
         if not lists[field]:
             places = " or ".join(

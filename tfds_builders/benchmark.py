@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
@@ -24,8 +25,16 @@ from tfds_builders.archives import (
     subfolders,
 )
 from tfds_builders.checks import Expected, report_of, summary
-from tfds_builders.features import MODALITIES, RecordBuilder, record_features
+from tfds_builders.features import (
+    EXTRAS,
+    MODALITIES,
+    NUM_KEYPOINTS,
+    RecordBuilder,
+    empty_extra,
+    record_features,
+)
 from tfds_builders.parallel import ordered_map
+from tfds_builders.poses import ALPHAPOSE, Joints
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 
@@ -34,12 +43,14 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 class BenchmarkConfig(tfds.core.BuilderConfig):
     """source: a name in the builder's SOURCES. silhouette_size: 64 or 128 pixels.
 
-    height: height of frames and masks in pixels, twice their width.
+    height: height of frames and masks in pixels, twice their width. joints: of the key
+    points: COCO's 17, or AlphaPose's 18.
     """
 
     source: str = "raw"
     silhouette_size: int = 64
     height: int = 256
+    joints: int = NUM_KEYPOINTS
 
 
 class Source(NamedTuple):
@@ -68,9 +79,12 @@ def configs(
     opengait: str = "",
     sizes: tuple[int, ...] = (64, 128),
     opengait_sizes: tuple[int, ...] = (64, 128),
+    alphapose: bool = False,
 ) -> list[BenchmarkConfig]:
     """The configs default, raw_128, opengait and opengait_128, if their size exists.
 
+    alphapose: also joints_18 and opengait_joints_18, which keep 18 joints; the others
+    have COCO's 17 of them.
     raw, opengait: descriptions of the sources. sizes, opengait_sizes: heights of
     silhouettes in pixels.
     """
@@ -79,7 +93,7 @@ def configs(
         ("opengait" if n == 64 else f"opengait_{n}", "opengait", opengait, n)
         for n in (opengait_sizes if opengait else ())
     ]
-    return [
+    made = [
         BenchmarkConfig(
             name=name,
             description=f"{text}; silhouettes {size} x {size}.",
@@ -88,6 +102,13 @@ def configs(
         )
         for name, source, text, size in rows
     ]
+    for config in [c for c in made if alphapose and c.silhouette_size == 64]:
+        name = "joints_18" if config.source == "raw" else "opengait_joints_18"
+        text = f"{config.description} Key points are AlphaPose's 18 joints."
+        made.append(
+            dataclasses.replace(config, name=name, description=text, joints=ALPHAPOSE)
+        )
+    return made
 
 
 class BenchmarkBuilder(RecordBuilder, skip_registration=True):
@@ -101,6 +122,8 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
     RELEASE_NOTES = {"1.0.0": "First release."}
     SOURCES: dict[str, Source]
     EXPECTED: Expected
+    EXTRAS: tuple[str, ...] = ()  # names in features.EXTRAS
+    JOINTS: tuple[int, ...] = (NUM_KEYPOINTS,)  # that the files' skeletons may have
     _listed: dict[str, list[Sequence]] = {}  # split -> sequences to read
 
     @property
@@ -113,7 +136,11 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         config = self.settings
         return self.dataset_info_from_configs(
             features=record_features(
-                config.height, config.height // 2, config.silhouette_size
+                config.height,
+                config.height // 2,
+                config.silhouette_size,
+                joints=config.joints,
+                extras=self.EXTRAS,
             ),
             metadata=tfds.core.MetadataDict(),
         )
@@ -195,22 +222,30 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         return f" Unpack {', '.join(packed[:5])}." if packed else ""
 
     def _reader(self) -> Callable[[Sequence], Outcome]:
-        config = self.settings
+        config, more = self.settings, {}
+        if self.JOINTS != (NUM_KEYPOINTS,):
+            more["joints"] = Joints(config.joints, self.JOINTS)
         return functools.partial(
             self.SOURCES[config.source].read,
             height=config.height,
             silhouette_size=config.silhouette_size,
+            **more,
         )
+
+    def _to_records(self) -> Callable[[Outcome], list[tuple[str, dict]]]:
+        size = self.settings.silhouette_size
+        empty = {name: empty_extra(name, size) for name in self.EXTRAS}
+        return functools.partial(_record, empty=empty, joints=self.settings.joints)
 
     def _generate_examples(
         self, split: str, sequences: list[Sequence]
     ) -> Iterator[tuple[str, dict]]:
-        notes = []
+        notes, to_records = [], self._to_records()
         for outcome in ordered_map(
             self._reader(), sequences, f"{self.name} {split}", unit="sequence"
         ):
             notes.append(_note(outcome))
-            yield from _record(outcome)
+            yield from to_records(outcome)
         if all(note["problem"] for note in notes):
             raise self._none_readable(split)
         (_scratch(self.data_dir) / f"{split}.json").write_text(json.dumps(notes))
@@ -229,7 +264,7 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
         import apache_beam as beam  # pyright: ignore[reportMissingImports]
 
         file = str(_scratch(self.data_dir) / f"{split}.json")
-        read = self._reader()
+        read, to_records = self._reader(), self._to_records()
 
         def expand(begin):
             outcomes = (
@@ -244,7 +279,7 @@ class BenchmarkBuilder(RecordBuilder, skip_registration=True):
                 | "gather" >> beam.combiners.ToList()
                 | "write" >> beam.Map(_write_json, file)
             )
-            return outcomes | "records" >> beam.FlatMap(_record)
+            return outcomes | "records" >> beam.FlatMap(to_records)
 
         return beam.ptransform_fn(expand)()
 
@@ -305,12 +340,23 @@ def _note(outcome: Outcome) -> dict[str, Any]:
         "dropped": outcome.dropped,
         "lost": {**sequence.lost, **outcome.lost},
         "note": outcome.note,
-        "has": [name for name in MODALITIES if record and len(record[name])],
+        "unpaired": outcome.unpaired,
+        "has": [
+            name
+            for name in (*MODALITIES, *EXTRAS)
+            if record and len(record.get(name, ()))
+        ],
     }
 
 
-def _record(outcome: Outcome) -> list[tuple[str, dict]]:
-    return [] if outcome.record is None else [(outcome.sequence.key, outcome.record)]
+def _record(outcome: Outcome, empty: dict, joints: int) -> list[tuple[str, dict]]:
+    """[(key, record)] or []; empty: the extras that the sequence may lack."""
+    if outcome.record is None:
+        return []
+    record = {**empty, **outcome.record}
+    if not len(record["keypoints"]):
+        record["keypoints"] = np.zeros((0, joints, 3), np.float32)
+    return [(outcome.sequence.key, record)]
 
 
 def _write_json(content, file: str):

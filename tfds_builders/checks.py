@@ -4,7 +4,7 @@ import collections
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from tfds_builders.features import MODALITIES
+from tfds_builders.features import EXTRAS, MODALITIES
 
 SHORT = 5  # frames; shorter sequences are kept but listed
 SHOWN = 5  # mismatches and problems that are printed; the report has all
@@ -188,27 +188,39 @@ def report_of(expected: Expected, notes: list[dict]) -> dict[str, Any]:
 
     notes: one dict for each sequence, readable or not, with key, walk (split, subject,
     condition, view), problem, frames, dropped (reason -> frames), lost (modality ->
-    reason), note, has (names of modalities).
+    reason), note, has (names of modalities), unpaired (what did not fit -> frames).
     """
     written = [note for note in notes if not note["problem"]]
     lost = {
         name: {n["key"]: n["lost"].get(name, "") for n in written}
         for name in sorted({name for n in written for name in n["lost"]})
     }
+    counts = {m: sum(m in n["has"] for n in written) for m in (*MODALITIES, *EXTRAS)}
+    unpaired = {n["key"]: n["unpaired"] for n in written if n.get("unpaired")}
     return {
         "sequences": len(written),
         "sequences_expected": expected.total,
         "mismatches": overall(expected, [note["walk"] for note in written]),
         "totals": totals(expected, (note["walk"] for note in written)),
-        "modalities": {m: sum(m in n["has"] for n in written) for m in MODALITIES},
+        "modalities": {m: n for m, n in counts.items() if n or m in MODALITIES},
         "frames": sum(note["frames"] for note in written),
         "skipped": {n["key"]: n["problem"] for n in notes if n["problem"]},
         "frames_dropped": {n["key"]: n["dropped"] for n in written if n["dropped"]},
         "notes": {n["key"]: text for n in written if (text := _note_of(n))},
         "lost": {name: _counted(texts) for name, texts in lost.items()},
         "doubtful": _counted({n["key"]: n["note"] for n in written}),
+        "unpaired": _unpaired(unpaired),
         "short": [note["key"] for note in written if note["frames"] < SHORT],
     }
+
+
+def _unpaired(found: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """Where frames of two modalities did not fit together: sequences, frames, first."""
+    frames = collections.Counter()
+    for counts in found.values():
+        frames.update(counts)
+    first = next((f"{key}: {counts}" for key, counts in found.items()), "")
+    return {"sequences": len(found), "frames": dict(frames), "first": first}
 
 
 def _note_of(row: dict) -> str:
@@ -245,6 +257,12 @@ def summary(name: str, report: dict) -> str:
         if found["sequences"]:
             lines.append(f"{name}: {found['sequences']} sequences {what}, the first is")
             lines.append(f"  {found['first']}")
+    if report["unpaired"]["sequences"]:
+        frames = report["unpaired"]["frames"].items()
+        lines.append(
+            f"{name}: {report['unpaired']['sequences']} sequences whose modalities do "
+            f"not pair: {', '.join(f'{n} frames {what}' for what, n in frames)}"
+        )
     lines += [
         f"{name}: {count} of {report['sequences']} sequences have {modality}"
         for modality, count in report["modalities"].items()

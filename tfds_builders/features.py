@@ -16,6 +16,7 @@ from tensorflow_datasets.core import example_serializer
 SILHOUETTE_SIZE = 64
 NUM_KEYPOINTS = 17  # COCO order
 MODALITIES = ("frames", "masks", "silhouettes", "keypoints")  # each may be absent
+EXTRAS = ("parsing", "points")  # which only some data sets have
 
 
 class SortedSerializer(example_serializer.ExampleSerializer):
@@ -42,7 +43,12 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def record_features(
-    height: int, width: int, silhouette_size: int = SILHOUETTE_SIZE, caption: int = 0
+    height: int,
+    width: int,
+    silhouette_size: int = SILHOUETTE_SIZE,
+    caption: int = 0,
+    joints: int = NUM_KEYPOINTS,
+    extras: tuple[str, ...] = (),
 ) -> tfds.features.FeaturesDict:
     """The features of a record whose frames and masks are `height` x `width` pixels.
 
@@ -51,6 +57,9 @@ def record_features(
 
     caption: tokens of a caption; then records also have `captions` [T caption] and
     `regions` [T height width] (walker.Walk).
+    joints: of the key points. extras: names in EXTRAS. "parsing" are class numbers of
+    the body's parts, aligned like a silhouette; "points" a point cloud per scan of a
+    LiDAR (`pack_points`), whose number differs from T.
     """
     if height != 2 * width:
         raise ValueError(
@@ -61,8 +70,13 @@ def record_features(
         "captions": _array((None, caption), np.int32),
         "regions": _array((None, height, width), np.uint8),
     }
+    optional = {
+        "parsing": _array((None, silhouette_size, silhouette_size), np.uint8),
+        "points": tfds.features.Sequence(tfds.features.Text()),
+    }
     return tfds.features.FeaturesDict(
         (described if caption else {})
+        | {name: optional[name] for name in extras}
         | {
             "subject": tfds.features.Text(),
             "condition": tfds.features.Text(),
@@ -72,7 +86,7 @@ def record_features(
             "frames": tfds.features.Sequence(tfds.features.Text()),
             "masks": tfds.features.Sequence(tfds.features.Text()),  # `pack_mask`
             "silhouettes": _array((None, silhouette_size, silhouette_size), np.uint8),
-            "keypoints": _array((None, NUM_KEYPOINTS, 3), np.float32),
+            "keypoints": _array((None, joints, 3), np.float32),
             "ratios": _array((None,), np.float32),
         }
     )
@@ -103,6 +117,22 @@ def unpack_mask(data: bytes) -> np.ndarray:
     return cv2.imdecode(file, cv2.IMREAD_GRAYSCALE)
 
 
+def pack_points(points: np.ndarray) -> bytes:
+    """A point cloud [N 3] (x, y, z in metres) -> deflated float32."""
+    return zlib.compress(np.ascontiguousarray(points, "<f4").tobytes())
+
+
+def unpack_points(data: bytes) -> np.ndarray:
+    """What `pack_points` packed: float32 [N 3]."""
+    return np.frombuffer(zlib.decompress(data), "<f4").reshape(-1, 3)
+
+
+def empty_extra(name: str, silhouette_size: int) -> np.ndarray | list:
+    """What a record holds of an extra that its sequence lacks."""
+    size = silhouette_size
+    return [] if name == "points" else _or_empty(None, (size, size), np.uint8)
+
+
 def make_record(
     subject: str,
     condition: str,
@@ -122,10 +152,10 @@ def make_record(
 
     frames: T JPEG files. masks: uint8 [T H W], 0 or 255, registered with the frames.
     silhouettes: uint8 [T 64 64] (or 128), normalised (`frames.normalise_silhouettes`).
-    keypoints: float32 [T 17 3], x and y in pixels of the frame, confidence in 0..1.
+    keypoints: float32 [T 17 3] (or 18), x and y in pixels of their image, confidence.
     ratios: float32 [T], width / height of the person crop before padding.
-    described: captions int32 [T L] and regions uint8 [T H W], where the data set has
-    them (`record_features`).
+    described: captions int32 [T L], regions uint8 [T H W], parsing uint8 [T 64 64] and
+    points (a list), where the data set has them (`record_features`).
 
     The camera is the part of `view` before its first underscore (CCPG's convention).
     Raises ValueError if modalities differ in T, and for names that no file should have:
@@ -137,7 +167,7 @@ def make_record(
                 "Subject, condition and view are printable names other than '', '.' "
                 f"and '..', without '/' and '\\', got {(subject, condition, view)}."
             )
-    size, points = silhouette_size, NUM_KEYPOINTS
+    size = silhouette_size
     masks = _or_empty(masks, (height, width), np.uint8)
     if masks.shape[1:] != (height, width):
         raise ValueError(f"Masks are {masks.shape[1:]}, frames {(height, width)}.")
@@ -145,10 +175,14 @@ def make_record(
         "frames": list(frames),
         "masks": [pack_mask(mask) for mask in masks],
         "silhouettes": _or_empty(silhouettes, (size, size), np.uint8),
-        "keypoints": _or_empty(keypoints, (points, 3), np.float32),
+        "keypoints": _or_empty(keypoints, (NUM_KEYPOINTS, 3), np.float32),
         **described,
     }
-    lengths = {name: len(value) for name, value in record.items() if len(value)}
+    lengths = {
+        name: len(value)
+        for name, value in record.items()
+        if len(value) and name != "points"
+    }
     lengths["ratios"] = len(ratios)
     key = f"{subject}/{condition}/{view}"
     if len(set(lengths.values())) != 1:

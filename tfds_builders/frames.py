@@ -125,6 +125,27 @@ def normalise_silhouette(
     return padded[:, centre : centre + size]
 
 
+def normalise_parsing(labels: np.ndarray, size: int = 64) -> np.ndarray | None:
+    """Class numbers [H W] of the body's parts (0: background), aligned by themselves.
+
+    As `normalise_silhouette` of the pixels above 0, without values between classes.
+    """
+    body = np.where(labels > 0, np.uint8(255), np.uint8(0))
+    if body.sum(dtype=np.int64) <= MIN_MASK_SUM:
+        return None
+    rows = np.flatnonzero(body.any(1))
+    person, body = (x[rows[0] : rows[-1] + 1] for x in (labels, body))
+    width = max(1, int(size * person.shape[1] / person.shape[0]))
+    nearest = cv2.INTER_NEAREST
+    person, body = (
+        cv2.resize(x, (width, size), interpolation=nearest) for x in (person, body)
+    )
+    mass = np.cumsum(body.sum(0, dtype=np.int64))
+    centre = int(np.argmax(mass > mass[-1] / 2))
+    half = size // 2
+    return np.pad(person, ((0, 0), (half, half)))[:, centre : centre + size]
+
+
 def fit_frame(frame: np.ndarray, ratio: float, height: int) -> np.ndarray:
     """Undoes a square resize: [h w ...] -> [height height/2 ...], aspect `ratio`.
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from etils import epath
 
+from tfds_builders import poses
 from tfds_builders.archives import Outcome, Sequence, files_in, unreadable
 from tfds_builders.damage import Damaged, naming, read_file
 from tfds_builders.features import make_record
@@ -17,6 +18,7 @@ from tfds_builders.frames import (
     encode_jpeg,
     fit_crop,
     mask_box,
+    normalise_parsing,
     normalise_silhouette,
 )
 from tfds_builders.image_header import check_size
@@ -30,6 +32,7 @@ def read_silhouettes(
     *,
     height: int,
     silhouette_size: int,
+    joints: poses.Joints = poses.COCO_ONLY,
     interpolation: int = cv2.INTER_CUBIC,
     as_shipped: bool = False,
 ) -> Outcome:
@@ -37,10 +40,11 @@ def read_silhouettes(
 
     Almost empty frames are dropped and counted. as_shipped: the images are normalised
     already (GREW); they must be squares of `silhouette_size`, stay as they are, and
-    only those without any pixel are dropped.
+    only those without any pixel are dropped. Key points and parsing, in folders of
+    files[role], are paired by the files' names before frames are dropped.
     """
     try:
-        kept, ratios = [], []
+        kept, ratios, stems = [], [], []
         files = files_in(epath.Path(sequence.files["silhouettes"]))
         for file in files:
             mask = read_grey(file)
@@ -57,7 +61,9 @@ def read_silhouettes(
             if normal is not None:
                 kept.append(normal)
                 ratios.append(_ratio(mask))
+                stems.append(_stem(file))
         silhouettes = np.stack(kept) if kept else None
+        more, lost, counts = _paired(sequence, files, stems, joints, silhouette_size)
         read = outcome(
             sequence,
             {"empty": len(files) - len(kept)},
@@ -65,7 +71,9 @@ def read_silhouettes(
             silhouette_size,
             ratios=np.array(ratios),
             silhouettes=silhouettes,
+            **more,
         )
+        read = read._replace(lost=lost, unpaired=counts)
         if as_shipped and silhouettes is not None:
             read = read._replace(note=check_alignment(silhouettes))
         return read
@@ -78,6 +86,7 @@ def read_frames(
     *,
     height: int,
     silhouette_size: int,
+    joints: poses.Joints = poses.COCO_ONLY,
     interpolation: int = cv2.INTER_CUBIC,
 ) -> Outcome:
     """The record of detections, files["frames"], with masks, files["silhouettes"].
@@ -97,7 +106,7 @@ def read_frames(
                 f"no image has the name of a silhouette ({next(iter(images))}, "
                 f"{next(iter(masks))})"
             )
-        crops, silhouettes = [], []
+        crops, silhouettes, stems = [], [], []
         for name in both:
             image = decode(images[name], decode_jpeg)
             mask = _registered(read_grey(masks[name]), image, name)
@@ -107,8 +116,11 @@ def read_frames(
             box = (0, 0, image.shape[1], image.shape[0])
             crops.append(fit_crop(image, mask, box, height=height))
             silhouettes.append(normal)
+            stems.append(name)
         unpaired = len(set(images) ^ set(masks))
-        return outcome(
+        files = [masks[name] for name in both]
+        more, lost, counts = _paired(sequence, files, stems, joints, silhouette_size)
+        read = outcome(
             sequence,
             {"empty": len(both) - len(crops), "without a partner": unpaired},
             height,
@@ -117,9 +129,67 @@ def read_frames(
             frames=[encode_jpeg(crop.image) for crop in crops],
             masks=np.stack([crop.mask for crop in crops]) if crops else None,
             silhouettes=np.stack(silhouettes) if silhouettes else None,
+            **more,
         )
+        return read._replace(lost=lost, unpaired=counts)
     except (ValueError, OSError, cv2.error) as error:
         return unreadable(sequence, error)
+
+
+def _stem(file: epath.Path) -> str:
+    return file.name.rpartition(".")[0]
+
+
+def _paired(
+    sequence: Sequence, files, stems: list[str], joints: poses.Joints, size: int
+):
+    """Key points and parsing of the frames `stems`, and what did not fit.
+
+    files: of all silhouettes, kept or not. Returns modalities, reasons of lost ones,
+    and counts of frames.
+    """
+    modalities, lost, counts = {}, {}, {}
+    named = {_stem(file): file for file in files}
+    if "keypoints" in sequence.files and stems:
+        found = poses.of_frames(
+            epath.Path(sequence.files["keypoints"]), stems, list(named), joints,
+            lambda stem: read_grey(named[stem]),
+        )  # fmt: skip
+        counts |= found.counts
+        if found.keypoints is None:
+            lost["keypoints"] = found.lost
+        else:
+            modalities["keypoints"] = found.keypoints
+    if "parsing" in sequence.files and stems:
+        folder = epath.Path(sequence.files["parsing"])
+        try:
+            modalities["parsing"], found = _parsing(folder, stems, set(named), size)
+            counts |= found
+        except Damaged as error:
+            lost["parsing"] = str(error)
+    return modalities, lost, counts
+
+
+def _parsing(folder: epath.Path, stems: list[str], everything: set[str], size: int):
+    """Class numbers [T size size] of the frames `stems`, and counts of what is absent.
+
+    A frame without any gets zeros. Raises Damaged if over half of them have none.
+    """
+    maps = {_stem(file): file for file in files_in(folder)}
+    rows = [
+        normalise_parsing(read_grey(maps[stem]), size) if stem in maps else None
+        for stem in stems
+    ]
+    without = sum(row is None for row in rows)
+    if 2 * without > len(rows):
+        raise Damaged(f"parsing of {len(rows) - without} of {len(rows)} frames only")
+    blank = np.zeros((size, size), np.uint8)
+    counts = {
+        "without parsing": without,
+        "of parsing without a silhouette": len(maps.keys() - everything),
+    }
+    labels = np.stack([blank if row is None else row for row in rows])
+    return labels, {what: number for what, number in counts.items() if number}
 
 
 def outcome(

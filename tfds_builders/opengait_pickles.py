@@ -1,12 +1,15 @@
 """Reads sequences preprocessed for OpenGait: pickled arrays, id/type/view/*.pkl."""
 
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import cv2
 import numpy as np
 from etils import epath
 
+from tfds_builders import poses
 from tfds_builders.archives import (
     Outcome,
     Sequence,
@@ -16,6 +19,7 @@ from tfds_builders.archives import (
     walk,
 )
 from tfds_builders.damage import Damaged, naming, read_file
+from tfds_builders.features import pack_points
 from tfds_builders.frames import (
     check_alignment,
     encode_jpeg,
@@ -25,7 +29,7 @@ from tfds_builders.frames import (
 )
 from tfds_builders.image_folders import outcome
 from tfds_builders.image_header import MAX_ASPECT
-from tfds_builders.safe_pickle import MAX_BYTES, load_array
+from tfds_builders.safe_pickle import MAX_BYTES, load_array, load_arrays
 
 # role of a file -> pattern of its name without ".pkl"; VIEW.pkl has silhouettes
 ROLES = {
@@ -37,17 +41,32 @@ ROLES = {
 }
 # the four files of a sequence that was preprocessed with RGB
 REQUIRED = ("ratios", "frames|padded_frames", "masks", "silhouettes")
-MAX_COORDINATE = 1_000_000  # of a key point, pixels
+# Pickles of key points and parsing have folders of their own beside the silhouettes':
+# DIR/keypoints/ID/TYPE/VIEW/*.pkl
+TREES = ("keypoints", "parsing")
+MAX_DISTANCE = 1000.0  # of a point of a LiDAR, metres
+MAX_CLASS = 63  # of parsing
 
 
 def find(
     root: epath.Path,
     split_of: Callable[[str], str | None],
     roles: Mapping[str, str] = ROLES,
+    by_walk: bool = False,
 ) -> Iterator[Sequence]:
-    """Sequences id/type/view/*.pkl. roles: role of a file -> pattern of its name."""
+    """Sequences id/type/view/*.pkl. roles: role of a file -> pattern of its name.
+
+    by_walk: how a sequence is looked up in TREES, see `poses.place_beside`.
+    """
+    trees = {role: root / role for role in TREES if (root / role).is_dir()}
     for names in walk(root, 3):
+        if names and names[0] in trees:
+            continue
         files, view = {}, names[-1] if names else ""
+        for role, tree in trees.items() if len(names) == 3 else ():
+            place = poses.place_beside(tree, *names, by_walk=by_walk)
+            for file in files_in(place, (".pkl",))[:1] if place else ():
+                files[role] = str(file)
         for file in files_in(root / "/".join(names), (".pkl",)):
             stem = file.name.removesuffix(".pkl")
             matches = [role for role, name in roles.items() if re.search(name, stem)]
@@ -63,8 +82,10 @@ def read(
     *,
     height: int,
     silhouette_size: int,
+    joints: poses.Joints = poses.COCO_ONLY,
     interpolation: int = cv2.INTER_CUBIC,
-    optional: tuple[str, ...] = (),
+    optional: tuple[str, ...] = TREES,
+    class_step: int = 1,
 ) -> Outcome:
     """The record of one sequence's pickles.
 
@@ -74,7 +95,10 @@ def read(
     "frames" [T 3 h h] or [T h h 3], "masks" [T h h]: crops squeezed into squares, which
     "ratios", [T] = W / H or [T 2] = (H, W), stretch back.
     "masks_or_silhouettes": masks if they are as large as the frames.
-    "keypoints" [T 17 3], in the coordinates of their file.
+    "keypoints" [T V 3] or with numbers in front (`poses.keypoints_of`), in the
+    coordinates of their file.
+    "parsing" [T s s], class numbers times class_step, aligned like silhouettes.
+    "points": a list of point clouds [N 3], as many as there were scans.
 
     optional: roles; if such a file is damaged, the sequence is kept with a note. Frames
     whose silhouette is empty are dropped from all modalities and counted.
@@ -82,16 +106,26 @@ def read(
     if not sequence.files:
         return Outcome(sequence, None, "empty: no pickle of a known name")
     try:
-        arrays, lost = _load(sequence.files, optional)
+        convert = {
+            "keypoints": functools.partial(poses.keypoints_of, joints=joints),
+            "parsing": functools.partial(
+                _classes, step=class_step, size=silhouette_size
+            ),
+        }
+        arrays, lost = _load(sequence.files, optional, convert)
+        points = arrays.pop("points", None)
         lengths = {role: len(array) for role, array in arrays.items()}
         if len(set(lengths.values())) != 1:
             raise Damaged(f"arrays differ in length: {lengths}", "ragged")
         if not next(iter(lengths.values())):
             return Outcome(sequence, None, "empty: arrays of no frames")
         modalities = _modalities(arrays, height, silhouette_size, interpolation)
+        modalities |= {name: arrays[name] for name in TREES if name in arrays}
         count = len(modalities["ratios"])
         modalities = _with_a_person(modalities)
         dropped = {"empty": count - len(modalities["ratios"])}
+        if points is not None and len(modalities["ratios"]):
+            modalities["points"] = [pack_points(cloud) for cloud in points]
         made = outcome(sequence, dropped, height, silhouette_size, **modalities)
         note = _doubts(arrays, modalities) if made.record else ""
         return made._replace(lost=lost, note=note)
@@ -100,18 +134,24 @@ def read(
 
 
 def _load(
-    files: Mapping[str, str], optional
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    files: Mapping[str, str], optional, convert: Mapping[str, Callable]
+) -> tuple[dict[str, Any], dict[str, str]]:
     """role -> array, and optional role -> why it is unusable."""
     arrays, lost = {}, {}
     for role, path in sorted(files.items(), key=lambda item: item[0] in optional):
         file = epath.Path(path)
         try:
             with naming(file):
-                array = load_array(read_file(file, MAX_BYTES))
-                _check_values(role, array)
+                data = read_file(file, MAX_BYTES)
+                if role == "points":
+                    arrays[role] = _clouds(data)
+                    continue
+                array = load_array(data)
+                array = convert.get(role, np.asarray)(array)
+                if not np.isfinite(array).all():
+                    raise Damaged("values that are not finite")
                 if role in optional:
-                    _check_optional(role, array, _length(arrays))
+                    _check_optional(array, _length(arrays))
             arrays[role] = array
         except Damaged as error:
             if role not in optional or error.kind == "refused":
@@ -119,7 +159,7 @@ def _load(
             lost[role] = str(error)
     if not arrays:
         raise Damaged("no usable array")
-    sizes = {role: array.shape[1:] for role, array in arrays.items()}
+    sizes = {role: x.shape[1:] for role, x in arrays.items() if role != "points"}
     if "masks_or_silhouettes" in arrays:
         masks = {sizes.get("frames", ())[:2], sizes.get("frames", ())[1:]}
         role = "masks" if sizes["masks_or_silhouettes"] in masks else "silhouettes"
@@ -127,17 +167,30 @@ def _load(
     return arrays, lost
 
 
-def _check_values(role: str, array: np.ndarray):
-    if not np.isfinite(array).all():
-        raise Damaged("values that are not finite")
-    if role == "keypoints" and np.abs(array).max(initial=0) > MAX_COORDINATE:
-        raise Damaged(f"key points beyond {MAX_COORDINATE:,} pixels")
+def _clouds(data: bytes) -> list[np.ndarray]:
+    """The point clouds [N 3] of a pickled list; scans may be empty."""
+    clouds = load_arrays(data)
+    for number, cloud in enumerate(clouds):
+        if cloud.ndim != 2 or cloud.shape[1] != 3:
+            raise Damaged(f"scan {number} is {cloud.shape}, expected (N, 3)")
+        if not (np.abs(cloud) <= MAX_DISTANCE).all():  # nor not a number
+            raise Damaged(f"points of scan {number} beyond {MAX_DISTANCE:.0f} m")
+    return clouds
 
 
-def _check_optional(role: str, array: np.ndarray, length: int):
-    expected = "(T, 17, 3)" if role == "keypoints" else "(T, H, W)"
-    if array.ndim != 3 or (role == "keypoints" and array.shape[1:] != (17, 3)):
-        raise Damaged(f"shape {array.shape}, expected {expected}")
+def _classes(array: np.ndarray, step: int, size: int) -> np.ndarray:
+    """Class numbers uint8 [T size size]; the values of `array` are step times these."""
+    if array.ndim != 3:
+        raise Damaged(f"shape {array.shape}, expected (T, {size}, {size})")
+    classes = np.round(array / step)
+    if not (classes >= 0).all() or not (classes <= MAX_CLASS).all():
+        raise Damaged(f"parsing with classes outside 0..{MAX_CLASS}")
+    return _square(classes.astype(np.uint8), size)
+
+
+def _check_optional(array: np.ndarray, length: int):
+    if array.ndim != 3:
+        raise Damaged(f"shape {array.shape}, expected (T, H, W)")
     if len(array) != length:
         raise Damaged(f"{len(array)} frames, but the sequence has {length}", "ragged")
 
@@ -193,8 +246,6 @@ def _modalities(arrays, height, silhouette_size, interpolation) -> dict:
         made["silhouettes"] = normalise_silhouettes(
             made["masks"], silhouette_size, interpolation
         )
-    if "keypoints" in arrays:
-        made["keypoints"] = arrays["keypoints"].astype(np.float32)
     if not made.keys() & {"silhouettes", "frames", "masks"}:
         raise Damaged(f"none of silhouettes, frames, masks: {sorted(arrays)}")
     if ratios is None:  # nothing is squeezed: measure the silhouettes

@@ -138,13 +138,7 @@ def load_array(data: bytes) -> np.ndarray:
     Raises Damaged: "refused" if the pickle asks for anything but arrays of numbers,
     "ragged" for lists with None or with arrays of different shapes, else "corrupt".
     """
-    try:
-        _check_opcodes(data)
-        value = _Unpickler(data).load()
-    except Damaged:
-        raise
-    except Exception as error:  # damaged pickles raise a dozen types
-        raise Damaged(f"{type(error).__name__}: {error}") from error
+    value = _loaded(data)
     if isinstance(value, (list, tuple)):
         array = _stack(value)
     elif isinstance(value, _Array) and value.value is not None:
@@ -156,6 +150,28 @@ def load_array(data: bytes) -> np.ndarray:
     if array.size == 0 and len(array):
         raise Damaged(f"an array {array.shape} without values")
     return array
+
+
+def load_arrays(data: bytes) -> list[np.ndarray]:
+    """The arrays of a pickled list, which may differ in shape; raises Damaged."""
+    value = _loaded(data)
+    if not isinstance(value, (list, tuple)):
+        raise Damaged(f"a {type(value).__name__.strip('_')}, not a list of arrays")
+    items = _plain(value, [MAX_ITEMS, MAX_BYTES], MAX_DEPTH)
+    if not all(isinstance(item, np.ndarray) for item in items):
+        raise Damaged("a list with something else than arrays", "ragged")
+    return items
+
+
+def _loaded(data: bytes):
+    """What the pickle holds, made of numbers, lists and `_Array`s."""
+    try:
+        _check_opcodes(data)
+        return _Unpickler(data).load()
+    except Damaged:
+        raise
+    except Exception as error:  # damaged pickles raise a dozen types
+        raise Damaged(f"{type(error).__name__}: {error}") from error
 
 
 def _check_opcodes(data: bytes):

@@ -16,6 +16,7 @@ IMAGES = {  # modality -> the field of config.data with its (height, width)
     "silhouettes": "silhouette_size",
     "heatmaps": "silhouette_size",
     "regions": "image_size",
+    "parsing": "silhouette_size",
 }
 
 
@@ -80,9 +81,11 @@ def _decode(source, key, name: str, stored: str, values, frames, place) -> np.nd
             raise DamagedRecord(f"{source.name}: {error}") from error
     values = np.asarray(values)
     if name != stored:  # heat maps, drawn from key points
+        if values.shape[1] == len(transforms.MIRRORED_18):
+            values = values[:, list(transforms.COCO_OF_18)]
         values = heatmaps.impute(values)[frames]
         return transforms.cut_silhouettes(heatmaps.skeleton_maps(values), key)
-    if name == "silhouettes":
+    if name in ("silhouettes", "parsing"):
         return transforms.cut_silhouettes(values[frames], key)
     if name == "masks":
         return (values[frames] > 127).astype(np.uint8)
@@ -177,7 +180,7 @@ def training_clip(
         stored, length, ordered=data.ordered, skip=data.skip, rng=rng
     )
     clip = load_clip(source, row, frames, data.modalities, place)
-    check_sizes(source.name, clip, data)
+    check_sizes(source.name, clip, config)
     if data.get("faults"):
         clip = faults.disturb(clip, faults.Faults(**data.faults), rng)
     clip = transforms.augment(
@@ -194,8 +197,18 @@ def training_clip(
     return pad(clip | {"valid": np.ones(length, bool)}, data.num_frames)
 
 
-def check_sizes(name: str, clip: Clip, data) -> None:
-    """Raises ValueError if images are of another size than the config says."""
+def check_sizes(name: str, clip: Clip, config) -> None:
+    """Raises ValueError for images or skeletons of another size than the config's."""
+    data = config.data
+    if "keypoints" in clip:
+        form = config.model.get("joint_format", "coco")
+        found, wanted = clip["keypoints"].shape[1], 18 if form == "alphapose" else 17
+        require(
+            found == wanted,
+            f"{name} has skeletons of {found} joints, the config's model reads {wanted}"
+            f" (joint_format {form!r}). 18 joints are in the data sets NAME/joints_18 "
+            "and --config.model.joint_format=alphapose reads them.",
+        )
     for modality in clip.keys() & IMAGES.keys():
         field = IMAGES[modality]
         height, width = clip[modality].shape[1:3]

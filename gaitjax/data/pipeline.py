@@ -133,7 +133,7 @@ def eval_batches(
         for row in chunks[number][own]:
             frames = np.arange(used[row] if row >= 0 else 1)
             clip = load_clip(source, row if row >= 0 else first, frames, modalities)
-            check_sizes(source.name, clip, config.data)
+            check_sizes(source.name, clip, config)
             clip["valid"] = np.full(len(frames), row >= 0)
             clips.append(pad(clip, padded[first]))
         return stack(clips) | {"labels": np.zeros(len(clips), np.int32)}

@@ -57,8 +57,8 @@ class Source(NamedTuple):
 
 
 # compressed in a record
-ARRAYS = ("masks", "silhouettes", "keypoints", "regions", "captions")
-STORED = ("frames", *ARRAYS)  # modalities that a sequence may lack
+ARRAYS = ("masks", "silhouettes", "keypoints", "regions", "captions", "parsing")
+STORED = ("frames", *ARRAYS, "points")  # modalities that a sequence may lack
 NAMES = ("subject", "condition", "view", "key")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 VERSION = r"[0-9]{1,9}(\.[0-9]{1,9}){2}"

@@ -12,11 +12,14 @@ import numpy as np
 from gaitjax.engine.guards import require
 
 # width is axis 2
-IMAGE_LIKE = ("frames", "masks", "silhouettes", "heatmaps", "regions")
-CHOICES = ("masks", "regions")  # no value lies between two of theirs
+IMAGE_LIKE = ("frames", "masks", "silhouettes", "heatmaps", "regions", "parsing")
+CHOICES = ("masks", "regions", "parsing")  # no value lies between two of theirs
 MODALITIES = (*IMAGE_LIKE, "keypoints", "captions")
 # COCO-17 with left and right exchanged
 MIRRORED = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
+# the same of AlphaPose's 18, and COCO's joints among them (the neck is left out)
+MIRRORED_18 = (0, 1, 5, 6, 7, 2, 3, 4, 11, 12, 13, 8, 9, 10, 15, 14, 17, 16)
+COCO_OF_18 = (0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10)
 # How far the transforms go, as in OpenGait: shares of the width, degrees, shares of the
 # height, shares of the area, height / width
 PERSPECTIVE, ROTATION, SHIFT = 10 / 44, 10.0, 10 / 64
@@ -96,7 +99,9 @@ def flip(
         for image in arrays[name]:  # a tenth of the time of numpy's [:, :, ::-1]
             image[:] = cv2.flip(image, 1)
     if "keypoints" in arrays:
-        points = arrays["keypoints"][:, list(MIRRORED)]  # [T 17 3]
+        points = arrays["keypoints"]  # [T V 3]
+        swap = MIRRORED if points.shape[1] == len(MIRRORED) else MIRRORED_18
+        points = points[:, list(swap)]
         place = points.copy()
         place[..., 0] = frame_width - 1 - place[..., 0]
         mirrored["keypoints"] = np.where(_missing(points), points, place)

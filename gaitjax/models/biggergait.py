@@ -23,7 +23,15 @@ from gaitjax.parts.layers import (
     normalise_colours,
     resize_bilinear,
 )
-from gaitjax.parts.model import Dtype, GaitModel, Size, check_stages, check_strips
+from gaitjax.parts.model import (
+    Dtype,
+    GaitModel,
+    Retrieve,
+    Size,
+    check_patches,
+    check_stages,
+    check_strips,
+)
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.representation import Decoder, layer_norm
 from gaitjax.parts.resnet import Stem, residual_stages
@@ -69,6 +77,7 @@ class Recogniser(nn.Module):
     strides: Sequence[int]
     num_strips: int
     embedding_size: int
+    retrieve: str
     dtype: jnp.dtype
 
     @nn.compact
@@ -80,9 +89,8 @@ class Recogniser(nn.Module):
         x = residual_stages(
             self, x, kinds, *shape, self.dtype, train=train, valid=valid
         )
-        return StripHead(
-            self.num_classes, self.num_strips, self.embedding_size, name="head"
-        )(x, valid, train=train)
+        head = (self.num_classes, self.num_strips, self.embedding_size, self.retrieve)
+        return StripHead(*head, name="head")(x, valid, train=train)
 
 
 class BiggerGait(GaitModel):
@@ -115,7 +123,11 @@ class BiggerGait(GaitModel):
     strides: Some[Positive] = (1, 2, 1, 1)
     num_strips: Positive = 32
     embedding_size: Positive = 256
+    retrieve: Retrieve = "before_neck"
     frames_per_chunk: Natural = 0  # frames that are encoded at a time; 0: all
+    # image_size need be no multiple of patch_size: rows and columns beyond the last
+    # whole patch are not seen
+    cut_to_patches: bool = False
     dtype: Dtype = "float32"
 
     @nn.nowrap
@@ -129,11 +141,7 @@ class BiggerGait(GaitModel):
             f"the number of groups; got {self.layers_per_group}, {self.num_layers} and "
             f"{self.num_recognisers}.",
         )
-        require(
-            not any(side % self.patch_size for side in self.image_size),
-            f"config.model.image_size {self.image_size} is not a multiple of "
-            f"config.model.patch_size {self.patch_size}.",
-        )
+        check_patches(self.image_size, self.patch_size, self.cut_to_patches)
         require(
             self.hidden_size % self.num_heads == 0,
             f"config.model.hidden_size {self.hidden_size} is not a multiple of "
@@ -185,6 +193,7 @@ class BiggerGait(GaitModel):
                 self.strides,
                 self.num_strips,
                 self.embedding_size,
+                self.retrieve,
                 self.dtype,
                 name=f"gait{index}",
             )

@@ -33,6 +33,7 @@ class GaitBase(GaitModel):
     """
 
     images = 1
+    unseen = ("max_pool",)
     channels: Some[Positive] = (64, 128, 256, 512)  # per stage
     layers: Some[Positive] = (1, 1, 1, 1)  # blocks per stage
     strides: Some[Positive] = (1, 2, 2, 1)  # per stage, in space
@@ -61,11 +62,8 @@ class GaitBase(GaitModel):
             x, train=train, valid=valid
         )  # [B T H W C]
         x = stem_pool(x) if self.max_pool else x
-        kinds = ("2d",) * len(self.channels)
-        shape = (self.channels, self.layers, self.strides)
-        x = residual_stages(
-            self, x, kinds, *shape, self.dtype, train=train, valid=valid
-        )  # [B T h w C]
+        shape = (("2d",) * len(self.channels), self.channels, self.layers, self.strides)
+        x = residual_stages(self, x, *shape, self.dtype, train=train, valid=valid)
         head = (self.num_classes, self.num_strips, self.embedding_size, self.retrieve)
         embeddings, logits = StripHead(*head, name="head")(x, valid, train=train)
         return GaitOutput(embeddings, logits, {})

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from gaitjax.engine.fields import Odd, Positive, Share, Some
+from gaitjax.engine.fields import Natural, Odd, Positive, Share, Some
 from gaitjax.engine.guards import require
 from gaitjax.parts.clip_text import CLIPText
 from gaitjax.parts.clip_tokenizer import token_ids
@@ -42,6 +42,7 @@ from gaitjax.parts.model import (
     TEXT_VECTORS,
     Dtype,
     GaitModel,
+    Retrieve,
     Size,
     check_stages,
     check_strips,
@@ -99,6 +100,7 @@ class Representation(NamedTuple):
     """The denoising and the appearance branch."""
 
     channels: Positive = 16  # of each branch's map
+    appearance_channels: Natural = 0  # of the appearance branch, if another number
     hidden: Positive = 768  # of the denoising branch
     remat: bool = False  # compute both, and the decoder, again in the backward pass
     # True: the features are interpolated first, the plain way. False: matmuls and norms
@@ -142,6 +144,7 @@ class Networks(nn.Module):
     maps: Representation
     motion: Motion
     recognition: Gait
+    retrieve: str
     dtype: str
 
     def setup(self):
@@ -151,14 +154,19 @@ class Networks(nn.Module):
             self._setup_language(self.language)
         self.decoder = Decoder(mask.supervision, mask.dropout, dtype=dtype)
         self.denoising = Denoising(maps.channels, maps.hidden, dtype=dtype)
-        self.appearance = Appearance(maps.channels, dtype=dtype)
+        self.appearance = Appearance(
+            maps.appearance_channels or maps.channels, dtype=dtype
+        )
         if self.motion.enabled:
             switches = self.motion._asdict()
             del switches["enabled"]
             self.mtcm_denoised = MTCM(**switches, dtype=dtype)
             self.mtcm_appearance = MTCM(**switches, dtype=dtype)
         self.gait = GaitNetwork(
-            self.num_classes, **self.recognition._asdict(), dtype=dtype
+            self.num_classes,
+            **self.recognition._asdict(),
+            retrieve=self.retrieve,
+            dtype=dtype,
         )
 
     def _setup_language(self, text: Text):
@@ -201,6 +209,7 @@ class LMGait(GaitModel):
     mtcm: Motion = Motion()
     gait: Gait = Gait()
     black_augmentation: Share = 0.2  # of the sequences lose one of their two maps
+    retrieve: Retrieve = "before_neck"
     dtype: Dtype = "float32"
 
     def __post_init__(self):
@@ -244,6 +253,7 @@ class LMGait(GaitModel):
             self.representation,
             self.mtcm,
             self.gait,
+            self.retrieve,
             self.dtype,
         )
         nn.share_scope(self, self.networks)
@@ -312,8 +322,8 @@ class LMGait(GaitModel):
         if self.mtcm.enabled:
             denoised = self.networks.mtcm_denoised(denoised, valid, train=train)
             appearance = self.networks.mtcm_appearance(appearance, valid, train=train)
-            squared = jnp.square(denoised) + jnp.square(appearance)
-            aux["motion"] = jnp.sqrt(jnp.sum(squared, axis=-1))  # [B T h w]
+            squared = [jnp.sum(jnp.square(x), -1) for x in (denoised, appearance)]
+            aux["motion"] = jnp.sqrt(sum(squared))  # [B T h w]
         embeddings, logits = self.networks.gait(
             denoised, appearance, valid, train=train
         )

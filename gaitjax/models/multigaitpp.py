@@ -115,8 +115,8 @@ class MultiGaitPP(GaitModel):
 
     @nn.compact
     def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
-        """batch: two of silhouettes [B T H W], heatmaps [B T H W 2] and frames
-        [B T H W 3], of one size; valid bool [B T].
+        """batch: two of silhouettes [B T H W], heatmaps [B T H W 2], frames
+        [B T H W 3] and parsing [B T H W], of one size; valid bool [B T].
 
         Returns embeddings [B S D], logits [B S N]. aux is empty.
         """
@@ -135,6 +135,7 @@ class MultiGaitPP(GaitModel):
 
         def first_stage(modality, name):
             x = image_sequence(batch, modality)  # [B T H W C]
+            x = x / 255 if modality == "parsing" else x  # as published
             x = Stem(self.channels[0], self.dtype, name=f"{name}stem")(
                 x, train=train, valid=valid
             )

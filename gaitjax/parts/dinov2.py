@@ -266,7 +266,8 @@ class DINOv2(nn.Module):
         """Encodes images that are already normalised (ImageNet mean and std).
 
         Args:
-          images: float [N H W 3]; H and W are multiples of the patch size.
+          images: float [N H W 3]. Rows and columns beyond the last whole patch are
+            left out, as in transformers' Dinov2Model.
           blocks: 0-based ids of the blocks whose outputs are wanted.
 
         Returns:

@@ -39,6 +39,7 @@ class GaitNetwork(nn.Module):
     strides: tuple[int, ...]
     num_strips: int
     embedding_size: int
+    retrieve: str
     dtype: jnp.dtype
 
     @nn.compact
@@ -76,7 +77,5 @@ class GaitNetwork(nn.Module):
             return x.reshape(valid.shape + x.shape[1:])  # [B T h/4 w/4 512]
 
         x = lean(trunk, train)(self, denoised, appearance, valid)
-        head = StripHead(
-            self.num_classes, self.num_strips, self.embedding_size, name="head"
-        )
-        return head(x, valid, train=train)  # [B S D], [B S N]
+        head = (self.num_classes, self.num_strips, self.embedding_size, self.retrieve)
+        return StripHead(*head, name="head")(x, valid, train=train)  # [B S D], [B S N]

@@ -329,9 +329,12 @@ def resize_bilinear(
 
 
 def image_sequence(batch: dict[str, jax.Array], name: str) -> jax.Array:
-    """batch[name] as float32 [B T H W C]: integers / 255, a channel axis if absent."""
+    """batch[name] as float32 [B T H W C]: integers / 255, a channel axis if absent.
+
+    Parsing stays the number of a class, which is what published models read.
+    """
     images = batch[name]
-    if jnp.issubdtype(images.dtype, jnp.integer):
+    if name != "parsing" and jnp.issubdtype(images.dtype, jnp.integer):
         images = images.astype(jnp.float32) / 255
     images = images.astype(jnp.float32)
     return images[..., None] if images.ndim == 4 else images  # [B T H W C]

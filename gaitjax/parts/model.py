@@ -20,7 +20,7 @@ Size = tuple[Side, Side]  # (height, width)
 ThreeStages = tuple[Positive, Positive, Positive]
 FourStages = tuple[Positive, Positive, Positive, Positive]
 NOT_IN_CONFIG = ("num_classes", "name", "parent")  # `name` and `parent` are linen's
-IMAGES = ("silhouettes", "heatmaps", "frames")
+IMAGES = ("silhouettes", "heatmaps", "frames", "parsing")
 TEXT_VECTORS = "text_vectors"
 
 
@@ -77,6 +77,16 @@ def check_stages(stages: int, **options) -> None:
             f"config.model.{name} must have one entry per stage, {stages}; got "
             f"{values}.",
         )
+
+
+def check_patches(size: Size, patch: int, cut: bool, group: str = "") -> None:
+    """Images of `size` must be whole patches, unless the rest is to be cut off."""
+    require(
+        cut or not any(side % patch for side in size),
+        f"config.model.image_size {size} is not a multiple of config.model.{group}"
+        f"patch_size {patch}. Choose a multiple; only for weights that were trained "
+        f"with such images set config.model.{group}cut_to_patches=True.",
+    )
 
 
 def check_strips(strips: int, rows: int, strides, field: str = "num_strips") -> None:

@@ -336,10 +336,12 @@ class Encoder(nn.Module):
 def patches(images: Array, patch_size: int) -> Array:
     """Images [N H W C] cut into flattened patches [N h*w p*p*C], row by row.
 
-    H and W must be multiples of the patch size.
+    Rows below and columns to the right of the last whole patch are left out, as by a
+    strided convolution without padding.
     """
     frames, height, width, channels = images.shape
     rows, columns = height // patch_size, width // patch_size
+    images = images[:, : rows * patch_size, : columns * patch_size]
     grid = images.reshape(
         frames, rows, patch_size, columns, patch_size, channels
     )  # [N h p w p C]

@@ -12,6 +12,7 @@ from gaitjax.engine.guards import require
 from gaitjax.parts.clip_image import CLIP_IMAGE_MEAN, CLIP_IMAGE_STD, CLIPImage
 from gaitjax.parts.dinov2 import DINOv2
 from gaitjax.parts.layers import COLOUR_MEAN, COLOUR_STD
+from gaitjax.parts.model import check_patches
 
 IMAGENET = (COLOUR_MEAN, COLOUR_STD)
 # kind of visual encoder -> its module, and the mean and standard deviation of the
@@ -48,15 +49,15 @@ class VisualEncoder(NamedTuple):
     frozen: bool = True  # no gradient into it, except in the decoder's warm-up
     frames_per_chunk: Natural = 0  # that it sees at once; 0: all frames of a batch
     remat: bool = False  # compute its blocks again in the backward pass
+    # image_size need be no multiple of patch_size: rows and columns beyond the last
+    # whole patch are not seen
+    cut_to_patches: bool = False
 
 
 def check_encoder(options: VisualEncoder, image_size: tuple[int, int]) -> None:
     """Raises ValueError for options that do not fit each other or the images."""
-    require(
-        not any(size % options.patch_size for size in image_size),
-        f"config.model.image_size {image_size} is not a multiple of "
-        f"config.model.visual_encoder.patch_size {options.patch_size}.",
-    )
+    patches = options.patch_size, options.cut_to_patches
+    check_patches(image_size, *patches, "visual_encoder.")
     require(
         max(options.blocks) < options.num_layers,
         f"config.model.visual_encoder.blocks {options.blocks} must lie below "

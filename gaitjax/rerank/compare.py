@@ -88,19 +88,19 @@ def cascade_method(model: CarGait, params, config) -> Method:
     return Method(narrow.prepare, apply)
 
 
-def training_free_method(name: str, metric: str) -> Method:
+def training_free_method(name: str, metric: str, neighbours: int = 100) -> Method:
     """One of `methods.RERANKERS` with its published parameters.
 
-    LBR reorders the 100 nearest, all others the whole gallery. "gcr_views" is GCR with
-    its second graph, between different views (cameras, if the protocol uses them);
-    "gcr" and all others see the features alone.
+    LBR reorders the `neighbours` nearest, all others the whole gallery. "gcr_views" is
+    GCR with its second graph, between different views (cameras, if the protocol uses
+    them); "gcr" and all others see the features alone.
     """
     function = methods.RERANKERS["gcr" if name == "gcr_views" else name]
 
     def apply(distance, probe, gallery, _, views=None):
         options = {
             "kr": {"metric": metric},  # KR starts from distances
-            "lbr": {"chunk": min(64, len(probe))},
+            "lbr": {"chunk": min(64, len(probe)), "shortlist": neighbours},
             "gcr_views": {"views": views},
         }
         return function(distance, probe, gallery, **options.get(name, {}))
@@ -163,13 +163,18 @@ def _in_blocks(function, params, rows, block: int = 256) -> np.ndarray:
     return out
 
 
-def make_rerankers(model: CarGait, params, config, metric: str) -> dict[str, Method]:
-    """{name: Method} of config.rerankers (`evaluation` of the run)."""
+def make_rerankers(
+    model: CarGait, params, config, metric: str, neighbours: int = 100
+) -> dict[str, Method]:
+    """{name: Method} of config.rerankers (`evaluation` of the run).
+
+    neighbours: of LBR.
+    """
     trained = {"cargait": trained_method, "cascade": cascade_method}
     return {
         name: trained[name](model, params, config)
         if name in trained
-        else training_free_method(name, metric)
+        else training_free_method(name, metric, neighbours)
         for name in config.rerankers
     }
 

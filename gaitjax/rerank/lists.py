@@ -8,11 +8,13 @@ from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
 from gaitjax.engine.guards import require
 from gaitjax.retrieval import distance
 
 WITHOUT_NEGATIVE = ("skip", "nearest")
+FULL = 0.05  # share of lists without a negative from which on a warning is given
 
 
 class RankingLists(NamedTuple):
@@ -124,6 +126,27 @@ def build_lists(table, rows: np.ndarray, config, mesh) -> RankingLists:
         "--config.lists.without_negative=nearest.",
     )
     return lists
+
+
+def warn_of_full_lists(lists: RankingLists, config) -> None:
+    """A warning where many lists hold sequences of the anchor's identity alone.
+
+    That happens where an identity has more training sequences than a list is long
+    (CCPG, CASIA-B) and the base model ranks them well.
+    """
+    share = float(lists.positive.all(axis=1).mean())
+    if share < FULL:
+        return
+    fate = {
+        "skip": "these anchors are never drawn",
+        "nearest": "the nearest sequence of another identity is their only negative",
+    }[config.without_negative]
+    logging.warning(
+        "%.0f %% of the lists of the %d nearest sequences hold no negative, so %s. A "
+        "larger --config.lists.size gives them some; --config.lists.without_negative="
+        "nearest gives each one.",
+        100 * share, lists.neighbours.shape[1], fate,
+    )  # fmt: skip
 
 
 def leave_out(neighbours: np.ndarray, out: np.ndarray, size: int) -> np.ndarray:

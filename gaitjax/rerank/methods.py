@@ -19,6 +19,9 @@ from gaitjax.engine.guards import require
 from gaitjax.rerank import graph_methods
 from gaitjax.rerank.k_reciprocal import k_reciprocal
 from gaitjax.retrieval.distance import pairwise_distance
+from gaitjax.retrieval.metrics import rank_metrics
+
+NEIGHBOURS = (5, 10, 20, 50, 100)  # of LBR, to choose from; 100 is published
 
 # (probe [B S D], candidates [B K S D]) -> [B K], smaller is nearer
 ScoreFunction = Callable[[Any, Any], Any]
@@ -154,6 +157,29 @@ def lbr(distance, probe, gallery, *, shortlist=100, temperature=0.3, chunk=64):
         shortlist=shortlist or np.shape(distance)[1],
         chunk=chunk,
     )
+
+
+def choose_neighbours(embeddings, subject, view, metric: str) -> tuple[int, dict]:
+    """LBR's shortlist for small galleries: of NEIGHBOURS, the one of the highest mAP.
+
+    LBR mixes the embeddings of a whole shortlist; where a gallery is not much larger
+    than that, it mixes everybody. Each of the given sequences [n S D] is once the probe
+    and is compared with all others, except those of its identity and view. They should
+    be of identities that no test sees. Returns the number and {number: mAP}; without
+    identities that repeat, the published number.
+    """
+    same = subject[:, None] == subject[None, :]
+    out = same & (view[:, None] == view[None, :])
+    np.fill_diagonal(out, True)
+    distance = pairwise_distance(embeddings, embeddings, metric=metric)
+    distance = np.where(out, np.float32(np.inf), distance)
+    found = {}
+    for number in [k for k in NEIGHBOURS if k < len(subject)]:
+        blurred = lbr(distance, embeddings, embeddings, shortlist=number)
+        metrics = rank_metrics(blurred, subject, subject, out)
+        found[number] = metrics.get("mAP", 0.0)
+    best = max(found, key=found.get) if any(found.values()) else NEIGHBOURS[-1]
+    return best, found
 
 
 def gcr(distance, probe, gallery, *, views=None, shortlist=None, **options):

@@ -29,6 +29,7 @@ from gaitjax.rerank.lists import (
     build_lists,
     draw_triplets,
     held_out_identities,
+    warn_of_full_lists,
 )
 
 
@@ -234,6 +235,7 @@ def fit(config, workdir: str, table: Table) -> Reranker:
 
     def started(state: State, step: int, log: MetricLog) -> State:
         cluster.say(_summary(config, setup, table, lists, step))
+        warn_of_full_lists(lists, config.lists)
         return validate(state, step, log) if step == 0 else state
 
     def after_step(state: State, step: int, log: MetricLog):
@@ -264,10 +266,18 @@ def load(config, workdir: str, shape: tuple[int, int], metric: str) -> Reranker:
     """The trained re-ranker in `workdir`, without the data of its training.
 
     config: of that run. shape: (S, D) of the base model's embeddings. metric: its own.
-    Raises ValueError if no checkpoint can be read.
+    Raises ValueError if no checkpoint can be read, or if it was trained on embeddings
+    of another size.
     """
     checkpoints = Checkpoints(workdir, None, read_only=True)
     (classes,) = checkpoints.shape("best", "params", "logits", "bias")
+    values, _ = checkpoints.shape("best", "params", "hidden", "kernel")
+    require(
+        values == shape[0] * shape[1],
+        f"The re-ranker in {workdir} was trained on embeddings of {values} numbers, "
+        f"this base run's are {shape[0]} x {shape[1]}. Choose a base run whose model "
+        "has as many strips of the same width.",
+    )
     setup = build(config, *shape, classes, metric, jax.devices()[:1])
     target = _stored(abstract(setup.abstract_state, setup.shardings))
     restored = checkpoints.restore(target)

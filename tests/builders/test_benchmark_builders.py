@@ -262,14 +262,13 @@ def test_a_sequence_without_a_file_that_others_have_is_listed(tmp_path):
     missing = "missing: no file of frames, which other sequences have"
     assert report["skipped"] == {"0000/01-bg-cr/180-far": missing}
     assert report["notes"] == {"0000/00-nm/000": "without keypoints: no such file"}
-    assert report["modalities"] == dict.fromkeys(RGB, 3) | {"keypoints": 2}
+    assert report["modalities"] == dict.fromkeys(RGB, 3) | {"keypoints": 2, "points": 3}
     for _ in range(2):  # scanned, and from the cached index
         data = source.open_split(str(tmp_path / "data"), "sustech1k", "test")
         assert {m: bool(h.all()) for m, h in data.present.items()} == {
             "frames": True, "masks": True, "silhouettes": True, "keypoints": False,
-        "regions": False,
-        "captions": False,
-    }  # fmt: skip
+            "regions": False, "captions": False, "parsing": False, "points": True,
+        }  # fmt: skip
     source.check_modalities(data, RGB)
     source.check_modalities(data, ("keypoints",), limit=1)
     config = skeletongait.get_config("sustech1k")

@@ -942,7 +942,7 @@ def config_of(model):
 @pytest.mark.parametrize(
     "model, message",
     [
-        (TINY.clone(image_size=(30, 16)), "patch_size"),
+        (TINY.clone(image_size=(30, 16)), "patch_size 4. .*visual_encoder.cut_to_patc"),
         (
             TINY.clone(visual_encoder=TINY.visual_encoder._replace(kind="vit")),
             "config.model.visual_encoder.kind 'vit'; choose from dinov2, ",
@@ -980,6 +980,27 @@ def config_of(model):
 def test_wrong_options_are_named(model, message):
     with pytest.raises(ValueError, match=message):
         models.check(config_of(model))
+
+
+def test_branches_may_differ_in_width_and_retrieval_in_the_embedding():
+    maps = TINY.representation._replace(appearance_channels=6)
+    model, batch = TINY.clone(representation=maps), make_batch()
+    variables = jax.jit(functools.partial(model.init, train=False))(
+        jax.random.key(0), batch
+    )
+    after = model.clone(retrieve="after_neck")
+
+    @jax.jit
+    def evaluate(variables, batch):
+        return [m.apply(variables, batch, train=False) for m in (model, after)]
+
+    plain, normed = evaluate(variables, batch)
+    assert plain.aux["denoised"].shape[-1] == 4
+    assert plain.aux["appearance"].shape[-1] == 6
+    assert plain.aux["motion"].shape == plain.aux["text_mask"].shape
+    np.testing.assert_allclose(jnp.linalg.norm(normed.embeddings, axis=-1), 1, 1e-5)
+    assert not np.allclose(plain.embeddings, normed.embeddings, atol=0.01)
+    np.testing.assert_array_equal(plain.logits, normed.logits)
 
 
 def test_a_model_is_made_of_its_config():

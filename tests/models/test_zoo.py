@@ -247,7 +247,9 @@ def test_bfloat16_is_close_to_float32(name):
     assert 0 < error < 0.05
 
 
-@pytest.mark.parametrize("name", ["gaitbase", "gaitgl_large", "multigaitpp"])
+@pytest.mark.parametrize(
+    "name", ["gaitbase", "gaitgl_large", "multigaitpp", "biggergait"]
+)
 def test_retrieval_after_the_neck_changes_evaluation_alone(name):
     """In training losses see the embedding before the neck, whatever `retrieve` is."""
     model, batch, variables = MODELS[name][0], make_batch(name), variables_of(name)

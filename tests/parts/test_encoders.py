@@ -156,12 +156,15 @@ def naive_clip_blocks(x, parameters, num_heads, causal):
         dict(),
         dict(swiglu=True),
         dict(num_registers=2, position_interpolation="registers"),
+        dict(swiglu=True, rest=3),
     ],
-    ids=["plain", "swiglu", "registers"],
+    ids=["plain", "swiglu", "registers", "no multiple of the patch"],
 )
 def test_dinov2_equals_a_naive_implementation(options):
+    options = dict(options)
+    rest = options.pop("rest", 0)  # rows and columns beyond the last whole patch
     model = DINOv2(**TINY, **options)
-    images = images_of()
+    images = np.pad(images_of(), ((0, 0), (0, rest), (0, rest), (0, 0)), mode="edge")
     parameters = random_parameters(model, images)
     tokens, blocks = apply(model, parameters, images, blocks=(1, 0))
     prefix = 1 + model.num_registers

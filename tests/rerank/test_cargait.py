@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from gaitjax.rerank.lists import (
     draw_triplets,
     held_out_identities,
     leave_out,
+    warn_of_full_lists,
 )
 from gaitjax.retrieval.distance import pairwise_distance
 from gaitjax.retrieval.metrics import rank_metrics
@@ -249,7 +251,7 @@ def test_top_lists_by_hand():
     assert lists.usable.all()
 
 
-def test_lists_without_a_negative_are_skipped_or_filled():
+def test_lists_without_a_negative_are_skipped_or_filled(caplog):
     table = table_of([0.0, 1.0, 2.0, 10.0, 11.0], list("aaabb"))
     skipped = lists_of(table, 2)
     np.testing.assert_array_equal(skipped.usable, [0, 0, 0, 1, 1])
@@ -258,6 +260,10 @@ def test_lists_without_a_negative_are_skipped_or_filled():
     filled = lists_of(table, 2, "nearest")
     np.testing.assert_array_equal(filled.other_negative, [3, 3, 3, -1, -1])
     assert filled.usable.all()
+    with caplog.at_level("WARNING"):
+        warn_of_full_lists(skipped, toy_config().lists)
+    assert "60 % of the lists of the 2 nearest" in caplog.text
+    assert "only negative" in caplog.text  # the embedded config fills them
     with pytest.raises(ValueError, match="without_negative=nearest"):
         lists_of(table_of([0.0, 1.0, 10.0, 11.0], list("aabb")), 1)
     config = toy_config()
@@ -610,6 +616,22 @@ def test_the_comparison_of_rerankers(tmp_path, monkeypatch, capsys):
     results = [row["rerankers"]["cargait"]["results"] for row in (report, other)]
     assert results[0] == results[1]
     assert (tmp_path / "rerank_other.json").exists()
+
+    # in another folder, over what may be another base run: nothing is trained
+    config.reranker, config.data.test_dataset = str(tmp_path), ""
+    config.evaluation.rerankers = ("lbr", "cargait")
+    config.evaluation.lbr_neighbours = 0
+    moved = run.rerank(config, tmp_path / "moved")
+    assert moved["step"] == report["step"] and moved["reranker"] == str(tmp_path)
+    assert moved["rerankers"]["cargait"]["results"] == results[0]
+    assert not (tmp_path / "moved/checkpoints").exists()
+    assert moved["lbr_neighbours"] in methods.NEIGHBOURS
+    assert f"LBR mixes the {moved['lbr_neighbours']} nearest" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="'runs/x' is no folder of a re-ranker"):
+        run._moved("runs/x", None)
+    wide = SimpleNamespace(embeddings=np.zeros((1, 3, 99)), metric="euclidean")
+    with pytest.raises(ValueError, match="embeddings of .* numbers, .*are 3 x 99"):
+        run._moved(str(tmp_path), wide)
 
 
 @pytest.mark.parametrize(

@@ -360,6 +360,17 @@ def test_grew_submission(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="subject 'probe'"):
         grew_submission.write(path, x[:-3], gallery)
 
+    # a re-ranker's order
+    def backwards(distance, probe, gallery, views):
+        assert [len(v) for v in views] == [len(probe), len(gallery)] == [3, 30]
+        return -distance
+
+    grew_submission.write(tmp_path / "other.csv", x, index, rerank=backwards)
+    rows = (tmp_path / "other.csv").read_text().splitlines()[1:]
+    last = [row.split(",")[1] for row in rows]
+    furthest = gallery.subject[distance.argmax(axis=1)]
+    assert last == [str(int(i)) for i in furthest]
+
     # names are quoted, and none is a formula of a table program
     other = tmp_path / "odd.csv"
     odd = index._replace(view=np.where(index.view == "vA", 'v"A,1', index.view))

@@ -16,25 +16,28 @@ from tfds_builders.checks import Expected
 
 PARTITION = shipped_partition(__file__)
 ABSENT = frozenset({"803"})  # listed, but has no sequence
+# As its authors' organiser does: a name has the role of the first of these words that
+# it contains ("90_3par-119-NM1", "003-90_3par-119-NM1", "003-par")
 ROLES = {
-    "ratios": r"ratios_HW$",
-    "frames": r"-rgb_f$",
-    "masks_or_silhouettes": r"-sil$",
-    "keypoints": r"-pose$",
+    "ratios": "ratios_HW",
+    "frames": "rgb_f",
+    "masks_or_silhouettes": "sil",
+    "parsing": "par",
+    "keypoints": "pose",
 }
-OPTIONAL = ("keypoints",)
+CLASS_STEP = 13  # of grey values between the classes of parsing
+OPTIONAL = ("keypoints", "parsing")
 INSTRUCTIONS = (
     "CCGR-mini's derived data is free for research without redistribution, its RGB "
     "under a signed agreement (https://github.com/ShinanZou/CCGR). Unpack it so that "
-    "DIR holds ID/TYPE/VIEW/*.pkl, save its list of gallery sequences (OpenGait "
-    "publishes it too) as DIR/gallery.txt or DIR/CCGR-MINI.json (GALLERY_SET), and "
-    "pass --manual_dir=DIR."
+    "DIR holds ID/TYPE/VIEW/*.pkl and pass --manual_dir=DIR."
 )
 
 
 def find(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
     """Folders ID/TYPE/VIEW of pickles; a test condition is gallery_ or probe_TYPE."""
-    listed = users_partition((given, root), "CCGR-MINI", ("gallery",)).gallery
+    folders = given, root
+    listed = users_partition(folders, "CCGR-MINI", ("gallery",), PARTITION).gallery
     gallery = frozenset(name.lstrip("0") for name in listed)
     seen = set()
     for sequence in opengait_pickles.find(root, split_of, ROLES):
@@ -70,11 +73,14 @@ class Builder(benchmark.BenchmarkBuilder):
             ("[0-9]*/*/*/*.pkl",),
             "ID/TYPE/VIEW/*-ratios_HW.pkl, *-rgb_f.pkl (if you have it), *-sil.pkl",
             find,
-            functools.partial(opengait_pickles.read, optional=OPTIONAL),
+            functools.partial(
+                opengait_pickles.read, optional=OPTIONAL, class_step=CLASS_STEP
+            ),
             ("ratios", "frames", "masks_or_silhouettes"),
             OPTIONAL,
         ),
     )
+    EXTRAS = ("parsing",)
     EXPECTED = Expected(
         subjects={"train": PARTITION.train, "test": PARTITION.test - ABSENT},
         total=47_884,

@@ -1,4 +1,4 @@
-"""GREW silhouettes: 26,000 people in the wild. See README.md."""
+"""GREW: silhouettes and key points of 26,000 people in the wild. See README.md."""
 
 import functools
 from collections.abc import Iterator
@@ -6,26 +6,48 @@ from collections.abc import Iterator
 from etils import epath
 
 from tfds_builders import benchmark, image_folders, opengait_pickles
-from tfds_builders.archives import Sequence, subfolders
+from tfds_builders.archives import Sequence, files_in, subfolders
 from tfds_builders.checks import Expected
 
 INSTRUCTIONS = (
     "GREW is given on request for non-commercial use, with a password "
     "(https://www.grew-benchmark.org). Unpack its silhouettes so that DIR holds "
     "train/ID/SEQ/*.png, test/gallery/ID/SEQ/*.png and test/probe/SEQ/*.png, and pass "
-    "--manual_dir=DIR."
+    "--manual_dir=DIR. Key points, *_2d_pose.txt, lie beside the images."
 )
+LOOKED_AT = 50  # walks, to see whether the archive has key points
 NO_WALKS = "empty: a person's folder without folders of walks"
 
 
 def find_raw(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
+    """`_find`, with the folders of key points where the archive has any."""
+    del given
+    sequences = list(_find(root))
+    some = [one for one in sequences if one.files][:LOOKED_AT]
+    if any(map(_has_poses, some)):
+        sequences = [_with_poses(one) for one in sequences]
+    yield from sequences
+
+
+def _has_poses(sequence: Sequence) -> bool:
+    folder = epath.Path(sequence.files["silhouettes"])
+    return bool(files_in(folder, ("_2d_pose.txt",)))
+
+
+def _with_poses(sequence: Sequence) -> Sequence:
+    files = sequence.files
+    if files:
+        files = files | {"keypoints": files["silhouettes"]}
+    return sequence._replace(files=files)
+
+
+def _find(root: epath.Path) -> Iterator[Sequence]:
     """Training walks have condition 00, gallery walks 01 and 02, probes 03.
 
     The first of a person's gallery walks in sorted order is 01, the others are 02. The
     field takes the order in which the file system lists them, which differs between
     machines. Probes belong to the subject "probe".
     """
-    del given
     for person in _folders(root / "train"):
         walks, subject = subfolders(person), f"{person.name}train"
         yield from (_sequence("train", subject, "00", walk) for walk in walks)
@@ -77,8 +99,9 @@ class Builder(benchmark.BenchmarkBuilder):
             ("",),
             ("*/0[0-3]/*/*.pkl",),
             "IDtrain/00/SEQ/SEQ.pkl, ID/01, ID/02, probe/03",
-            lambda root, given: opengait_pickles.find(root, split_of),
+            lambda root, given: opengait_pickles.find(root, split_of, by_walk=True),
             opengait_pickles.read,
+            optional=("keypoints",),
         ),
     }
     EXPECTED = Expected(

@@ -1,4 +1,4 @@
-"""OU-MVLP silhouettes: 10,307 people, 14 views, two walks each. See README.md."""
+"""OU-MVLP: 10,307 people, 14 views, two walks each. See README.md."""
 
 from collections.abc import Iterator
 
@@ -14,13 +14,16 @@ VIEWS = tuple(f"{start + step:03d}" for start in (0, 180) for step in range(0, 9
 INSTRUCTIONS = (
     "OU-MVLP is given under a signed agreement (password for its archives): "
     "http://www.am.sanken.osaka-u.ac.jp/BiometricDB/GaitMVLP.html. Unpack them so that "
-    f"DIR holds {PREFIX}VIEW-SEQ/ID/*.png and pass --manual_dir=DIR."
+    f"DIR holds {PREFIX}VIEW-SEQ/ID/*.png and pass --manual_dir=DIR. OU-MVLP-Pose, if "
+    "you have it, lies beside them: alphapose/ID/VIEW_SEQ/*.json (or openpose)."
 )
+POSES = ("alphapose", "openpose")
 
 
 def find_raw(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
     """Folders Silhouette_VIEW-SEQ/ID of silhouettes; the condition is SEQ."""
     del given
+    trees = [root / name for name in POSES if (root / name).is_dir()][:1]
     for folder in subfolders(root):
         view, _, walk = folder.name.removeprefix(PREFIX).partition("-")
         if not folder.name.startswith(PREFIX):
@@ -36,13 +39,19 @@ def find_raw(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
         for person in people:
             subject = person.name
             files = {"silhouettes": str(person)}
+            for tree in trees:
+                place = tree / subject / f"{view}_{walk}"
+                if place.is_dir():
+                    files["keypoints"] = str(place)
             yield Sequence(PARTITION.split(subject), subject, walk, view, files)
 
 
 class Builder(benchmark.BenchmarkBuilder):
     """Multi-view large population gait silhouettes (Takemura et al. 2018)."""
 
-    BUILDER_CONFIGS = benchmark.configs("Images as distributed", "OpenGait pickles")
+    BUILDER_CONFIGS = benchmark.configs(
+        "Images as distributed", "OpenGait pickles", alphapose=True
+    )
     MANUAL_DOWNLOAD_INSTRUCTIONS = INSTRUCTIONS
     SOURCES = {
         "raw": benchmark.Source(
@@ -51,6 +60,7 @@ class Builder(benchmark.BenchmarkBuilder):
             f"{PREFIX}VIEW-SEQ/ID/*.png, for instance {PREFIX}000-00/00001/0001.png",
             find_raw,
             image_folders.read_silhouettes,
+            optional=("keypoints",),
         ),
         "opengait": benchmark.Source(
             ("",),
@@ -58,8 +68,10 @@ class Builder(benchmark.BenchmarkBuilder):
             "ID/SEQ/VIEW/VIEW.pkl",
             lambda root, given: opengait_pickles.find(root, PARTITION.split),
             opengait_pickles.read,
+            optional=("keypoints",),
         ),
     }
+    JOINTS = (17, 18)
     EXPECTED = Expected(
         subjects={"train": PARTITION.train, "test": PARTITION.test},
         sequences={"test": 133_478},

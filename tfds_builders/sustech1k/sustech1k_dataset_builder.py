@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from etils import epath
 
 from tfds_builders import benchmark, opengait_pickles
-from tfds_builders.archives import Sequence, users_partition
+from tfds_builders.archives import Sequence, shipped_partition, users_partition
 from tfds_builders.checks import Expected
 
 # 00 to 07 have each sensor at its own rate; 08 to 15, the same synchronised, are unused
@@ -16,27 +16,32 @@ ROLES = {
     "silhouettes": r"^06(?!\d)",
     "masks": r"^07(?!\d)",
     "keypoints": r"^03(?!\d)",
+    "points": r"^00(?!\d)",
 }
 VIEWS = (
     *(f"{angle:03d}" for angle in range(0, 316, 45)),
     *("000-far", "090-near", "180-far", "270-far"),
 )
-OPTIONAL = ("masks", "keypoints")  # the layout of these files is not documented
+OPTIONAL = ("masks", "keypoints", "points")
+PARTITION = shipped_partition(__file__)
 INSTRUCTIONS = (
     "SUSTech1K is given under a signed agreement (https://lidargait.github.io). Unpack "
-    "its pickles so that DIR holds ID/TYPE/VIEW/NN-*.pkl, put the partition list "
-    "SUSTech1K.json (OpenGait publishes it too) into DIR, and pass --manual_dir=DIR."
+    "its pickles so that DIR holds ID/TYPE/VIEW/NN-*.pkl and pass --manual_dir=DIR."
 )
 
 
 def find(root: epath.Path, given: epath.Path) -> Iterator[Sequence]:
     """Folders ID/TYPE/VIEW of numbered pickles."""
-    partition = users_partition((given, root), "SUSTech1K", ("train", "test"))
+    needed = ("train", "test")
+    partition = users_partition((given, root), "SUSTech1K", needed, PARTITION)
     return opengait_pickles.find(root, partition.split, ROLES)
 
 
 class Builder(benchmark.BenchmarkBuilder):
-    """LiDAR and camera gait of 1,050 people (Shen et al. 2023); camera only."""
+    """LiDAR and camera gait of 1,050 people (Shen et al. 2023).
+
+    Point clouds are stored as they are; no model here reads them yet.
+    """
 
     BUILDER_CONFIGS = benchmark.configs(
         "Pickles as distributed, frames channels last",
@@ -57,6 +62,7 @@ class Builder(benchmark.BenchmarkBuilder):
             OPTIONAL,
         ),
     )
+    EXTRAS = ("points",)
     EXPECTED = Expected(
         subjects={"train": 250, "test": 800},
         recalled={"train": 6011, "test": 19_228},
