@@ -62,9 +62,10 @@ def get_config(dataset: str = "synthetic"):
             frames_per_chunk=240,
             remat=False,
         ),
+        visual_prompts=0,
         text=dict(
             enabled=True,
-            mam=True,
+            adapter="mam",  # its rivals: "lora", "adalora", "prompt"; "none"
             prompts=prompts.PROMPTS["correct"],  # "wrong", "random": Table 6
             shipped=tuple(prompts.TOKEN_IDS.items()),
             vocabulary="",
@@ -78,6 +79,12 @@ def get_config(dataset: str = "synthetic"):
             vocabulary_size=49_408,
             context_length=77,
             adapter_size=64,
+            rank=8,
+            alpha=8.0,
+            initial_rank=12,
+            budget=(0.1, 0.5),
+            orthogonality=0.1,
+            prompt_length=16,
             tau_init=10.0,
             temperature="log",
         ),

@@ -43,6 +43,13 @@ FREE = (
 # Config fields that later versions added, and the value that a run without them has
 ADDED = {
     "train.accumulate": 1,
+    "model.visual_prompts": 0,
+    "model.text.rank": 8,
+    "model.text.alpha": 8.0,
+    "model.text.initial_rank": 12,
+    "model.text.budget": [0.1, 0.5],
+    "model.text.orthogonality": 0.1,
+    "model.text.prompt_length": 16,
     "model.retrieve": "before_neck",
     "model.joint_format": "coco",
     "model.max_pool": False,
@@ -157,7 +164,7 @@ def read_config(workdir: str | Path) -> ConfigDict | None:
     require_whole(path.is_file(), path, "it is no file", _REPAIR)
     try:
         content = json.loads(path.read_text())
-        content = content if isinstance(content, dict) else {}
+        content = renewed(content if isinstance(content, dict) else {})
         for group, fields in _former(content).items():
             content["model"][group] |= fields
         content = from_plain(content)
@@ -198,6 +205,19 @@ def _former(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return former if lacks else {}
 
 
+def renewed(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored config with today's fields in place of those that were replaced.
+
+    model.text.adapter was model.text.mam, True or False.
+    """
+    text = config.get("model", {}).get("text")
+    if not isinstance(text, dict) or "mam" not in text:
+        return config
+    text = {"adapter": "mam" if text["mam"] else "none"} | text
+    del text["mam"]
+    return config | {"model": config["model"] | {"text": text}}
+
+
 def _with_tuples(value):
     """JSON's lists as the tuples that configs have."""
     if isinstance(value, dict):
@@ -228,7 +248,7 @@ def describe(config, fingerprint: str, frozen: dict | None = None) -> dict[str, 
 
 def differences(stored: dict, current: dict) -> list[str]:
     """In what two descriptions differ, a phrase each; [] if they are of one run."""
-    old, new = flat(stored["config"]), flat(current["config"])
+    old, new = flat(renewed(stored["config"])), flat(current["config"])
     old |= {f"model.{k}": v for k, v in flat(_former(stored["config"])).items()}
     if not any(name.startswith("warmup.") for name in new) and not old.get(
         "warmup.steps"

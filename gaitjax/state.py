@@ -74,6 +74,13 @@ def init_state(rng, batch, *, model, tx, frozen_patterns) -> TrainState:
     )
 
 
+def optimizer_of(config, model):
+    """(schedule, optimizer) of a phase: its config's, as the model needs them."""
+    schedule = optim.make_schedule(config.optimizer, config.train.steps)
+    tx = optim.make_optimizer(config.optimizer, schedule, model.no_decay)
+    return schedule, model.optimizer(tx, config.train.steps)
+
+
 class Setup(NamedTuple):
     """What `build` makes of a config: shared by training, evaluation and benchmarks.
 
@@ -100,8 +107,7 @@ def build(config, example_batch, devices=None) -> Setup:
     """
     mesh = sharding.make_mesh(config.mesh, devices)
     model = models.make(config)
-    schedule = optim.make_schedule(config.optimizer, config.train.steps)
-    tx = optim.make_optimizer(config.optimizer, schedule, model.no_decay)
+    _, tx = optimizer_of(config, model)
 
     def init(rng) -> TrainState:
         batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example_batch)

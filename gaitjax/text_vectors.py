@@ -40,15 +40,12 @@ def from_description(config, description: dict) -> dict[str, np.ndarray] | None:
     """
     if TEXT_VECTORS not in description:
         return None
+    configs = run_folder.renewed(description["config"]), run_folder.plain(config)
     old, new = (
-        {
-            name: value
-            for name, value in run_folder.flat(tree["model"]["text"]).items()
-            if name not in ("vocabulary", "shipped")
-        }
-        for tree in (description["config"], run_folder.plain(config))
+        run_folder.flat({"model": {"text": tree["model"]["text"]}}) for tree in configs
     )
-    if old != new:
+    differing = {name for name, _, _ in run_folder.changes(old, new)}
+    if differing - {"model.text.vocabulary", "model.text.shipped"}:
         return None
     vectors = description[TEXT_VECTORS]
     return {name: np.asarray(rows, np.float32) for name, rows in vectors.items()}

@@ -25,6 +25,7 @@ from gaitjax.state import (
     check_batch,
     example_batch,
     model_variables,
+    optimizer_of,
     stored_part,
 )
 
@@ -97,8 +98,7 @@ def loop_phases(config, setup: Setup, data=None, damaged=None) -> list[loop.Phas
 def _loop_phase(phase: PhaseConfig, setup: Setup, data, damaged) -> loop.Phase:
     config = phase.config
     check_batch(config, setup.mesh)
-    schedule = optim.make_schedule(config.optimizer, config.train.steps)
-    tx = optim.make_optimizer(config.optimizer, schedule, setup.model.no_decay)
+    schedule, tx = optimizer_of(config, setup.model)
     losses = config.loss.to_dict()
     parts, devices = config.train.accumulate, setup.mesh.shape["data"]
     if "triplet" in losses:

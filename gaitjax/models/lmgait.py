@@ -13,7 +13,10 @@ Differences from the paper:
   F' = F (1 + a), with one mask for the last layer and one for the middle layers, each
   averaged over the prompts. `text.fusion` offers others, and `text.place` other places
   than the paper's "visual feature map", where an affine-free batch norm follows.
-- `text.temperature="log"`: as CLIP, log tau is learned, and neither it nor MAM decays.
+- `text.temperature="log"`: as CLIP, log tau is learned, and neither it nor an adapter
+  decays.
+- `text.adapter` has rivals of MAM that the paper names, and `visual_prompts` those of
+  DPT (parts/adapters.py).
 - Each branch has an MTCM with its own weights; see `mtcm.py` for its padding in time.
 - Frames are consecutive, which frame differences need (section 3.1 draws t at random).
 - `decoder.supervision="reconstruction"` is BigGait's unsupervised mask branch. BigGait
@@ -33,10 +36,17 @@ from flax import linen as nn
 
 from gaitjax.engine.fields import Natural, Odd, Positive, Share, Some
 from gaitjax.engine.guards import require
-from gaitjax.parts.clip_text import CLIPText
+from gaitjax.parts import adapters
 from gaitjax.parts.clip_tokenizer import token_ids
 from gaitjax.parts.gait_network import GaitNetwork
-from gaitjax.parts.language import Text, TextProjection, check_tokens
+from gaitjax.parts.language import (
+    Text,
+    TextProjection,
+    check_tokens,
+    encoded_prompts,
+    text_adapters,
+    text_tower,
+)
 from gaitjax.parts.layers import resize_bilinear
 from gaitjax.parts.model import (
     TEXT_VECTORS,
@@ -47,7 +57,7 @@ from gaitjax.parts.model import (
     check_stages,
     check_strips,
 )
-from gaitjax.parts.mtcm import MAM, MTCM
+from gaitjax.parts.mtcm import MTCM
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.representation import (
     Appearance,
@@ -139,6 +149,7 @@ class Networks(nn.Module):
 
     num_classes: int
     visual: VisualEncoder
+    prompts: int
     language: Text
     mask: DecoderOptions
     maps: Representation
@@ -150,6 +161,8 @@ class Networks(nn.Module):
     def setup(self):
         visual, mask, maps, dtype = self.visual, self.mask, self.maps, self.dtype
         self.visual_encoder = visual_encoder(visual, dtype, self.is_initializing())
+        if self.prompts:
+            self.visual_prompts = adapters.Vectors(self.prompts, visual.hidden_size)
         if self.language.enabled:
             self._setup_language(self.language)
         self.decoder = Decoder(mask.supervision, mask.dropout, dtype=dtype)
@@ -170,19 +183,8 @@ class Networks(nn.Module):
         )
 
     def _setup_language(self, text: Text):
-        self.text_encoder = CLIPText(
-            width=text.width,
-            num_layers=text.num_layers,
-            num_heads=text.num_heads,
-            vocabulary_size=text.vocabulary_size,
-            context_length=text.context_length,
-            positions=text.positions,
-            dtype=self.dtype,
-        )
-        if text.mam:
-            self.text_adapter = [
-                MAM(text.adapter_size, dtype=self.dtype) for _ in range(text.num_layers)
-            ]
+        self.text_encoder = text_tower(text, self.dtype)
+        self.text_adapter = text_adapters(text, self.dtype)
         width = self.visual.hidden_size
         options = text.tau_init, text.temperature
         self.text_projection_last = TextProjection(width, *options)
@@ -203,6 +205,9 @@ class LMGait(GaitModel):
     image_size: Size = (448, 224)  # as the image encoder sees a frame
     feature_grid: Size = (64, 32)  # of the maps; at full size twice the token grid
     visual_encoder: VisualEncoder = VisualEncoder()
+    # DPT: learned vectors among the image's tokens, which the gradient reaches through
+    # the frozen encoder
+    visual_prompts: Natural = 0
     text: Text = Text()
     decoder: DecoderOptions = DecoderOptions()
     representation: Representation = Representation()
@@ -237,6 +242,11 @@ class LMGait(GaitModel):
             "gradient, and weight decay alone would move it. To train it, set that "
             "field to False; to keep it, name '^visual_encoder/' in config.frozen.",
         )
+        require(
+            not self.visual_prompts or held or config.mode != "train",
+            "config.model.visual_prompts are learned instead of the encoder's weights: "
+            "name '^visual_encoder/' in config.frozen, or set visual_prompts=0.",
+        )
         if text.enabled:
             check_tokens(text)
         check_stages(len(gait.channels), **{"gait.strides": gait.strides})
@@ -248,6 +258,7 @@ class LMGait(GaitModel):
         self.networks = Networks(
             self.num_classes,
             self.visual_encoder,
+            self.visual_prompts,
             self.text,
             self.decoder,
             self.representation,
@@ -266,7 +277,20 @@ class LMGait(GaitModel):
     @property
     def no_decay(self) -> tuple[str, ...]:
         decays = self.text.temperature == "plain"
-        return () if decays else ("/log_tau$", "^text_adapter_")
+        return () if decays else ("/log_tau$", f"^{adapters.SCOPE}", "^visual_prompts/")
+
+    @nn.nowrap
+    def optimizer(self, tx, steps):
+        text = self.text
+        if not text.enabled or text.adapter != "adalora":
+            return tx
+        return adapters.shrinking(
+            tx,
+            steps=steps,
+            ranks=(text.initial_rank, text.rank),
+            hold=text.budget,
+            orthogonality=text.orthogonality,
+        )
 
     def __call__(
         self,
@@ -312,6 +336,8 @@ class LMGait(GaitModel):
             logged |= mask_statistics(attention, person > 0.5, inside)
             for layer, rows in vectors.items():
                 logged[f"tau/{layer}"] = jnp.linalg.norm(rows[0])
+        if self.text.enabled and self.text.adapter == "adalora" and train:
+            logged |= adapters.logged(self.variables["params"])
         if train and self.black_augmentation > 0:
             denoised, appearance = blacken(
                 denoised, appearance, self.black_augmentation, self.make_rng("augment")
@@ -353,19 +379,9 @@ class LMGait(GaitModel):
         if self.has_variable("params", TEXT_VECTORS):
             return self.get_variable("params", TEXT_VECTORS)
         networks = self.networks
-        ids = jnp.asarray(self.text.token_ids, jnp.int32)  # [P L]
-        adapt = None
-        if self.text.mam:
-
-            def adapt(index, hidden):
-                return networks.text_adapter[index](hidden)
-
-        tokens, pooled = networks.text_encoder(ids, after_block=adapt)
-        if self.text.pooling == "mean":
-            end = jnp.argmax(ids, axis=1)[:, None]  # the end token has the largest id
-            used = (jnp.arange(ids.shape[1])[None, :] <= end)[..., None]  # [P L 1]
-            total = jnp.sum(jnp.where(used, tokens, 0.0), axis=1)  # [P d]
-            pooled = total / jnp.sum(used, axis=1)
+        pooled = encoded_prompts(
+            networks.text_encoder, networks.text_adapter, self.text
+        )
         return {
             "last": networks.text_projection_last(pooled),
             "mid": networks.text_projection_mid(pooled),
@@ -396,7 +412,8 @@ class LMGait(GaitModel):
         images = self._prepare(batch["frames"], batch["ratios"])  # [N H W 3]
         visual = self.visual_encoder
         grid = tuple(size // visual.patch_size for size in self.image_size)
-        final, middle = self.networks.visual_encoder(images, blocks=visual.blocks)
+        prompts = self.networks.visual_prompts() if self.visual_prompts else None
+        final, middle = self.networks.visual_encoder(images, visual.blocks, prompts)
 
         def features(tokens):
             tokens = tokens[:, -grid[0] * grid[1] :]  # without CLS and registers
@@ -409,7 +426,7 @@ class LMGait(GaitModel):
             )
 
         mid = layer_norm(jnp.concatenate(middle, axis=-1))  # [N 1+h'w' 4d]
-        if frozen:
+        if frozen and prompts is None:
             final, mid = jax.lax.stop_gradient((final, mid))
         return features(final), features(mid)
 

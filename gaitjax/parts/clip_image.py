@@ -21,7 +21,13 @@ from jax import Array
 
 from gaitjax.parts.clip_text import Table
 from gaitjax.parts.dinov2 import DINOv2, interpolate_positions
-from gaitjax.parts.transformer import CLIPBlock, Encoder, LayerNorm, PatchEmbedding
+from gaitjax.parts.transformer import (
+    CLIPBlock,
+    Encoder,
+    LayerNorm,
+    PatchEmbedding,
+    with_vectors,
+)
 
 # mean and deviation of colours of the published towers, on the 0..255 scale
 CLIP_IMAGE_MEAN = (122.7709383, 116.7460125, 104.09373615)
@@ -81,11 +87,12 @@ class VisionModel(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, images: Array, blocks: tuple[int, ...]):
+    def __call__(self, images: Array, blocks: tuple[int, ...], prompts: Array | None):
         x = ImageEmbeddings(
             self.width, self.patch_size, self.table_size, self.dtype, name="embeddings"
         )(images)
         x = LayerNorm(1e-5, name="pre_layrnorm")(x)  # [N 1+h*w D]
+        x = with_vectors(x, prompts, start=1)
         block = nn.remat(CLIPBlock) if self.remat else CLIPBlock
         block = partial(block, self.num_heads, False)
         encoder = Encoder(block, self.num_layers, "layers", name="encoder")
@@ -101,7 +108,9 @@ class CLIPImage(DINOv2):
     """
 
     @nn.compact
-    def encode(self, images: Array, blocks: tuple[int, ...]):
+    def encode(
+        self, images: Array, blocks: tuple[int, ...], prompts: Array | None = None
+    ):
         """`__call__` on all frames at once."""
         tokens, outputs = VisionModel(
             self.hidden_size,
@@ -112,5 +121,5 @@ class CLIPImage(DINOv2):
             self.remat,
             self.dtype,
             name="vision_model",
-        )(images, blocks)
+        )(images, blocks, prompts)
         return tokens, tuple(outputs[index] for index in blocks)

@@ -21,7 +21,13 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from gaitjax.parts.transformer import CLIPBlock, Dense, Encoder, LayerNorm
+from gaitjax.parts.transformer import (
+    CLIPBlock,
+    Dense,
+    Encoder,
+    LayerNorm,
+    with_vectors,
+)
 
 # text towers of the released CLIP models
 CLIP_TEXT_SIZES = {
@@ -64,7 +70,8 @@ class Table(nn.Module):
 
 
 class TextEmbeddings(nn.Module):
-    """Token plus position embedding: int [P L] -> [P L D]."""
+    """Token plus position embedding: int [P L] -> [P L D], or [P L+k D] with vectors
+    [k D], which stand after the start token."""
 
     width: int
     vocabulary_size: int
@@ -73,14 +80,14 @@ class TextEmbeddings(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, token_ids: Array) -> Array:
-        length = token_ids.shape[1]
-        tokens = Table(self.vocabulary_size, self.width, name="token_embedding")()
+    def __call__(self, token_ids: Array, vectors: Array | None) -> Array:
+        table = Table(self.vocabulary_size, self.width, name="token_embedding")()
+        tokens = with_vectors(table[token_ids], vectors, start=1)  # [P L+k D]
         if self.positions == "learned":
             table = Table(self.context_length, self.width, name="position_embedding")()
         else:
             table = jnp.asarray(sinusoidal_positions(self.context_length, self.width))
-        return (tokens[token_ids] + table[None, :length]).astype(self.dtype)
+        return (tokens + table[None, : tokens.shape[1]]).astype(self.dtype)
 
 
 class TextModel(nn.Module):
@@ -100,6 +107,7 @@ class TextModel(nn.Module):
         token_ids: Array,
         valid: Array | None,
         after_block: Callable[[int, Array], Array] | None,
+        vectors: Array | None,
     ) -> Array:
         embeddings = TextEmbeddings(
             self.width,
@@ -111,7 +119,7 @@ class TextModel(nn.Module):
         )
         block = partial(CLIPBlock, self.num_heads, True)
         encoder = Encoder(block, self.num_layers, "layers", name="encoder")
-        x = embeddings(token_ids)
+        x = embeddings(token_ids, vectors)
         x, _ = encoder(x, valid, after_block=after_block)  # [P L D]
         return LayerNorm(1e-5, name="final_layer_norm")(x)
 
@@ -143,6 +151,7 @@ class CLIPText(nn.Module):
         token_ids: Array,
         after_block: Callable[[int, Array], Array] | None = None,
         valid: Array | None = None,
+        vectors: Array | None = None,
     ) -> tuple[Array, Array]:
         """Encodes prompts under a causal mask.
 
@@ -154,6 +163,8 @@ class CLIPText(nn.Module):
             constructed and bound before the call).
           valid: bool [P L], tokens that may be attended; None means all (with the
             causal mask, padding after the end token changes nothing before it).
+          vectors: [k D], learned vectors between the start token and the words; L is
+            then L + k below and must not exceed context_length, `valid` must be None.
 
         Returns:
           (tokens after the final LayerNorm [P L D], end-of-text token [P D], projected
@@ -169,8 +180,9 @@ class CLIPText(nn.Module):
             self.dtype,
             name="text_model",
         )
-        tokens = text_model(token_ids, valid, after_block)
+        tokens = text_model(token_ids, valid, after_block, vectors)
         end = end_position(token_ids, self.end_token)  # [P]
+        end = end + tokens.shape[1] - token_ids.shape[1]
         pooled = jnp.take_along_axis(tokens, end[:, None, None], axis=1)[:, 0]  # [P D]
         if self.projection_size:
             projection = Dense(self.projection_size, False, name="text_projection")

@@ -42,6 +42,7 @@ from gaitjax.parts.transformer import (
     PatchEmbedding,
     gelu,
     self_attention,
+    with_vectors,
 )
 
 EPSILON = 1e-6  # of every LayerNorm
@@ -261,7 +262,10 @@ class DINOv2(nn.Module):
     frames_per_chunk: int = 0
 
     def __call__(
-        self, images: Array, blocks: Sequence[int] = ()
+        self,
+        images: Array,
+        blocks: Sequence[int] = (),
+        prompts: Array | None = None,
     ) -> tuple[Array, tuple[Array, ...]]:
         """Encodes images that are already normalised (ImageNet mean and std).
 
@@ -269,17 +273,19 @@ class DINOv2(nn.Module):
           images: float [N H W 3]. Rows and columns beyond the last whole patch are
             left out, as in transformers' Dinov2Model.
           blocks: 0-based ids of the blocks whose outputs are wanted.
+          prompts: [k D], learned vectors beside the class token.
 
         Returns:
           (tokens after the final LayerNorm, block outputs in the order of `blocks`),
-          each [N 1+R+h*w D] in `dtype`: class token, registers, patches row by row.
+          each [N 1+R+k+h*w D] in `dtype`: class token, registers, prompts, patches row
+          by row.
         """
         blocks = tuple(blocks)
         frames = images.shape[0]
         if not self.frames_per_chunk or frames <= self.frames_per_chunk:
-            return self.encode(images, blocks)
+            return self.encode(images, blocks, prompts)
         if self.is_initializing():
-            return self.encode(images[:1], blocks)
+            return self.encode(images[:1], blocks, prompts)
         parameters = {"params": self.variables["params"]}
         whole = self.clone(frames_per_chunk=0, parent=None)
         chunks = -(-frames // self.frames_per_chunk)
@@ -290,7 +296,7 @@ class DINOv2(nn.Module):
         images = images.reshape(size, chunks, *images.shape[1:])  # [size chunks H W 3]
         images = jnp.swapaxes(images, 0, 1)  # [chunks size H W 3]
         outputs = jax.lax.map(
-            lambda chunk: whole.apply(parameters, chunk, blocks), images
+            lambda chunk: whole.apply(parameters, chunk, blocks, prompts), images
         )
         return jax.tree.map(
             lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:])[:frames], outputs
@@ -298,7 +304,7 @@ class DINOv2(nn.Module):
 
     @nn.compact
     def encode(
-        self, images: Array, blocks: tuple[int, ...]
+        self, images: Array, blocks: tuple[int, ...], prompts: Array | None = None
     ) -> tuple[Array, tuple[Array, ...]]:
         """`__call__` on all frames at once."""
         embeddings = Embeddings(
@@ -317,6 +323,7 @@ class DINOv2(nn.Module):
             self.swiglu,
         )
         encoder = Encoder(block, self.num_layers, "layer", name="encoder")
-        tokens, outputs = encoder(embeddings(images), keep=blocks)  # [N L D]
+        x = with_vectors(embeddings(images), prompts, start=1 + self.num_registers)
+        tokens, outputs = encoder(x, keep=blocks)  # [N L D]
         tokens = LayerNorm(EPSILON, name="layernorm")(tokens)
         return tokens, tuple(outputs[index] for index in blocks)

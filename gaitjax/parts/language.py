@@ -1,4 +1,7 @@
-"""LMGait's language branch: its options and the projection of its result."""
+"""LMGait's language branch: options, adapters in the tower, projection of its result.
+
+The adapters themselves are in `adapters.py`.
+"""
 
 import math
 from typing import Annotated, Literal, NamedTuple
@@ -6,9 +9,12 @@ from typing import Annotated, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gaitjax.engine.fields import Above, Natural, Positive
+from gaitjax.engine.fields import Above, AtLeast, Natural, Positive, Share
 from gaitjax.engine.guards import require
+from gaitjax.parts.adapters import MAM, Vectors, adalora, lora
+from gaitjax.parts.clip_text import CLIPText
 
 TAU_MAX = 100.0  # of the text mask, as CLIP limits its temperature
 
@@ -17,7 +23,8 @@ class Text(NamedTuple):
     """The language branch. The defaults are the text tower of CLIP ViT-B/16."""
 
     enabled: bool = True  # False: Table 4 and 6, without the text branch
-    mam: bool = True  # False: Table 6, without MAM
+    # MAM, one of its rivals, or the plain tower (Table 6, without MAM)
+    adapter: Literal["mam", "lora", "adalora", "prompt", "none"] = "mam"
     prompts: tuple[str, ...] = ()
     # (prompt, its token ids): these prompts need no vocabulary
     shipped: tuple[tuple[str, tuple[Natural, ...]], ...] = ()
@@ -37,11 +44,76 @@ class Text(NamedTuple):
     vocabulary_size: Positive = 49408
     context_length: Positive = 77
     adapter_size: Positive = 64  # r of MAM
+    rank: Positive = 8  # r of LoRA; of AdaLoRA's matrices, the mean that is left
+    alpha: Annotated[float, Above(0)] = 8.0  # LoRA's update is alpha / rank times a b
+    initial_rank: Positive = 12  # of AdaLoRA
+    # AdaLoRA: shares of the steps with the initial and with the final rank
+    budget: tuple[Share, Share] = (0.1, 0.5)
+    orthogonality: Annotated[float, AtLeast(0)] = 0.1  # weight of AdaLoRA's penalty
+    prompt_length: Positive = 16  # learned vectors of "prompt"
     tau_init: Annotated[float, Above(0)] = 10.0  # temperature of the text mask
     # "log": log tau is learned, tau at most 100, and weight decay spares it and MAM.
     # "plain": tau is learned and decayed, which takes it to 0 whatever the loss says;
     # for runs of version 0.1
     temperature: Literal["log", "plain"] = "log"
+
+
+def text_tower(text: Text, dtype: str) -> CLIPText:
+    """The tower that the options describe."""
+    return CLIPText(
+        width=text.width,
+        num_layers=text.num_layers,
+        num_heads=text.num_heads,
+        vocabulary_size=text.vocabulary_size,
+        context_length=text.context_length,
+        positions=text.positions,
+        dtype=dtype,
+    )
+
+
+def text_adapters(text: Text, dtype: str) -> list[nn.Module]:
+    """The adapters of the tower, one for each block; of "prompt" a single one."""
+    if text.adapter == "prompt":
+        return [Vectors(text.prompt_length, text.width)]
+    make = {
+        "mam": lambda: MAM(text.adapter_size, dtype=dtype),
+        "lora": lambda: lora(text.rank, text.alpha),
+        "adalora": lambda: adalora(text.initial_rank),
+    }
+    blocks = text.num_layers if text.adapter in make else 0
+    return [make[text.adapter]() for _ in range(blocks)]
+
+
+def encoded_prompts(tower: CLIPText, adapters, text: Text) -> jax.Array:
+    """The prompts as the adapted tower sees them, pooled over tokens: [P d]."""
+    ids, options = jnp.asarray(text.token_ids, jnp.int32), {}  # [P L]
+    if text.adapter == "mam":
+        options["after_block"] = lambda index, x: adapters[index](x)
+    elif text.adapter == "prompt":
+        options["vectors"] = adapters[0]()
+    elif text.adapter in ("lora", "adalora"):
+        tower = _updated(tower, adapters, ids)
+    tokens, pooled = tower(ids, **options)  # [P L d], [P d]
+    if text.pooling == "mean":
+        end = jnp.argmax(ids, axis=1)[:, None]  # the end token has the largest id
+        end = end + tokens.shape[1] - ids.shape[1]
+        used = (jnp.arange(tokens.shape[1])[None, :] <= end)[..., None]  # [P L 1]
+        total = jnp.sum(jnp.where(used, tokens, 0.0), axis=1)  # [P d]
+        pooled = total / jnp.sum(used, axis=1)
+    return pooled
+
+
+def _updated(tower, adapters, ids) -> CLIPText:
+    """The tower with the adapters' updates in its matrices."""
+    if tower.is_initializing():
+        tower(ids)  # makes the parameters
+    flat = flatten_dict(tower.variables["params"])
+    for index, adapter in enumerate(adapters):
+        path = ("text_model", "encoder", "layers", str(index))
+        block = {k[len(path) :]: v for k, v in flat.items() if k[: len(path)] == path}
+        changed = flatten_dict(adapter(unflatten_dict(block)))
+        flat |= {(*path, *k): v for k, v in changed.items()}
+    return tower.clone(parent=None).bind({"params": unflatten_dict(flat)})
 
 
 class TextProjection(nn.Module):
@@ -79,13 +151,22 @@ def check_tokens(text: Text) -> None:
         "config.model.text.enabled=False.",
     )
     length, largest = len(text.token_ids[0]), max(map(max, text.token_ids))
+    learned = text.prompt_length if text.adapter == "prompt" else 0
     require(
-        length <= text.context_length,
-        f"A prompt has {length} tokens, config.model.text.context_length is "
-        f"{text.context_length}.",
+        length + learned <= text.context_length,
+        f"A prompt has {length} tokens"
+        + (f" and {learned} learned vectors (text.prompt_length)" if learned else "")
+        + f", config.model.text.context_length is {text.context_length}.",
     )
     require(
         largest < text.vocabulary_size,
         f"A prompt has the token {largest}, config.model.text.vocabulary_size is "
         f"{text.vocabulary_size}.",
+    )
+    require(
+        text.adapter != "adalora"
+        or (text.rank <= text.initial_rank and sum(text.budget) < 1),
+        "With config.model.text.adapter='adalora' text.initial_rank must be text.rank "
+        "or more, and the shares in text.budget must sum to less than 1; got "
+        f"{text.initial_rank}, {text.rank} and {text.budget}.",
     )

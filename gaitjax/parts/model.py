@@ -54,6 +54,11 @@ class GaitModel(nn.Module):
         super().__post_init__()
 
     @nn.nowrap
+    def optimizer(self, tx, steps: int):
+        """The optimizer of a phase of `steps` steps, given that of config.optimizer."""
+        return tx
+
+    @nn.nowrap
     def check(self, config) -> None:
         """Raises ValueError for options that do not fit each other or the data."""
 

@@ -1,8 +1,7 @@
-"""Motion modules of LMGait: MTCM over feature maps, MAM over text tokens.
+"""MTCM, LMGait's motion module over feature maps.
 
 Paper: Wu et al., "Language-Guided and Motion-Aware Gait Representation for
-Generalizable Recognition" (LMGait), sections 3.2 (MAM, eq. 5-6) and 3.3 (MTCM,
-eq. 8-12).
+Generalizable Recognition" (LMGait), section 3.3, eq. 8-12.
 """
 
 import jax
@@ -11,34 +10,6 @@ from flax import linen as nn
 
 from gaitjax.parts.convolution import Conv3D, TemporalConv
 from gaitjax.parts.layers import BatchNorm
-
-
-class MAM(nn.Module):
-    """Motion Awareness Module: a residual adapter after one frozen text layer.
-
-    MAM(h) = h + gelu(h W_d) W_u, eq. 6, with W_d [d r] and W_u [r d].
-
-    Differences from the paper: r = `adapter_size` and GELU are our choice, and W_u
-    starts at zero, so that step 0 is the plain text encoder.
-    """
-
-    adapter_size: int = 64
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, hidden: jax.Array) -> jax.Array:
-        """hidden [... d] -> refined hidden [... d]."""
-        down = nn.Dense(
-            self.adapter_size, use_bias=False, dtype=self.dtype, name="down"
-        )(hidden)
-        up = nn.Dense(
-            hidden.shape[-1],
-            use_bias=False,
-            kernel_init=nn.initializers.zeros_init(),
-            dtype=self.dtype,
-            name="up",
-        )(nn.gelu(down, approximate=False))
-        return hidden + up.astype(hidden.dtype)
 
 
 def frame_differences(features: jax.Array, valid: jax.Array) -> jax.Array:

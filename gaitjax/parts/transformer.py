@@ -320,6 +320,14 @@ class Blocks(nn.Module):
         return x, {index: outputs[index] for index in keep}
 
 
+def with_vectors(x: Array, vectors: Array | None, start: int) -> Array:
+    """Tokens x [N L D] with vectors [k D] inserted at position `start`: [N L+k D]."""
+    if vectors is None:
+        return x
+    vectors = jnp.broadcast_to(vectors.astype(x.dtype), (len(x), *vectors.shape))
+    return jnp.concatenate([x[:, :start], vectors, x[:, start:]], axis=1)
+
+
 class Encoder(nn.Module):
     """`Blocks` under the scope that transformers gives them ("layer" or "layers")."""
 

@@ -294,7 +294,7 @@ def test_cached_text_equals_the_live_branch_and_needs_no_text_parameter():
 
 def test_step_zero_is_the_plain_text_encoder():
     variables = variables_of(TINY)
-    plain = TINY.clone(text=TINY.text._replace(mam=False))
+    plain = TINY.clone(text=TINY.text._replace(adapter="none"))
     for a, b in zip(
         jax.tree.leaves(TINY.apply(variables, method="text_vectors")),
         jax.tree.leaves(plain.apply(variables, method="text_vectors")),
@@ -667,7 +667,7 @@ def test_every_ablation_changes_the_parameters_as_intended():
     text = {"text_encoder", "text_adapter_0"}
     projections = {"text_projection_last", "text_projection_mid"}
     assert gone(text_row(enabled=False)) == text | projections
-    assert gone(text_row(mam=False)) == {"text_adapter_0"}
+    assert gone(text_row(adapter="none")) == {"text_adapter_0"}
     assert gone(motion_row(enabled=False)) == {"mtcm_denoised", "mtcm_appearance"}
     assert gone_inside(motion_row(pte=False)) == {"pte", "pte_norm"}
     assert gone_inside(motion_row(conv3d=False)) == {"rte", "rte_norm"}
