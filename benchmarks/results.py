@@ -27,14 +27,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import tables
-from configs import gaitbase, gei, lmgait, prompts
+from configs import biggerlmgait, gaitbase, gei, lmgait, prompts
 from gaitjax import evaluate, restore, state, train
 from gaitjax.weights import encoders
 
 DOCUMENT, STORE = tables.DOCS / "results.md", tables.DOCS / "results.json"
 PICTURE = tables.DOCS / "pictures" / "ablations.png"
 # rows that train all their parts themselves
-ALONE = ("gei", "gaitbase", "default", "default_biggait")
+ALONE = ("gei", "gaitbase", "default", "default_biggait", "above", "above_no_text",
+         "above_no_mtcm", "above_plain")  # fmt: skip
 
 NO_TEXT, NO_MTCM = {"model.text.enabled": False}, {"model.mtcm.enabled": False}
 
@@ -71,6 +72,11 @@ ROWS = {
     "residual": ("LMGait, MTCM added to its input (ours)", None, lmgait,
                  {"model.mtcm.residual": True}),
     "lmgait": ("LMGait, the rows' budget", 88.5, lmgait, {}),
+    "above": ("LMGait's parts on BiggerGait's heads (ours)", None, biggerlmgait, {}),
+    "above_no_text": ("the same without text", None, biggerlmgait, NO_TEXT),
+    "above_no_mtcm": ("the same without MTCM", None, biggerlmgait, NO_MTCM),
+    "above_plain": ("the same without both: BiggerGait", 93.3, biggerlmgait,
+                    NO_TEXT | NO_MTCM),
 }  # fmt: skip
 
 
