@@ -26,14 +26,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import tables
-from configs import gaitbase, lmgait, prompts
+from configs import biggerlmgait, gaitbase, lmgait, prompts
 from gaitjax import evaluate, train
 from tfds_builders.synthetic_gait import fairness
 
 DOCUMENT, STORE = tables.DOCS / "results.md", tables.DOCS / "results.json"
 PICTURES, REAL = tables.DOCS / "pictures", tables.DOCS / "real_people.json"
 # rows with a budget of their own; the others have half of the default run's
-WHOLE = ("gaitbase", "default", "default_biggait", "longer")
+WHOLE = ("gaitbase", "default", "default_biggait", "longer", "above", "above_no_text",
+         "above_no_mtcm", "above_plain")  # fmt: skip
 BASELINES = {  # row -> its name in fairness.py; nothing trained, or a linear map
     "chance": "chance",
     "mean_image": "mean image",
@@ -82,6 +83,11 @@ ROWS = {
                     {"model.text.place": "before_mtcm"}),
     "lmgait": ("LMGait, the rows' budget", 88.5, lmgait, {}),
     "longer": ("LMGait, twice the default run's steps", 88.5, lmgait, {}),
+    "above": ("LMGait's parts on BiggerGait's heads (ours)", None, biggerlmgait, {}),
+    "above_no_text": ("the same without text", None, biggerlmgait, NO_TEXT),
+    "above_no_mtcm": ("the same without MTCM", None, biggerlmgait, NO_MTCM),
+    "above_plain": ("the same without both: BiggerGait", 93.3, biggerlmgait,
+                    NO_TEXT | NO_MTCM),
 }  # fmt: skip
 
 

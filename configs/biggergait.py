@@ -12,6 +12,9 @@ published checkpoint writes both (docs/models.md). The variant with groups of la
 
     --config.model.layers_per_group=2 --config.model.num_recognisers=2
 
+`ccpg_b` and `ccpg_l` are the recipe with DINOv2 ViT-B and ViT-L. We know no published
+config of them: the 24 layers of ViT-L share 12 maps, two each, which is our choice.
+
 The embedded default has 3 narrow layers and trains 600 + 300 steps, minutes on 2 CPU
 cores. There is no pretrained encoder of that size, so a warm-up trains encoder and mask
 branch on silhouettes, as in `configs/lmgait.py`; then the encoder is frozen.
@@ -24,13 +27,22 @@ Published Rank-1 (not measured by us): CCPG gait protocol CL/UP/DN/BG
 
 from configs import common
 
-DATASETS = ("ccpg", "sustech1k", "ccgr_mini")
+# variant -> the weights and sizes of its encoder, where it is not DINOv2 ViT-S
+LARGER = {
+    "ccpg_b": ("facebook/dinov2-base", dict(hidden_size=768, num_heads=12)),
+    "ccpg_l": (
+        "facebook/dinov2-large",
+        dict(hidden_size=1024, num_layers=24, num_heads=16, layers_per_group=2),
+    ),
+}
+DATASETS = ("ccpg", "sustech1k", "ccgr_mini", *LARGER)
 SMALL = ("synthetic", "cmu_walk")
 
 
 def get_config(dataset: str = "synthetic"):
     common.choose(dataset, dict.fromkeys(DATASETS + SMALL))
-    config = common.base(common.run_name("biggergait", dataset), dataset)
+    data = "ccpg" if dataset in LARGER else dataset
+    config = common.base(common.run_name("biggergait", dataset), data)
     config.data.modalities = ("frames",)
     config.model = dict(
         name="biggergait",
@@ -59,6 +71,9 @@ def get_config(dataset: str = "synthetic"):
     if dataset in SMALL:
         _shrink(config)
         return config
+    if dataset in LARGER:
+        config.pretrained.visual_encoder, sizes = LARGER[dataset]
+        config.model.update(sizes)
     config.data.flip = 0.5
     config.data.ids_per_batch, config.data.seqs_per_id = 8, 4
     config.optimizer.milestones = (15_000, 25_000)

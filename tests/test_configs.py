@@ -30,6 +30,10 @@ PARAMETERS = {
     ("biggait", "ccpg"): (8_724_290, 22_056_576),
     ("biggergait", ""): (211_562, 0),
     ("biggergait", "ccpg"): (120_149_952, 22_058_498),
+    ("biggergait", "ccpg_b"): (122_843_328, 86_584_322),
+    ("biggerlmgait", ""): (346_403, 5_577_984),
+    ("biggerlmgait", "ccpg"): (121_232_257, 85_224_450),
+    ("biggerlmgait", "ccpg_l"): (133_323_393, 367_539_714),
     # one variant each at full size
     ("deepgaitv2", ""): (158_072, 0),
     ("deepgaitv2", "gait3d"): (25_492_160, 0),

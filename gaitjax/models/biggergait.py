@@ -3,6 +3,12 @@
 Paper: Ye et al., "BiggerGait: Unlocking Gait Recognition with Layer-wise
 Representations from Large Vision Models" (NeurIPS 2025), section 3. The frozen mask
 branch is BigGait's (Ye et al., CVPR 2024).
+
+With `text` and `mtcm` it is a model of our own: LMGait's text mask (Wu et al., AAAI
+2026, section 3.2) weighs the features of every layer, and an MTCM (section 3.3) follows
+each map. Choices: one mask for all layers, from the last layer's tokens after its final
+norm; the frozen mask branch is left as it is; every map has an MTCM with its own
+weights.
 """
 
 from collections.abc import Sequence
@@ -16,6 +22,7 @@ from gaitjax.engine.guards import require
 from gaitjax.parts.convolution import Conv
 from gaitjax.parts.dinov2 import DINOv2
 from gaitjax.parts.heads import StripHead
+from gaitjax.parts.language import Text, TextModel, text_modules
 from gaitjax.parts.layers import (
     BatchNorm,
     fold_frames,
@@ -25,17 +32,17 @@ from gaitjax.parts.layers import (
 )
 from gaitjax.parts.model import (
     Dtype,
-    GaitModel,
     Retrieve,
     Size,
     check_patches,
     check_stages,
     check_strips,
 )
+from gaitjax.parts.mtcm import Motion
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.representation import Decoder, layer_norm
 from gaitjax.parts.resnet import Stem, residual_stages
-from gaitjax.parts.token_grid import Features
+from gaitjax.parts.token_grid import Features, weigh
 
 FOREGROUND = 1  # channel of the mask branch
 
@@ -52,19 +59,30 @@ class Projection(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, valid: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        x: jax.Array,
+        before: jax.Array | None = None,
+        after: jax.Array | None = None,
+        *,
+        train: bool,
+        valid: jax.Array,
+    ) -> jax.Array:
+        """before, after: gain [N h' w'] of x, and of what its first norm gives."""
+
         def norm(x, name):
             return BatchNorm(affine=False, name=name)(x, train=train, valid=valid)
 
         def conv(x, features, name):
             return Conv(features, 1, use_bias=True, dtype=self.dtype, name=name)(x)
 
-        def project(module, x):
-            x = conv(norm(x, "norm"), self.hidden, "reduce")
+        def project(module, x, before, after):
+            x = weigh(norm(weigh(x, before), "norm"), after)
+            x = conv(x, self.hidden, "reduce")
             x = nn.gelu(norm(x, "reduce_norm"), approximate=False)
             return conv(x, self.channels, "project")
 
-        x = resize_bilinear(lean(project, train)(self, x), self.size)
+        x = resize_bilinear(lean(project, train)(self, x, before, after), self.size)
         return nn.sigmoid(norm(x, "project_norm").astype(jnp.float32))
 
 
@@ -93,7 +111,7 @@ class Recogniser(nn.Module):
         return StripHead(*head, name="head")(x, valid, train=train)
 
 
-class BiggerGait(GaitModel):
+class BiggerGait(TextModel):
     """Frames -> hidden states of all DINOv2 layers -> a map each -> a GaitBase each.
 
     Phases: with published weights, encoder and mask branch are already trained, and
@@ -107,6 +125,8 @@ class BiggerGait(GaitModel):
     """
 
     reads = ("frames",)
+    optional = ("text_encoder", "text_projection_last")
+    projections = ("last",)
     image_size: Size = (448, 224)  # every frame is resized to it for the encoder
     map_size: Size = (64, 32)
     hidden_size: Positive = 384  # of the frozen DINOv2, as the next four
@@ -129,6 +149,8 @@ class BiggerGait(GaitModel):
     # whole patch are not seen
     cut_to_patches: bool = False
     dtype: Dtype = "float32"
+    text: Text = Text(enabled=False)  # of LMGait, as the next
+    mtcm: Motion = Motion(enabled=False)
 
     @nn.nowrap
     def check(self, config) -> None:
@@ -153,6 +175,7 @@ class BiggerGait(GaitModel):
             "BiggerGait's warm-up reads 'masks'; add them to config.data.modalities or "
             "set config.warmup.steps=0.",
         )
+        self.check_text()
 
     def setup(self):
         self.visual_encoder = DINOv2(
@@ -166,25 +189,44 @@ class BiggerGait(GaitModel):
             dtype=self.dtype,
         )
         self.decoder = Decoder("reconstruction", 0.0, self.dtype)
+        if self.text.enabled:
+            widths = {"last": self.hidden_size}
+            for name, part in text_modules(self.text, widths, self.dtype).items():
+                setattr(self, name, part)
 
     @nn.compact
-    def __call__(self, batch: dict[str, jax.Array], *, train: bool) -> GaitOutput:
+    def __call__(
+        self,
+        batch: dict[str, jax.Array],
+        *,
+        train: bool,
+        text: dict[str, jax.Array] | None = None,
+    ) -> GaitOutput:
         """batch: frames uint8 [B T H W 3] (or float, already normalised), valid bool
         [B T], and masks 0/1 [B T H W] for training the mask branch on silhouettes.
+        text: what `text_vectors` returned, to leave the language branch out.
 
         Returns embeddings [B G*S D] and logits [B G*S N] of G groups of layers with S
         strips each; aux: foreground float32 0/1 [B T h w]; per token [B T h' w']
         foreground_probability, token_valid and, given masks, silhouette_target (the
-        mask's coverage of the token, 0 to 1).
+        mask's coverage of the token, 0 to 1); with text text_mask per token and logged,
+        scalars; with MTCM motion [B T h w].
         """
         groups = self.num_layers // self.layers_per_group
         valid = batch["valid"]
         flat = valid.reshape(-1)  # [N]
-        states = jax.lax.stop_gradient(self._states(batch))
+        final, states = jax.lax.stop_gradient(self._states(batch))
         aux = self._decode(batch, states[-1], train)
         mask = self._foreground(fold_frames(aux["foreground_probability"]))  # [N h w]
         together = layer_norm(jnp.concatenate(states, axis=-1)).astype(self.dtype)
         together = self._as_map(together)  # [N h' w' layers*d]
+        gain, of_text = self._text_gain(final, aux, self.vectors_or(text), train)
+        aux |= of_text
+        places = {self.text.place: gain}  # [N h' w'] or None
+        gains = places.get("before_extractor"), places.get("after_norm")
+        weight = mask  # of the maps
+        if gain is not None and self.text.place == "before_mtcm":
+            weight = weight * resize_bilinear(gain[..., None], self.map_size)[..., 0]
         recognisers = [
             Recogniser(
                 self.num_classes,
@@ -199,7 +241,7 @@ class BiggerGait(GaitModel):
             )
             for index in range(self.num_recognisers)
         ]
-        outputs = []
+        outputs, squared = [], 0.0
         for index, features in enumerate(jnp.split(together, groups, axis=-1)):
             x = Projection(
                 self.hidden_size // 2,
@@ -207,10 +249,15 @@ class BiggerGait(GaitModel):
                 self.map_size,
                 self.dtype,
                 name=f"layer{index}",
-            )(features, train=train, valid=flat)
-            x = (x * mask[..., None]).reshape(valid.shape + x.shape[1:])
+            )(features, *gains, train=train, valid=flat)
+            x = (x * weight[..., None]).reshape(valid.shape + x.shape[1:])
+            if self.mtcm.enabled:
+                x = self._move(f"mtcm_{index}", x, valid, train)
+                squared = squared + jnp.sum(jnp.square(x), axis=-1)  # [B T h w]
             recognise = recognisers[index * self.num_recognisers // groups]
             outputs.append(recognise(x, valid, train=train))
+        if self.mtcm.enabled:
+            aux["motion"] = jnp.sqrt(squared)
         embeddings, logits = (jnp.concatenate(x, axis=1) for x in zip(*outputs))
         foreground = mask.reshape(valid.shape + mask.shape[1:])
         return GaitOutput(embeddings, logits, aux | {"foreground": foreground})
@@ -222,14 +269,35 @@ class BiggerGait(GaitModel):
 
         Returns empty embeddings [B 0 0]; aux as of `__call__`, without foreground.
         """
-        aux = self._decode(batch, self._states(batch)[-1], train)
+        aux = self._decode(batch, self._states(batch)[1][-1], train)
         return GaitOutput(jnp.zeros((len(batch["valid"]), 0, 0)), None, aux)
 
     def _states(self, batch):
-        """Hidden states [N 1+h'*w' d] of every layer, without the final norm."""
+        """Tokens [N 1+h'*w' d] after the final norm, and of every layer without it."""
         images = normalise_colours(fold_frames(batch["frames"]))  # [N H W 3]
         images = resize_bilinear(images, self.image_size)
-        return self.visual_encoder(images, blocks=range(self.num_layers))[1]
+        return self.visual_encoder(images, blocks=range(self.num_layers))
+
+    def _text_gain(self, final, aux, vectors, train):
+        """The text's gain per token [N h' w'] or None, and its part of aux."""
+        tokens = self._as_map(final)  # [N h' w' d]
+        inside = fold_frames(aux["token_valid"])
+        features = Features(tokens, size=tokens.shape[1:3])
+        gain, attention = self.gain(features, vectors, "last", inside)
+        if attention is None:
+            return None, {}
+        person = fold_frames(jax.lax.stop_gradient(aux["foreground_probability"]) > 0.5)
+        logged = self.text_log(vectors, attention, person, inside, train)
+        mask = attention.reshape(aux["token_valid"].shape)
+        return gain, {"text_mask": mask, "logged": logged}
+
+    def _move(self, name, x, valid, train):
+        """MTCM `name` of a map [B T h w C]."""
+
+        def call(module, x):
+            return module(x, valid, train=train)
+
+        return lean(call, train)(self.mtcm.module(self.dtype, name), x)
 
     def _as_map(self, tokens):
         """[N 1+h'*w' d] -> [N h' w' d]."""

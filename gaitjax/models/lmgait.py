@@ -36,28 +36,18 @@ from flax import linen as nn
 
 from gaitjax.engine.fields import Natural, Odd, Positive, Share, Some
 from gaitjax.engine.guards import require
-from gaitjax.parts import adapters
-from gaitjax.parts.clip_tokenizer import token_ids
+from gaitjax.parts.adapters import Vectors
 from gaitjax.parts.gait_network import GaitNetwork
-from gaitjax.parts.language import (
-    Text,
-    TextProjection,
-    check_tokens,
-    encoded_prompts,
-    text_adapters,
-    text_tower,
-)
+from gaitjax.parts.language import Text, TextModel, text_modules
 from gaitjax.parts.layers import resize_bilinear
 from gaitjax.parts.model import (
-    TEXT_VECTORS,
     Dtype,
-    GaitModel,
     Retrieve,
     Size,
     check_stages,
     check_strips,
 )
-from gaitjax.parts.mtcm import MTCM
+from gaitjax.parts.mtcm import Motion
 from gaitjax.parts.output import GaitOutput
 from gaitjax.parts.representation import (
     Appearance,
@@ -68,16 +58,12 @@ from gaitjax.parts.representation import (
     foreground_support,
     inside_columns,
     layer_norm,
-    mask_statistics,
-    text_attention,
-    text_gain,
     unsquash,
 )
 from gaitjax.parts.token_grid import Features
 from gaitjax.parts.visual_encoder import (
     VisualEncoder,
     check_encoder,
-    check_heads,
     normalised,
     visual_encoder,
 )
@@ -118,17 +104,6 @@ class Representation(NamedTuple):
     direct: bool = False
 
 
-class Motion(NamedTuple):
-    """MTCM and its ablations; parts/mtcm.py explains the switches."""
-
-    enabled: bool = True  # False: Table 4, without MTM
-    kind: Literal["mtcm", "cnn3d"] = "mtcm"  # "cnn3d": Table 4
-    pte: bool = True  # False: Table 5, first row
-    difference: bool = True  # False: Table 5, second row
-    conv3d: bool = True  # False: Table 5, third row
-    residual: bool = False
-
-
 class Gait(NamedTuple):
     """The gait network, GaitBase with two stems."""
 
@@ -162,19 +137,20 @@ class Networks(nn.Module):
         visual, mask, maps, dtype = self.visual, self.mask, self.maps, self.dtype
         self.visual_encoder = visual_encoder(visual, dtype, self.is_initializing())
         if self.prompts:
-            self.visual_prompts = adapters.Vectors(self.prompts, visual.hidden_size)
+            self.visual_prompts = Vectors(self.prompts, visual.hidden_size)
         if self.language.enabled:
-            self._setup_language(self.language)
+            width = visual.hidden_size
+            widths = {"last": width, "mid": width * len(visual.blocks)}
+            for name, module in text_modules(self.language, widths, dtype).items():
+                setattr(self, name, module)
         self.decoder = Decoder(mask.supervision, mask.dropout, dtype=dtype)
         self.denoising = Denoising(maps.channels, maps.hidden, dtype=dtype)
         self.appearance = Appearance(
             maps.appearance_channels or maps.channels, dtype=dtype
         )
         if self.motion.enabled:
-            switches = self.motion._asdict()
-            del switches["enabled"]
-            self.mtcm_denoised = MTCM(**switches, dtype=dtype)
-            self.mtcm_appearance = MTCM(**switches, dtype=dtype)
+            self.mtcm_denoised = self.motion.module(dtype)
+            self.mtcm_appearance = self.motion.module(dtype)
         self.gait = GaitNetwork(
             self.num_classes,
             **self.recognition._asdict(),
@@ -182,17 +158,8 @@ class Networks(nn.Module):
             dtype=dtype,
         )
 
-    def _setup_language(self, text: Text):
-        self.text_encoder = text_tower(text, self.dtype)
-        self.text_adapter = text_adapters(text, self.dtype)
-        width = self.visual.hidden_size
-        options = text.tau_init, text.temperature
-        self.text_projection_last = TextProjection(width, *options)
-        width *= len(self.visual.blocks)
-        self.text_projection_mid = TextProjection(width, *options)
 
-
-class LMGait(GaitModel):
+class LMGait(TextModel):
     """The whole model.
 
     Parameters, norms, softmax and distances are float32, whatever `dtype` is.
@@ -201,7 +168,7 @@ class LMGait(GaitModel):
     reads = ("frames",)
     # configs freeze them and name their weights, text or not
     optional = ("text_encoder", "text_projection_last", "text_projection_mid")
-    text_tower = ("text_encoder",)
+    projections = ("last", "mid")
     image_size: Size = (448, 224)  # as the image encoder sees a frame
     feature_grid: Size = (64, 32)  # of the maps; at full size twice the token grid
     visual_encoder: VisualEncoder = VisualEncoder()
@@ -217,21 +184,10 @@ class LMGait(GaitModel):
     retrieve: Retrieve = "before_neck"
     dtype: Dtype = "float32"
 
-    def __post_init__(self):
-        super().__post_init__()
-        text = self.text
-        if text.enabled and text.prompts:
-            ids = token_ids(text.prompts, dict(text.shipped), text.vocabulary)
-            made = tuple(tuple(row) for row in ids.tolist())
-            text = text._replace(token_ids=made, prompts=())
-        # what the ids were made of would tell equal models apart
-        object.__setattr__(self, "text", text._replace(shipped=(), vocabulary=""))
-
     @nn.nowrap
     def check(self, config) -> None:
-        visual, text, gait = self.visual_encoder, self.text, self.gait
+        visual, gait = self.visual_encoder, self.gait
         check_encoder(visual, self.image_size)
-        check_heads("text.width", text.width, text.num_heads)
         moves = config.mode == "train" and re.search(
             config.train.trainable, "visual_encoder/"
         )
@@ -247,8 +203,7 @@ class LMGait(GaitModel):
             "config.model.visual_prompts are learned instead of the encoder's weights: "
             "name '^visual_encoder/' in config.frozen, or set visual_prompts=0.",
         )
-        if text.enabled:
-            check_tokens(text)
+        self.check_text()
         check_stages(len(gait.channels), **{"gait.strides": gait.strides})
         check_strips(
             gait.num_strips, self.feature_grid[0], gait.strides, "gait.num_strips"
@@ -270,27 +225,8 @@ class LMGait(GaitModel):
         nn.share_scope(self, self.networks)
 
     @property
-    def uses_text(self) -> bool:
-        """Whether `text_vectors` exists and evaluation should compute it once."""
-        return self.text.enabled
-
-    @property
-    def no_decay(self) -> tuple[str, ...]:
-        decays = self.text.temperature == "plain"
-        return () if decays else ("/log_tau$", f"^{adapters.SCOPE}", "^visual_prompts/")
-
-    @nn.nowrap
-    def optimizer(self, tx, steps):
-        text = self.text
-        if not text.enabled or text.adapter != "adalora":
-            return tx
-        return adapters.shrinking(
-            tx,
-            steps=steps,
-            ranks=(text.initial_rank, text.rank),
-            hold=text.budget,
-            orthogonality=text.orthogonality,
-        )
+    def text_parts(self):
+        return self.networks
 
     def __call__(
         self,
@@ -322,22 +258,18 @@ class LMGait(GaitModel):
         valid, frozen = batch["valid"], self.decoder.frozen
         last, mid = self._encode(batch, frozen=self.visual_encoder.frozen)
         inside = self._inside(batch)  # [N h w]
-        vectors = self._vectors(text)
-        gain, _ = self._gain(last, vectors, "last", inside)  # [N h w]
+        vectors = self.vectors_or(text)
+        gain, _ = self.gain(last, vectors, "last", inside)  # [N h w]
         probability, aux = self._decode(batch, last, gain, inside, train and not frozen)
         if frozen:
             aux = jax.lax.stop_gradient(aux)
         person, logged = self._person(probability, valid)
-        gain, attention = self._gain(mid, vectors, "mid", inside)
+        gain, attention = self.gain(mid, vectors, "mid", inside)
         denoised, appearance = self._maps(mid, gain, person, valid, train)
         aux |= {"denoised": denoised, "appearance": appearance, "logged": logged}
         if attention is not None:
             aux["text_mask"] = unfold(attention, valid)  # [B T h w]
-            logged |= mask_statistics(attention, person > 0.5, inside)
-            for layer, rows in vectors.items():
-                logged[f"tau/{layer}"] = jnp.linalg.norm(rows[0])
-        if self.text.enabled and self.text.adapter == "adalora" and train:
-            logged |= adapters.logged(self.variables["params"])
+            logged |= self.text_log(vectors, attention, person > 0.5, inside, train)
         if train and self.black_augmentation > 0:
             denoised, appearance = blacken(
                 denoised, appearance, self.black_augmentation, self.make_rng("augment")
@@ -362,43 +294,12 @@ class LMGait(GaitModel):
         are empty [B 0 0]. The text vectors get no gradient here.
         """
         last, _ = self._encode(batch, frozen=False)
-        vectors = jax.lax.stop_gradient(self._vectors(None))
+        vectors = jax.lax.stop_gradient(self.vectors_or(None))
         inside = self._inside(batch)
-        gain, _ = self._gain(last, vectors, "last", inside)
+        gain, _ = self.gain(last, vectors, "last", inside)
         _, aux = self._decode(batch, last, gain, inside, train)
         empty = jnp.zeros((len(batch["valid"]), 0, 0), jnp.float32)
         return GaitOutput(empty, None, aux)
-
-    def text_vectors(self) -> dict[str, jax.Array]:
-        """The result of the language branch, a constant of the trained model (eq. 7).
-
-        Returns {"last": [P d], "mid": [P 4d]}, float32; pass it as `text`. Needs
-        text.enabled. If a checkpoint's vectors stand in place of the text tower, these
-        are the result.
-        """
-        if self.has_variable("params", TEXT_VECTORS):
-            return self.get_variable("params", TEXT_VECTORS)
-        networks = self.networks
-        pooled = encoded_prompts(
-            networks.text_encoder, networks.text_adapter, self.text
-        )
-        return {
-            "last": networks.text_projection_last(pooled),
-            "mid": networks.text_projection_mid(pooled),
-        }
-
-    def _vectors(self, text):
-        if not self.text.enabled:
-            return None
-        return self.text_vectors() if text is None else text
-
-    def _gain(self, features, vectors, layer, inside):
-        """The text's factor of the features and its mask: [N h w] or None."""
-        if vectors is None:
-            return None, None
-        fusion = self.text.fusion
-        attention = text_attention(features, vectors[layer], inside, fusion)
-        return text_gain(attention, fusion), attention
 
     def _inside(self, batch):
         """The valid columns of valid frames: bool [N h w]."""

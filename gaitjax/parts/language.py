@@ -1,10 +1,10 @@
-"""LMGait's language branch: options, adapters in the tower, projection of its result.
+"""LMGait's language branch: its options, its modules, and what models do with it.
 
-The adapters themselves are in `adapters.py`.
+The adapters of the text tower are in `adapters.py`.
 """
 
 import math
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gaitjax.engine.fields import Above, AtLeast, Natural, Positive, Share
 from gaitjax.engine.guards import require
+from gaitjax.parts import adapters
 from gaitjax.parts.adapters import MAM, Vectors, adalora, lora
 from gaitjax.parts.clip_text import CLIPText
+from gaitjax.parts.clip_tokenizer import token_ids
+from gaitjax.parts.model import TEXT_VECTORS, GaitModel
+from gaitjax.parts.representation import mask_statistics, text_attention, text_gain
+from gaitjax.parts.token_grid import Features
+from gaitjax.parts.visual_encoder import check_heads
 
 TAU_MAX = 100.0  # of the text mask, as CLIP limits its temperature
 
@@ -58,9 +64,12 @@ class Text(NamedTuple):
     temperature: Literal["log", "plain"] = "log"
 
 
-def text_tower(text: Text, dtype: str) -> CLIPText:
-    """The tower that the options describe."""
-    return CLIPText(
+def text_modules(text: Text, widths: dict[str, int], dtype: str) -> dict[str, Any]:
+    """{name in the parameter tree: module} of the language branch.
+
+    widths: {name: width} of the features that text vectors are made for.
+    """
+    tower = CLIPText(
         width=text.width,
         num_layers=text.num_layers,
         num_heads=text.num_heads,
@@ -69,9 +78,17 @@ def text_tower(text: Text, dtype: str) -> CLIPText:
         positions=text.positions,
         dtype=dtype,
     )
+    projections = {
+        f"text_projection_{name}": TextProjection(
+            width, text.tau_init, text.temperature
+        )
+        for name, width in widths.items()
+    }
+    adapters = _adapters(text, dtype)
+    return {"text_encoder": tower, "text_adapter": adapters, **projections}
 
 
-def text_adapters(text: Text, dtype: str) -> list[nn.Module]:
+def _adapters(text: Text, dtype: str) -> list[nn.Module]:
     """The adapters of the tower, one for each block; of "prompt" a single one."""
     if text.adapter == "prompt":
         return [Vectors(text.prompt_length, text.width)]
@@ -141,6 +158,101 @@ class TextProjection(nn.Module):
         # no gradient beyond the limit would hold it there for ever
         limited = jnp.minimum(log_tau, math.log(TAU_MAX))
         return jnp.exp(log_tau + jax.lax.stop_gradient(limited - log_tau))
+
+
+class TextModel(GaitModel):
+    """A model whose visual features are weighed by their cosine with prompts.
+
+    projections: names of its text vectors. text_parts: the module, set up, that has
+    the attributes of `text_modules`.
+    """
+
+    text_tower = ("text_encoder",)
+    projections: ClassVar[tuple[str, ...]] = ()
+    text = Text()  # a field of each subclass
+
+    def __post_init__(self):
+        super().__post_init__()
+        text = self.text
+        if text.enabled and text.prompts:
+            ids = token_ids(text.prompts, dict(text.shipped), text.vocabulary)
+            made = tuple(tuple(row) for row in ids.tolist())
+            text = text._replace(token_ids=made, prompts=())
+        # what the ids were made of would tell equal models apart
+        object.__setattr__(self, "text", text._replace(shipped=(), vocabulary=""))
+
+    @nn.nowrap
+    def check_text(self) -> None:
+        """`check` of the text's options."""
+        check_heads("text.width", self.text.width, self.text.num_heads)
+        if self.text.enabled:
+            check_tokens(self.text)
+
+    @property
+    def text_parts(self) -> Any:
+        return self
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether `text_vectors` exists and evaluation should compute it once."""
+        return self.text.enabled
+
+    @property
+    def no_decay(self) -> tuple[str, ...]:
+        decays = self.text.temperature == "plain"
+        return () if decays else ("/log_tau$", f"^{adapters.SCOPE}", "^visual_prompts/")
+
+    @nn.nowrap
+    def optimizer(self, tx, steps):
+        text = self.text
+        if not text.enabled or text.adapter != "adalora":
+            return tx
+        return adapters.shrinking(
+            tx,
+            steps=steps,
+            ranks=(text.initial_rank, text.rank),
+            hold=text.budget,
+            orthogonality=text.orthogonality,
+        )
+
+    def text_vectors(self) -> dict[str, jax.Array]:
+        """The result of the language branch, a constant of the trained model (eq. 7).
+
+        Returns {name: [P width]} of `projections`, float32; pass it as `text`. Needs
+        text.enabled. If a checkpoint's vectors stand in place of the text tower, these
+        are the result.
+        """
+        if self.has_variable("params", TEXT_VECTORS):
+            return self.get_variable("params", TEXT_VECTORS)
+        parts = self.text_parts
+        pooled = encoded_prompts(parts.text_encoder, parts.text_adapter, self.text)
+        return {
+            name: getattr(parts, f"text_projection_{name}")(pooled)
+            for name in self.projections
+        }
+
+    def vectors_or(self, text: dict[str, jax.Array] | None):
+        """The text vectors `text`, or if None those of the language branch, if any."""
+        if not self.text.enabled:
+            return None
+        return self.text_vectors() if text is None else text
+
+    def gain(self, features: Features, vectors, name: str, inside: jax.Array):
+        """The text's factor of the features and its mask: [N h w] each, or None."""
+        if vectors is None:
+            return None, None
+        fusion = self.text.fusion
+        attention = text_attention(features, vectors[name], inside, fusion)
+        return text_gain(attention, fusion), attention
+
+    def text_log(self, vectors, attention, person, inside, train: bool):
+        """What training logs: of the mask (`mask_statistics`), tau and an AdaLoRA."""
+        found = mask_statistics(attention, person, inside)
+        for name, rows in vectors.items():
+            found[f"tau/{name}"] = jnp.linalg.norm(rows[0])
+        if self.text.adapter == "adalora" and train:
+            found |= adapters.logged(self.variables["params"])
+        return found
 
 
 def check_tokens(text: Text) -> None:

@@ -4,6 +4,8 @@ Paper: Wu et al., "Language-Guided and Motion-Aware Gait Representation for
 Generalizable Recognition" (LMGait), section 3.3, eq. 8-12.
 """
 
+from typing import Literal, NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -88,3 +90,19 @@ class MTCM(nn.Module):
         convolved = Conv3D(features.shape[-1], dtype=self.dtype, name=name)(features)
         convolved = BatchNorm(name=f"{name}_norm")(convolved, train=train, valid=valid)
         return nn.relu(convolved)  # [B T H W C]
+
+
+class Motion(NamedTuple):
+    """The options of `MTCM`, and whether there is one."""
+
+    enabled: bool = True  # False: Table 4, without MTM
+    kind: Literal["mtcm", "cnn3d"] = "mtcm"  # "cnn3d": Table 4
+    pte: bool = True  # False: Table 5, first row
+    difference: bool = True  # False: Table 5, second row
+    conv3d: bool = True  # False: Table 5, third row
+    residual: bool = False
+
+    def module(self, dtype, name: str | None = None) -> MTCM:
+        """The module that the options describe."""
+        switches = {k: v for k, v in self._asdict().items() if k != "enabled"}
+        return MTCM(**switches, dtype=dtype, name=name)

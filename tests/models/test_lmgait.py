@@ -13,7 +13,7 @@ from gaitjax import losses, models
 from gaitjax.engine import optim
 from gaitjax.models import lmgait
 from gaitjax.models.lmgait import LMGait
-from gaitjax.parts import mtcm, representation
+from gaitjax.parts import language, mtcm, representation
 from gaitjax.parts.clip_image import CLIP_IMAGE_SIZES, CLIPImage
 from gaitjax.parts.token_grid import Features
 
@@ -374,7 +374,7 @@ def test_the_gain_is_multiplied_in_float32():
 
 
 def test_log_tau_is_limited_but_not_held_at_the_limit():
-    module = lmgait.TextProjection(3, 10.0, "log")
+    module = language.TextProjection(3, 10.0, "log")
     pooled = jnp.ones((1, 2))
     params = module.init(jax.random.key(0), pooled)["params"]
     assert float(params["log_tau"]) == pytest.approx(np.log(10.0))
