@@ -197,9 +197,10 @@ class Decoder(nn.Module):
 def dilate(mask: jax.Array, size: int) -> jax.Array:
     """bool [N h w] dilated by a size x size square."""
     window = (1, size, size)
-    return jax.lax.reduce_window(
-        mask, False, jax.lax.bitwise_or, window, (1, 1, 1), "SAME"
+    largest = jax.lax.reduce_window(  # of numbers, which ONNX has and of bits not
+        mask.astype(jnp.float32), -jnp.inf, jax.lax.max, window, (1, 1, 1), "SAME"
     )
+    return largest > 0
 
 
 def erode(mask: jax.Array, size: int) -> jax.Array:

@@ -130,6 +130,14 @@ def test_removing_leaves_nothing_behind(tmp_path):
         gallery.remove("anna")
 
 
+def test_no_thumbnail_is_kept_if_none_is_wanted(tmp_path):
+    gallery = Gallery.open(tmp_path / "people", recogniser())
+    gallery.add("anna", [sample(1)], thumbnails=False)
+    (file,) = gallery.folder.glob("walks/*")
+    assert b"image1" not in file.read_bytes()
+    assert gallery.thumbnail(gallery.rows()[0]) == b""
+
+
 def test_an_unknown_name_is_refused_with_those_there(people):
     with pytest.raises(ValueError, match="Nobody is called 'zoe' in .* it has p0, p1"):
         people.remove("zoe")
