@@ -83,6 +83,8 @@ ROWS = {
                       CCPG),
     "lmgait": Row("LMGait", "Wu et al., AAAI 2026", "RGB + masks, ordered", "16 x 256",
                   CCPG, "none published; DINOv2 and CLIP", ("results", "default")),
+    "biggerlmgait": Row("BiggerGait + text + MTCM", "our own", "RGB, ordered",
+                        "384 x 256", CCPG, "none"),
     "pocket_recogniser": Row("PocketGait", "our own", "silhouettes + key points",
                              "12 x 64, after the neck", "", "shipped"),
 }  # fmt: skip
