@@ -19,7 +19,7 @@ of 0.01 x 0.1 is ours):
 DINOv2 ViT-S/14 and the CLIP ViT-B/16 text tower, both frozen; SGD 0.1, 40,000 steps of
 6 x 8 sequences. They need a GPU or TPU.
 
-`synthetic` and `cmu_walk` train in about 12 minutes on 2 CPU cores. The data flow is
+`synthetic` and `cmu_walk` train in about 14 minutes on 2 shared CPU cores. The data flow is
 the paper's, the parts are small: the pocket encoders (configs/pocket_encoders.py),
 frozen and pretrained, take the places of DINOv2 and CLIP; branches are narrow, and the
 maps are weighted by the foreground's probability.
