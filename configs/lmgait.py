@@ -19,10 +19,10 @@ of 0.01 x 0.1 is ours):
 DINOv2 ViT-S/14 and the CLIP ViT-B/16 text tower, both frozen; SGD 0.1, 40,000 steps of
 6 x 8 sequences. They need a GPU or TPU.
 
-`synthetic` and `cmu_walk` train in about 14 minutes on 2 shared CPU cores. The data flow is
-the paper's, the parts are small: the pocket encoders (configs/pocket_encoders.py),
-frozen and pretrained, take the places of DINOv2 and CLIP; branches are narrow, and the
-maps are weighted by the foreground's probability.
+`synthetic` and `cmu_walk` train in about 14 minutes on 2 shared CPU cores. The data
+flow is the paper's, the parts are small: the pocket encoders
+(configs/pocket_encoders.py), frozen and pretrained, take the places of DINOv2 and CLIP;
+branches are narrow, and the maps are weighted by the foreground's probability.
 
 Published Rank-1 (not measured by us): CCPG gait protocol CL/UP/DN/BG
 84.8/87.0/88.5/93.6; SUSTech1K NM/CL/UF/NT/all 96.4/79.8/93.9/87.0/97.1; CASIA-B*
