@@ -15,9 +15,7 @@ map of every group of layers. Both can be switched off, and every field of LMGai
 
 MTCM needs consecutive frames, so clips are ordered, as LMGait's; BiggerGait draws its
 frames unordered. Recipe, sizes and the variants with larger encoders are BiggerGait's:
-`ccpg` is DINOv2 ViT-S, `ccpg_b` ViT-B, `ccpg_l` ViT-L. To start from published weights
-of BiggerGait, import them with --config.partial=True (docs/models.md): text branch and
-MTCMs then start afresh.
+`ccpg` is DINOv2 ViT-S, `ccpg_b` ViT-B, `ccpg_l` ViT-L.
 
 The embedded default uses the pocket encoders of `configs/lmgait.py`, frozen; its
 decoder is warmed up on silhouettes. To re-rank it: `configs/cargait.py` with

@@ -23,9 +23,7 @@ def run(config, workdir: str) -> train.Reranker:
 def _train(config, workdir: str, base: base_run.Base) -> train.Reranker:
     data = base_run.open_base_split(base, "train", config.data.train_dataset)
     table = base_run.stored_embeddings(base, data, workdir)
-    run_folder.write_config(
-        config, workdir
-    )  # by which the re-ranker is used (gaitjax.use)
+    run_folder.write_config(config, workdir)  # gaitjax.use reads it
     return train.fit(config, workdir, table)
 
 
