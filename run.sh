@@ -30,6 +30,8 @@ TXT
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 venv="${GAITJAX_VENV:-$root/.venv}"
+# Large pages: a step's memory comes in pages of 2 MB, not 4 kB (docs/scaling.md).
+export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1}"
 
 # Installs the requirement FILES into the venv, unless the same files were installed before.
 install() {
