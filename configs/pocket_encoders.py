@@ -51,14 +51,14 @@ def get_config(variant: str = "pocket"):
     )  # fmt: skip
     config.loss = dict(
         words=dict(weight=1.0),
-        parts=dict(weight=1.0),
+        parts=dict(weight=2.0),
         joints=dict(weight=5.0),
         captions=dict(weight=0.1, temperature=0.1),
     )
     config.optimizer.update(
-        name="adamw", learning_rate=1.5e-3, weight_decay=1e-2, schedule="onecycle",
-        rise_steps=300, clip_norm=1.0,
+        name="muon", learning_rate=2e-3, weight_decay=1e-2, schedule="onecycle",
+        rise_steps=200, clip_norm=1.0,
     )  # fmt: skip
-    config.train.update(steps=7000, log_every=20, checkpoint_every=500)
+    config.train.update(steps=10_000, log_every=20, checkpoint_every=500)
     config.pictures = False
     return config

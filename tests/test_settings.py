@@ -84,7 +84,7 @@ def test_every_field_refuses_what_is_outside_of_its_domain(name):
         ("optimizer.no_decay", ("(",), r"'\(' is no regular expression"),
         ("optimizer.learning_rate", 0.0, "above 0; got 0.0"),
         ("optimizer.learning_rate", -1.0, "above 0; got -1.0"),
-        ("optimizer.name", "magic", "'magic'; choose from sgd, adam, adamw"),
+        ("optimizer.name", "magic", "'magic'; choose from sgd, adam, adamw, muon"),
         ("optimizer.schedule", "magic", "'magic'; choose from constant"),
         ("optimizer.rise_steps", 400, "must be below config.train.steps=400"),
         ("model.embedding_size", 0, "1 or more; got 0"),

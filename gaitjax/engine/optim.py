@@ -1,7 +1,7 @@
 """Optimizers and schedules of the published recipes, through Optax.
 
 Weight decay follows the recipe's own framework: for `sgd` and `adam` it is added to the
-gradient before momentum (PyTorch's L2), for `adamw` it is decoupled.
+gradient before momentum (PyTorch's L2), for `adamw` and `muon` it is decoupled.
 """
 
 import re
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import traverse_util
 
 Schedule = Callable[[jax.Array | int], jax.Array]
@@ -57,11 +58,33 @@ def make_schedule(config, total_steps: int) -> Schedule:
     return SCHEDULES[config.schedule](config, total_steps)
 
 
+def _scale_by_muon() -> optax.GradientTransformation:
+    """Muon for matrices, Adam for all else, at one learning rate.
+
+    Sources: Jordan et al., "Muon" (2024), orthogonalised momentum; its size is brought
+    to Adam's as in Liu et al., "Muon is Scalable for LLM Training" (2025), equation 4.
+    """
+
+    def like_adam(updates, params=None):
+        return jax.tree.map(lambda x: 0.2 * max(x.shape) ** 0.5 * x, updates)
+
+    def kinds(params):
+        return jax.tree.map(lambda x: "muon" if x.ndim == 2 else "adam", params)
+
+    def plain(updates):  # rows are inputs, columns outputs
+        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), updates)
+
+    orthogonal = optax.contrib.scale_by_muon(weight_dimension_numbers=plain)
+    muon = optax.chain(orthogonal, optax.stateless(like_adam))
+    return optax.partition({"muon": muon, "adam": optax.scale_by_adam()}, kinds)
+
+
 # name -> (the chain before the learning rate, given the step that adds weight decay)
 OPTIMIZERS = {
     "sgd": lambda config, decay: [decay, optax.trace(config.momentum)],
     "adam": lambda config, decay: [decay, optax.scale_by_adam()],
     "adamw": lambda config, decay: [optax.scale_by_adam(), decay],
+    "muon": lambda config, decay: [_scale_by_muon(), decay],
 }
 
 

@@ -77,3 +77,24 @@ def test_rates_scale_the_learning_rate_of_the_first_match():
     np.testing.assert_allclose(updates["a"]["kernel"], -0.1)
     np.testing.assert_allclose(updates["b"]["kernel"], -0.5)
     np.testing.assert_allclose(updates["c"], -1.0)
+
+
+def test_muon_levels_a_matrix_and_leaves_the_rest_to_adam():
+    """The first step: all singular values become about 1, times 0.2 sqrt(6)."""
+    settings = config(
+        name="muon", learning_rate=0.1, weight_decay=0.5, schedule="constant",
+        no_decay=("bias",), clip_norm=0.0,
+    )  # fmt: skip
+    tx = optim.make_optimizer(settings, optim.make_schedule(settings, 10))
+    rng = np.random.default_rng(0)
+    left = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    right = np.linalg.qr(rng.normal(size=(6, 6)))[0][:, :4]
+    gradient = left @ np.diag([8.0, 2.0, 1.0, 0.5]) @ right.T
+    params = {"kernel": jnp.ones((4, 6)), "bias": jnp.ones(3)}
+    gradients = {"kernel": jnp.asarray(gradient), "bias": jnp.array([3.0, -0.1, 0.0])}
+    updates, state = tx.update(gradients, tx.init(params), params)
+    step = np.asarray(updates["kernel"]) + 0.1 * 0.5  # without the decay
+    values = left.T @ step @ right / (-0.1 * 0.2 * 6**0.5)
+    np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-4)
+    assert np.diag(values).min() > 0.6 and np.diag(values).max() < 1.3
+    np.testing.assert_allclose(updates["bias"], [-0.1, 0.1, 0.0], atol=1e-4)
