@@ -101,7 +101,7 @@ def optimizer(**changes) -> dict:
     """config.optimizer: the SGD of OpenGait's recipes, but for `changes`."""
     fields = dict(
         name="sgd", learning_rate=0.1, momentum=0.9, weight_decay=5e-4, no_decay=(),
-        rates=(), clip_norm=0.0, schedule="milestones",
+        rates=(), adam_for=(), clip_norm=0.0, schedule="milestones",
         milestones=(20_000, 40_000, 50_000), gamma=0.1, rise_steps=0, decay_steps=0,
         final_learning_rate=0.0,
     )  # fmt: skip

@@ -58,6 +58,7 @@ def get_config(variant: str = "pocket"):
     config.optimizer.update(
         name="muon", learning_rate=2e-3, weight_decay=1e-2, schedule="onecycle",
         rise_steps=200, clip_norm=1.0,
+        adam_for=("patch_embeddings", "position_embeddings", "cls_token"),
     )  # fmt: skip
     config.train.update(steps=10_000, log_every=20, checkpoint_every=500)
     config.pictures = False

@@ -43,6 +43,7 @@ FREE = (
 # Config fields that later versions added, and the value that a run without them has
 ADDED = {
     "train.accumulate": 1,
+    "optimizer.adam_for": [],
     "model.visual_prompts": 0,
     "model.text.rank": 8,
     "model.text.alpha": 8.0,

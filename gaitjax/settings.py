@@ -120,6 +120,7 @@ class Optimizer(NamedTuple):
     weight_decay: Weight
     no_decay: tuple[Pattern, ...]  # parameters without decay
     rates: tuple[tuple[Pattern, Weight], ...]  # (regex, factor); the first match counts
+    adam_for: tuple[Pattern, ...]  # muon: parameters that it leaves to Adam
     clip_norm: Weight  # global gradient norm; 0: no clipping
     schedule: Literal[tuple(SCHEDULES)]
     milestones: Annotated[
@@ -320,7 +321,7 @@ def check(config) -> None:
         fields.check_value(config.sharding, Rules, "config.sharding")
     sharding.check_rules(sharding.rules_of(config))
     optimizer = config.optimizer
-    for field in ("no_decay", "rates"):
+    for field in ("no_decay", "rates", "adam_for"):
         for pattern in optimizer[field]:
             pattern = pattern if isinstance(pattern, str) else pattern[0]
             require_regex(pattern, f"config.optimizer.{field}")

@@ -58,24 +58,37 @@ def make_schedule(config, total_steps: int) -> Schedule:
     return SCHEDULES[config.schedule](config, total_steps)
 
 
-def _scale_by_muon() -> optax.GradientTransformation:
-    """Muon for matrices, Adam for all else, at one learning rate.
+def _scale_by_muon(config) -> optax.GradientTransformation:
+    """Muon for kernels, Adam for vectors and for `adam_for`, at one learning rate.
 
-    Sources: Jordan et al., "Muon" (2024), orthogonalised momentum; its size is brought
-    to Adam's as in Liu et al., "Muon is Scalable for LLM Training" (2025), equation 4.
+    The kernel of a convolution counts as a matrix [rest, outputs], one with three axes
+    as a stack of matrices. Sources: Jordan et al., "Muon" (2024), momentum whose
+    singular values are made about equal; its size is brought to Adam's as in Liu et
+    al., "Muon is Scalable for LLM Training" (2025), equation 4.
     """
 
-    def like_adam(updates, params=None):
-        return jax.tree.map(lambda x: 0.2 * max(x.shape) ** 0.5 * x, updates)
-
     def kinds(params):
-        return jax.tree.map(lambda x: "muon" if x.ndim == 2 else "adam", params)
+        def kind(path, x):
+            return "adam" if x.ndim < 2 or _matches(config.adam_for, path) else "muon"
 
-    def plain(updates):  # rows are inputs, columns outputs
-        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(), updates)
+        return jax.tree_util.tree_map_with_path(kind, params)
 
-    orthogonal = optax.contrib.scale_by_muon(weight_dimension_numbers=plain)
-    muon = optax.chain(orthogonal, optax.stateless(like_adam))
+    def axes(updates):
+        def of(x):
+            rows = range(1, 2) if x.ndim == 3 else range(x.ndim - 1)
+            return optax.contrib.MuonDimensionNumbers(tuple(rows), x.ndim - 1)
+
+        return jax.tree.map(of, updates)
+
+    def like_adam(updates, params=None):
+        def scale(x):
+            rows = x.shape[1] if x.ndim == 3 else x.size // x.shape[-1]
+            return 0.2 * max(rows, x.shape[-1]) ** 0.5 * x
+
+        return jax.tree.map(scale, updates)
+
+    levelled = optax.contrib.scale_by_muon(weight_dimension_numbers=axes)
+    muon = optax.chain(levelled, optax.stateless(like_adam))
     return optax.partition({"muon": muon, "adam": optax.scale_by_adam()}, kinds)
 
 
@@ -84,7 +97,7 @@ OPTIMIZERS = {
     "sgd": lambda config, decay: [decay, optax.trace(config.momentum)],
     "adam": lambda config, decay: [decay, optax.scale_by_adam()],
     "adamw": lambda config, decay: [optax.scale_by_adam(), decay],
-    "muon": lambda config, decay: [_scale_by_muon(), decay],
+    "muon": lambda config, decay: [_scale_by_muon(config), decay],
 }
 
 

@@ -98,3 +98,31 @@ def test_muon_levels_a_matrix_and_leaves_the_rest_to_adam():
     np.testing.assert_allclose(values, np.diag(np.diag(values)), atol=1e-4)
     assert np.diag(values).min() > 0.6 and np.diag(values).max() < 1.3
     np.testing.assert_allclose(updates["bias"], [-0.1, 0.1, 0.0], atol=1e-4)
+
+
+def test_muon_reads_convolutions_as_matrices_and_stacks_as_stacks():
+    settings = config(
+        name="muon", learning_rate=1.0, weight_decay=0.0, schedule="constant",
+        clip_norm=0.0, adam_for=("table",),
+    )  # fmt: skip
+    tx = optim.make_optimizer(settings, optim.make_schedule(settings, 10))
+    rng = np.random.default_rng(1)
+    matrix = rng.normal(size=(18, 5)).astype(np.float32)
+    params = {
+        "matrix": jnp.zeros((18, 5)),
+        "convolution": jnp.zeros((3, 3, 2, 5)),
+        "stack": jnp.zeros((2, 18, 5)),
+        "table": jnp.zeros((18, 5)),
+    }
+    gradients = {
+        "matrix": matrix,
+        "convolution": matrix.reshape(3, 3, 2, 5),
+        "stack": np.stack([matrix, -matrix]),
+        "table": matrix,
+    }
+    updates, _ = tx.update(gradients, tx.init(params), params)
+    step = np.asarray(updates["matrix"])
+    flat = np.asarray(updates["convolution"]).reshape(18, 5)
+    np.testing.assert_allclose(flat, step, atol=1e-5)
+    np.testing.assert_allclose(updates["stack"], [step, -step], atol=1e-5)
+    np.testing.assert_allclose(updates["table"], -np.sign(matrix), atol=1e-3)
