@@ -32,11 +32,14 @@ RECIPES = (
     "deepgaitv2:gait3d", "gaitset:casia_b", "gaitpart:casia_b", "gaitgl:casia_b",
     "swingait:gait3d", "skeletongait:gait3d", "skeletongaitpp:gait3d",
     "multigaitpp:gait3d", "gaitgraph2:casia_b", "gaittr:casia_b", "gaitedge:ccpg",
-    "gpgait:ccpg", "gpgaitpp:ccpg",
+    "gpgait:ccpg", "gpgaitpp:ccpg", "biggerlmgait:ccpg",
 )  # fmt: skip
 ON_TPU = ("lmgait:ccpg", "biggait:ccpg", "biggergait:ccpg", "gaitbase:ccpg")
 ROWS = [f"{config}/{target}" for config in RECIPES for target in ("h100x1", "h100x8")]
 ROWS += [f"{config}/v5e:4x4" for config in ON_TPU]
+# target -> bfloat16 TFLOP/s of all its devices, by the makers' data sheets
+PEAK = {"h100x1": 989, "h100x8": 8 * 989, "v5e:4x4": 16 * 197}
+REACHED = 0.4  # share of it that "hours" assumes
 
 
 def measure(row: str) -> dict:
@@ -64,35 +67,48 @@ def keep(part: str, name: str, value) -> None:
     tables.add(STORE, part, stored(part) | {name: value})
 
 
-def batch_of(config: str) -> str:
+def recipe(row: str):
+    """The config of "gaitbase:ccpg"."""
+    name, _, variant = row.partition(":")
+    return importlib.import_module(f"configs.{name}").get_config(variant)
+
+
+def batch_of(config) -> str:
     """ "6 x 8 x 30": identities x sequences x frames."""
-    name, _, variant = config.partition(":")
-    data = importlib.import_module(f"configs.{name}").get_config(variant).data
+    data = config.data
     return f"{data.ids_per_batch} x {data.seqs_per_id} x {data.num_frames}"
+
+
+def hours(config, target: str, tflop: float) -> str:
+    """Of all steps of the main phase at REACHED; "-" for a model in float32."""
+    if config.model.dtype != "bfloat16":
+        return "-"
+    return f"{tflop * config.train.steps / (REACHED * PEAK[target]) / 3600:,.1f}"
 
 
 def table() -> str:
     """Markdown of all rows; memory is per device, the work that of all devices."""
     head = [
         "config", "target", "batch", "fits", "arguments, GiB", "temporaries, GiB",
-        "TFLOP", "in collectives, MiB", "CPU, s",
+        "TFLOP", "hours", "in collectives, MiB", "CPU, s",
     ]  # fmt: skip
     found, lines = stored("targets"), []
     for row in ROWS:
-        (config, target), entry, unknown = row.split("/"), found.get(row), "-"
+        (name, target), entry, unknown = row.split("/"), found.get(row), "-"
+        config = recipe(name)
+        start = [f"`{name}`", f"`{target}`", batch_of(config)]
         if entry is None:
             blank = [unknown] * (len(head) - 4)
-            lines.append(
-                [f"`{config}`", f"`{target}`", batch_of(config), "not compiled", *blank]
-            )
+            lines.append([*start, "not compiled", *blank])
             continue
         numbers = entry["arguments_gib"], entry["temporaries_gib"]
         sent = entry["collectives"]
         lines.append([
-            f"`{config}`", f"`{target}`", batch_of(config),
+            *start,
             "yes" if entry["fits"] else "no",
             *(unknown if x is None else f"{x:,.2f}" for x in numbers),
             f"{entry['step_tflop']:,.1f}",
+            hours(config, target, entry["step_tflop"]),
             unknown if sent is None
             else f"{sum(x['bytes'] for x in sent.values()) / 2**20:,.0f}",
             f"{entry['cpu_s']:,.0f}",

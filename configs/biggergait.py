@@ -12,8 +12,9 @@ published checkpoint writes both (docs/models.md). The variant with groups of la
 
     --config.model.layers_per_group=2 --config.model.num_recognisers=2
 
-`ccpg_b` and `ccpg_l` are the recipe with DINOv2 ViT-B and ViT-L. We know no published
-config of them: the 24 layers of ViT-L share 12 maps, two each, which is our choice.
+`ccpg_b`, `ccpg_l` and `ccpg_g` are the recipe with DINOv2 ViT-B, ViT-L and ViT-g. We
+know no published config of them. Our choice: the 24 layers of ViT-L share 12 maps, two
+each, the 40 of ViT-g share 10, four each, with a recogniser for each map.
 
 The embedded default has 3 narrow layers and trains 600 + 300 steps, minutes on 2 CPU
 cores. There is no pretrained encoder of that size, so a warm-up trains encoder and mask
@@ -34,7 +35,14 @@ LARGER = {
         "facebook/dinov2-large",
         dict(hidden_size=1024, num_layers=24, num_heads=16, layers_per_group=2),
     ),
-}
+    "ccpg_g": (
+        "facebook/dinov2-giant",
+        dict(
+            hidden_size=1536, num_layers=40, num_heads=24, swiglu=True,
+            layers_per_group=4, num_recognisers=10,
+        ),
+    ),
+}  # fmt: skip
 DATASETS = ("ccpg", "sustech1k", "ccgr_mini", *LARGER)
 SMALL = ("synthetic", "cmu_walk")
 
@@ -53,6 +61,7 @@ def get_config(dataset: str = "synthetic"):
         num_heads=6,
         patch_size=14,
         table_size=37,
+        swiglu=False,
         cut_to_patches=False,
         layers_per_group=1,
         num_recognisers=12,

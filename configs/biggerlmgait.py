@@ -15,7 +15,7 @@ map of every group of layers. Both can be switched off, and every field of LMGai
 
 MTCM needs consecutive frames, so clips are ordered, as LMGait's; BiggerGait draws its
 frames unordered. Recipe, sizes and the variants with larger encoders are BiggerGait's:
-`ccpg` is DINOv2 ViT-S, `ccpg_b` ViT-B, `ccpg_l` ViT-L.
+`ccpg` is DINOv2 ViT-S, `ccpg_b` ViT-B, `ccpg_l` ViT-L, `ccpg_g` ViT-g.
 
 The embedded default uses the pocket encoders of `configs/lmgait.py`, frozen; its
 decoder is warmed up on silhouettes. To re-rank it: `configs/cargait.py` with

@@ -8,7 +8,11 @@ steps on 6 frames, minutes on 2 CPU cores. The other variants follow OpenGait's 
 25,000 steps of the U-Net alone (the warm-up; Adam here, SGD in OpenGait), 80,000 of
 GaitGL alone (here: import the published GaitGL with --config.partial=True, or leave
 this phase out), then 20,000 of both together with Adam 1e-4, the U-Net at 1e-5. P x K
-are GaitGL's.
+are GaitGL's. The U-Net's encoder learns in the warm-up alone, as published; in both:
+
+    --config.model.freeze_encoder=False --config.train.trainable=
+
+--config.model.edge=False is the paper's comparison without synthesised edges.
 
 Published Rank-1 (not measured by us): CASIA-B* NM/BG/CL 97.9/96.1/86.4, identical views
 left out; CCPG gait protocol CL/UP/DN/BG 66.9/74.0/70.6/77.1 (LMGait paper, Table 1).
@@ -32,8 +36,9 @@ def get_config(dataset: str = "synthetic"):
         halvings=3,
         unet_channels=(16, 32, 64, 128),
         kernel=3,
+        edge=True,
         silhouette_size=(64, 44),
-        freeze_encoder=True,  # train.trainable must then exclude "^unet/down" too
+        freeze_encoder=True,
         dtype="float32",
     )
     config.loss = dict(

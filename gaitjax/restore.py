@@ -16,6 +16,9 @@ UNSEEN = (
     "model.retrieve",
     "model.max_pool",
     "model.cut_to_patches",
+    "model.edge",
+    "model.straighten",
+    "model.part_masks",
     "model.visual_encoder.cut_to_patches",
 )
 

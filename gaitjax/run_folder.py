@@ -55,6 +55,8 @@ ADDED = {
     "model.joint_format": "coco",
     "model.max_pool": False,
     "model.cut_to_patches": False,
+    "model.swiglu": False,
+    "model.edge": True,
     "model.visual_encoder.cut_to_patches": False,
     "model.representation.appearance_channels": 0,
     "pretrained.text_projection_last": "",

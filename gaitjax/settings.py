@@ -350,6 +350,7 @@ def check(config) -> None:
         f"config.data.min_frames={data.min_frames} is above config.data.num_frames="
         f"{data.num_frames}.",
     )
+    require_regex(config.train.trainable, "config.train.trainable")
     models.check(config)
     for name in config.loss:
         choose(name, LOSSES, "config.loss")
@@ -357,7 +358,6 @@ def check(config) -> None:
         fields.check(config.loss[name], options, f"config.loss.{name}")
     for pattern in config.frozen:
         require_regex(pattern, "config.frozen")
-    require_regex(config.train.trainable, "config.train.trainable")
     phases = phases_of(config)
     require(
         len(phases) == 1 or hasattr(models.MODELS[config.model.name], "warm_up"),

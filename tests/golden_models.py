@@ -173,7 +173,8 @@ def gaitedge(cfg, golden):
     model = MODELS["gaitedge"](
         cfg["GaitGL"]["class_num"],
         channels=tuple(cfg["GaitGL"]["channels"]),
-        kernel=cfg["kernel_size"],  # no edge, no kernel size
+        kernel=cfg.get("kernel_size", 3),  # no edge, no kernel size
+        edge=cfg["edge"],
         freeze_encoder=cfg["Segmentation"]["freeze_half"],
     )
     return "gaitedge", model, rgb_batch

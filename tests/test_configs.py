@@ -31,6 +31,7 @@ PARAMETERS = {
     ("biggergait", ""): (211_562, 0),
     ("biggergait", "ccpg"): (120_149_952, 22_058_498),
     ("biggergait", "ccpg_b"): (122_843_328, 86_584_322),
+    ("biggergait", "ccpg_g"): (146_671_520, 1_136_488_450),
     ("biggerlmgait", ""): (364_547, 5_938_496),
     ("biggerlmgait", "ccpg"): (121_232_257, 85_224_450),
     ("biggerlmgait", "ccpg_l"): (133_323_393, 367_539_714),
@@ -112,6 +113,8 @@ def test_every_variant_is_complete_and_consistent(name):
         config = load(name, variant)
         steps, optimizer, data = config.train.steps, config.optimizer, config.data
         models.check(config)
+        # an import refuses weights whose options the config does not state
+        assert set(models.MODELS[config.model.name].unseen) <= set(config.model)
         optim.make_optimizer(optimizer, optim.make_schedule(optimizer, steps or 1))
         assert set(config.loss) <= set(losses.LOSSES)
         assert set(config.evaluation.protocols) <= set(PROTOCOLS)
@@ -189,6 +192,7 @@ WRONG = [
         "gaitedge reads 'masks': add it to .*eval",
     ),
     ("gaitedge", "data.image_size", (126, 64), "image_size must be multiples of 8"),
+    ("gaitedge", "model.freeze_encoder", False, "learns, but .*Add --config.train.tra"),
     ("gaitgraph2", "model.reduction", 100, "reduction=100 leaves nothing of a block"),
     ("multigaitpp", "data.modalities", ("heatmaps",), "multigaitpp reads 2 of silh"),
     ("multigaitpp", "model.squeeze", 16, "squeeze=16 leaves nothing of the 4 channels"),

@@ -66,6 +66,24 @@ CASES = {
         {"x": JOINTS.format(shape=(2, 9, 10, 18, 1))},
         "",
     ),
+    "GaitEdge": (
+        "gaitedge",
+        dict(channels=(3, 4, 5), halvings=3, edge=False, freeze_encoder=False),
+        {
+            "GaitGL": {"channels": [3, 4, 5], "class_num": 3},
+            "Segmentation": {
+                "type": "U_Net", "in_channels": 3, "freeze_half": False,
+            },
+            "edge": False,
+            "align": True,
+        },
+        {
+            "rgb": "u01('x', (2, 2, 3, 64, 48), SEED) as float32",
+            "sils": "binary_sils('s', n=2, s=2, h=64, w=48, seed=SEED)",
+            "ratios": "u01('r', (2, 2), SEED) as float32",
+        },
+        "",
+    ),
     "BiggerGait__DINOv2": (
         "biggergait",
         dict(
@@ -92,14 +110,15 @@ CASES = {
 def write(path, kind):
     """A golden file of the case `kind`: its listing of weights, its embeddings."""
     name, fields, config, inputs, note = CASES[kind]
-    classes = config.get("SeparateBNNecks", {}).get("class_num", 0)
+    head = config.get("SeparateBNNecks", config.get("GaitGL", {}))
+    classes = head.get("class_num", 0)
     meta = {"kind": "model", "class": kind, "model_cfg": config, "seed": SEED,
             "dataset": "CASIA-B", "note": note, "tol": {}, "losses": {}}  # fmt: skip
     meta["inputs"] = {"eval": {"inputs": inputs, "labels": [0, 1]}}
     formula = golden_files.load_formula(golden_files.OWN_FOLDER / "formula.py")
     golden = golden_files.GoldenFile(path, meta, {}, formula)
     model = MODELS[name](classes, **fields)
-    size = ["FCs.fc_bin", [1, 1, fields["embedding_size"]], "param"]
+    size = ["FCs.fc_bin", [1, 1, fields.get("embedding_size", 0)], "param"]
     meta["state_dict"] = [size]  # all that the batch's reader asks of the listing
     _, _, entries = golden_models.build(golden)
     batch = golden_models.make_batch(golden, meta["inputs"]["eval"], entries)

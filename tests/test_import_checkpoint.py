@@ -14,7 +14,7 @@ import pytest
 from golden_models import to_torch
 from ml_collections import ConfigDict
 
-from gaitjax import import_checkpoint, restore, run_folder, state
+from gaitjax import evaluate, import_checkpoint, restore, run_folder, state
 from gaitjax.engine.checkpoints import Checkpoints, DifferentRun, abstract
 from gaitjax.weights import encoders, files, zoo_names
 
@@ -156,6 +156,9 @@ def test_an_option_that_the_file_does_not_show_must_be_stated(tmp_path):
     config.model.retrieve = stated
     import_checkpoint.run(config, str(tmp_path / "run"))
     assert run_folder.read_config(tmp_path / "run").model.retrieve == stated
+    config.model.retrieve = "after_neck"
+    with pytest.raises(ValueError, match=f"has config.model.retrieve={stated}, this"):
+        evaluate.run(config, str(tmp_path / "run"))
 
 
 def test_frozen_parts_become_files_for_config_pretrained(tmp_path, capsys):

@@ -148,6 +148,7 @@ class BiggerGait(TextModel):
     # image_size need be no multiple of patch_size: rows and columns beyond the last
     # whole patch are not seen
     cut_to_patches: bool = False
+    swiglu: bool = False  # the encoder's MLPs are gated, as those of ViT-g
     dtype: Dtype = "float32"
     text: Text = Text(enabled=False)  # of LMGait, as the next
     mtcm: Motion = Motion(enabled=False)
@@ -184,6 +185,7 @@ class BiggerGait(TextModel):
             num_heads=self.num_heads,
             patch_size=self.patch_size,
             table_size=self.table_size,
+            swiglu=self.swiglu,
             position_interpolation="huggingface_torch",
             frames_per_chunk=0 if self.is_initializing() else self.frames_per_chunk,
             dtype=self.dtype,

@@ -4,6 +4,8 @@ Paper: Liang et al., "GaitEdge: Beyond Plain End-to-end Gait Recognition for Bet
 Practicality" (ECCV 2022), section 3.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -109,12 +111,16 @@ class GaitEdge(GaitModel):
     """
 
     reads = ("frames", "masks")
+    unseen = ("edge",)
     channels: Some[Positive] = (32, 64, 128)  # widths of GaitGL
     halvings: Halvings = 3  # how often GaitGL's maps are halved into strips
     unet_channels: Some[Positive] = (16, 32, 64, 128)
     kernel: Odd = 3  # size of the dilation and erosion that make the edge
     silhouette_size: Size = (64, 44)  # size of the aligned silhouettes
     freeze_encoder: bool = True  # the U-Net's encoder learns in the warm-up only
+    # False: the recogniser reads the whole predicted silhouette, aligned by itself: the
+    # plain end-to-end network that the paper compares with
+    edge: bool = True
     dtype: Dtype = "float32"
 
     @nn.nowrap
@@ -127,6 +133,13 @@ class GaitEdge(GaitModel):
         )
         recogniser = GaitGL(self.num_classes, self.channels, self.halvings)
         recogniser.check_rows(self.silhouette_size[0])
+        require(
+            self.freeze_encoder
+            or re.search(config.train.trainable, "unet/down1/conv1/kernel"),
+            "config.model.freeze_encoder=False asks for a U-Net whose encoder learns, "
+            f"but config.train.trainable={config.train.trainable!r} holds it still. "
+            "Add --config.train.trainable= (empty: everything learns).",
+        )
 
     def setup(self):
         self.unet = UNet(self.unet_channels, self.dtype)
@@ -155,8 +168,13 @@ class GaitEdge(GaitModel):
             ratios = jnp.full_like(ratios, ASPECT)
         flat = mask.reshape(-1, height, width)  # [N H W]
         probability = aux["mask_probability"].reshape(flat.shape)
-        edge = synthesise(probability, flat, self.kernel)
-        x = align(edge, flat, ratios.reshape(-1), self.silhouette_size)  # [N 64 44]
+        if self.edge:
+            person = flat
+            probability = synthesise(probability, flat, self.kernel)
+        else:
+            person = probability > 0.5
+        size = self.silhouette_size
+        x = align(probability, person, ratios.reshape(-1), size)  # [N 64 44]
         x = x.reshape(mask.shape[:2] + x.shape[1:])  # [B T 64 44]
         output = self.recogniser(
             {"silhouettes": x, "valid": batch["valid"]}, train=train

@@ -188,6 +188,7 @@ class GPGait(GaitModel):
     """
 
     reads = ("keypoints",)
+    unseen = ("straighten", "part_masks")
     plus: ClassVar[bool] = False  # GPGait++'s blocks
     channels: Some[Positive] = (64, 64, 128, 256)  # of a branch's blocks
     shared: Positive = 3  # blocks before the stacks

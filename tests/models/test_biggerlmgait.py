@@ -12,6 +12,7 @@ from configs import biggergait as plain_config
 from configs import biggerlmgait
 from gaitjax import models, settings, state, train
 from gaitjax.models.biggergait import BiggerGait
+from gaitjax.parts.dinov2 import DINOV2_SIZES
 from gaitjax.parts.language import Text
 from gaitjax.parts.mtcm import Motion
 from tests.models.test_lmgait import QUICK, make_batch, random_leaf
@@ -118,6 +119,15 @@ def test_wrong_options_are_named():
     config.model.text.num_heads = 5
     with pytest.raises(ValueError, match="text.width 96 is not a multiple of 5 heads"):
         settings.check(config)
+
+
+def test_the_encoder_may_be_vit_g():
+    config = plain_config.get_config("ccpg_g")
+    settings.check(config)
+    sizes = {name: config.model[name] for name in DINOV2_SIZES["g"]}
+    assert sizes == DINOV2_SIZES["g"]
+    gated = shapes(PLAIN.clone(swiglu=True))["params"]["visual_encoder"]
+    assert set(gated["encoder"]["layer"]["0"]["mlp"]) == {"weights_in", "weights_out"}
 
 
 def test_the_published_sizes():
