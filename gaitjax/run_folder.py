@@ -211,8 +211,13 @@ def _former(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def renewed(config: dict[str, Any]) -> dict[str, Any]:
     """A stored config with today's fields in place of those that were replaced.
 
-    model.text.adapter was model.text.mam, True or False.
+    model.text.adapter was model.text.mam, True or False. Those of ADDED that the
+    configs of all models have are filled in.
     """
+    for name, value in ADDED.items():
+        section, field = name.split(".", 1)
+        if section in ("train", "optimizer") and section in config:
+            config = config | {section: {field: value} | config[section]}
     text = config.get("model", {}).get("text")
     if not isinstance(text, dict) or "mam" not in text:
         return config
