@@ -175,9 +175,9 @@ def _shrink(config):
     config.data.colour = 0.7
     config.evaluation.frame_multiple = 24
     config.evaluation.batch_size = 16
-    config.warmup.update(steps=100, ids_per_batch=4, num_frames=3, learning_rate=1e-2)
+    config.warmup.update(steps=50, ids_per_batch=4, num_frames=3, learning_rate=1e-2)
     config.optimizer.update(
         name="muon", learning_rate=3e-3, weight_decay=1e-2, schedule="onecycle",
         rise_steps=50, rates=(("^text_", 0.02),),  # pretrained: they need little
     )  # fmt: skip
-    config.train.update(steps=650, log_every=10, checkpoint_every=100)
+    config.train.update(steps=540, log_every=10, checkpoint_every=100)
