@@ -19,7 +19,7 @@ of 0.01 x 0.1 is ours):
 DINOv2 ViT-S/14 and the CLIP ViT-B/16 text tower, both frozen; SGD 0.1, 40,000 steps of
 6 x 8 sequences. They need a GPU or TPU.
 
-`synthetic` and `cmu_walk` train in about 12 minutes on 2 CPU cores. The data
+`synthetic` and `cmu_walk` train in about 13 minutes on 2 CPU cores. The data
 flow is the paper's, the parts are small: the pocket encoders
 (configs/pocket_encoders.py), frozen and pretrained, take the places of DINOv2 and CLIP;
 branches are narrow, and the maps are weighted by the foreground's probability.
@@ -175,9 +175,9 @@ def _shrink(config):
     config.data.colour = 0.7
     config.evaluation.frame_multiple = 24
     config.evaluation.batch_size = 16
-    config.warmup.update(steps=50, ids_per_batch=4, num_frames=3, learning_rate=1e-2)
+    config.warmup.update(steps=100, ids_per_batch=4, num_frames=3, learning_rate=1e-2)
     config.optimizer.update(
         name="muon", learning_rate=3e-3, weight_decay=1e-2, schedule="onecycle",
         rise_steps=50, rates=(("^text_", 0.02),),  # pretrained: they need little
     )  # fmt: skip
-    config.train.update(steps=540, log_every=10, checkpoint_every=100)
+    config.train.update(steps=650, log_every=10, checkpoint_every=100)
