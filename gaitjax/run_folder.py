@@ -147,8 +147,8 @@ def plain(config) -> dict[str, Any]:
 
 
 def from_plain(tree: dict[str, Any]) -> ConfigDict:
-    """The inverse of `plain`: a config with tuples."""
-    return ConfigDict(_with_tuples(tree))
+    """The inverse of `plain`: a config with tuples, and with today's fields."""
+    return ConfigDict(_with_tuples(renewed(tree)))
 
 
 def write_config(config, workdir: str | Path) -> None:
@@ -167,7 +167,7 @@ def read_config(workdir: str | Path) -> ConfigDict | None:
     require_whole(path.is_file(), path, "it is no file", _REPAIR)
     try:
         content = json.loads(path.read_text())
-        content = renewed(content if isinstance(content, dict) else {})
+        content = content if isinstance(content, dict) else {}
         for group, fields in _former(content).items():
             content["model"][group] |= fields
         content = from_plain(content)

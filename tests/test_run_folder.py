@@ -183,3 +183,14 @@ def test_a_run_from_before_allow_cpu_goes_on():
         del config["allow_cpu"]
     config.data.workers = 2
     assert run_folder.differences(run_folder.describe(config, "data"), new) == []
+
+
+def test_a_stored_config_gets_the_fields_that_all_models_have_now():
+    """A run's config.json and a card of weights are read through this."""
+    stored = {"model": {"name": "gaitbase"}, "optimizer": {"name": "sgd"}, "train": {}}
+    config = run_folder.from_plain(stored)
+    assert config.optimizer.adam_for == ()
+    assert config.train.accumulate == 1
+    assert "adam_for" not in stored["optimizer"]
+    given = stored | {"optimizer": {"adam_for": ["table"]}}
+    assert run_folder.from_plain(given).optimizer.adam_for == ("table",)
