@@ -156,6 +156,7 @@ def check_patterns(config, model, state: TrainState) -> None:
         "frozen": config.frozen,
         "optimizer.no_decay": config.optimizer.no_decay,
         "optimizer.rates": [pattern for pattern, _ in config.optimizer.rates],
+        "optimizer.adam_for": config.optimizer.adam_for,
     }
     for phase in phases_of(config):
         if pattern := phase.config.train.trainable:

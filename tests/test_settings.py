@@ -199,6 +199,7 @@ def test_an_empty_override_of_a_tuple_is_the_empty_tuple():
         ("frozen", ("dense,frame1",)),
         ("train.trainable", "^nomatch"),
         ("optimizer.no_decay", ("bias", "nothing")),
+        ("optimizer.adam_for", ("bias", "nothing")),
         ("optimizer.rates", (("nowhere", 0.1),)),
     ],
 )

@@ -22,10 +22,9 @@ from jax import Array
 from gaitjax.parts import backend
 
 HALF = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16))
-CACHE = 4 * 2**20  # bytes of attention scores that are computed at once on CPU,
-# but where those of a head are as small as SMALL: up to MOST, because a loop over heads
-# would take twice as long (129 tokens: 60 against 27 ms)
-SMALL, MOST = 2**17, 2**28
+# Bytes of attention scores that are computed at once on CPU: CACHE, or MOST where those
+# of a head are at most SMALL (a loop over heads of 129 tokens takes twice as long)
+CACHE, SMALL, MOST = 2**22, 2**17, 2**28
 UNKNOWN_BATCH = 64  # what a symbolic batch (of an export) counts as there
 
 
